@@ -20,9 +20,10 @@ from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
+from rnn_export.export.lift.program.filled import LIKE_ANOTHER, free_constants
 from rnn_export.export.lift.program.full_lengths import drop_full_masks
 from rnn_export.export.lift.program.functional import functional
-from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
+from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders
 from rnn_export.export.lift.program.known_masks import choose_by_known_masks
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
@@ -39,18 +40,9 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 # Of a size they are that size: `math.ceil(2 * length)`.
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
-LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
 CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
 PRODUCTS = overloads("mul.Tensor mul.Scalar")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
-# What they fill a tensor with, whatever was in it: a number, or the argument that says it.
-FILLS: Mapping[Any, float | str] = {
-    **dict.fromkeys(overloads("new_zeros zeros_like zero"), 0),
-    **dict.fromkeys(overloads("new_ones ones_like"), 1),
-    **dict.fromkeys(overloads("fill.Scalar fill.Tensor"), "value"),
-    **dict.fromkeys(overloads("copy"), "src"),
-    **dict.fromkeys(overloads("full_like new_full"), "fill_value"),
-}
 
 
 def flat_graph(
@@ -89,7 +81,7 @@ def flat_graph(
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     drop_full_masks(graph)
     choose_by_known_masks(graph)
-    _free_constants(graph)
+    free_constants(graph)
     repeats_as_expands(graph)
     share_filters(graph_module)
     write_counted_loops_out(graph_module)
@@ -374,27 +366,3 @@ def _same_as(node: fx.Node) -> fx.Node | None:
 def _is_whole(bounds: Sequence[Any]) -> bool:
     start, end, step = [*bounds, None, None, None][:3]
     return start in (None, 0) and end in (None, END) and step in (None, 1)
-
-
-def _free_constants(graph: fx.Graph) -> None:
-    """Zeros, ones and other numbers, and tensors, in the shape of a frame do not depend on the frame."""
-    sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
-    for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape, said = node.meta["val"].shape, FILLS[node.target]
-        value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
-        named = node.target in LIKE_ANOTHER
-        if not (named or all(isinstance(n, int) or str(n) in sizes for n in shape)):
-            continue
-        dtype = {"dtype": node.meta["val"].dtype}
-        with graph.inserting_before(node):
-            dims = [*node.args[1]] if named else [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
-            if not isinstance(value, fx.Node):
-                filled = graph.call_function(aten.full.default, (dims, value), dtype)
-            else:
-                if value.meta["val"].dtype != dtype["dtype"]:
-                    given, value = value.meta, graph.call_function(aten._to_copy.default, (value,), dtype)
-                    value.meta = {**given, "val": given["val"].to(**dtype)}
-                filled = graph.call_function(aten.expand.default, (value, dims))
-        filled.meta = dict(node.meta)
-        node.replace_all_uses_with(filled)
-        graph.erase_node(node)
