@@ -8,6 +8,7 @@ import torch
 from onnx_ir.passes import common
 from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_slice_scatter
+from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
@@ -38,6 +39,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     # Torch's own numbers the windows with a Range, whose length no reader can bound.
     packets[aten.unfold] = _unfold
     packets[aten.conv_transpose1d] = _conv_transposed
+    packets[aten.scaled_dot_product_attention] = _attention
     packets |= {aten.log_sigmoid: logarithms.log_sigmoid, aten.hypot: _hypot}
     packets |= {aten.logaddexp: logarithms.logaddexp, aten.logaddexp2: logarithms.logaddexp2}
     packets |= {aten.kthvalue: order.kthvalue, aten._cdist_forward: order.cdist}
@@ -46,6 +48,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         aten.median.dim: order.median,
         aten.nanmedian.dim: order.median,
         aten.searchsorted.Tensor: order.searchsorted,
+        aten.where.self: _where,
         aten.conv_transpose2d.input: _conv_transposed,
         aten.conv_transpose3d.input: _conv_transposed,
         aten.var.correction: statistics.var,
@@ -162,6 +165,28 @@ def _conv_transposed(
     """Torch has a translation of what it becomes alone, by a trace of the whole program."""
     further = [output_padding] * (len(weight.shape) - 2) if isinstance(output_padding, int) else output_padding
     return aten_convolution(x, weight, bias, stride, padding, dilation, True, further, groups)
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Torch has a translation for (B, H, T, E) alone: fewer axes have some in front."""
+    more = [*range(4 - len(query.shape))]
+    if more:
+        query, key, value = (_of_more_axes(x, more) for x in (query, key, value))
+    made = aten_scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+    return op.Squeeze(made, _ints(more)) if more else made
+
+
+def _where(condition: Any, self: Any, other: Any) -> Any:
+    """ONNX Runtime has no Where of bools."""
+    if self.dtype != ir.DataType.BOOL:
+        return op.Where(condition, self, other)
+    return op.Or(op.And(condition, self), op.And(op.Not(condition), other))
+
+
+def _of_more_axes(x: Any, more: list[int]) -> Any:
+    made = op.Unsqueeze(x, _ints(more))
+    made.dtype, made.shape = x.dtype, ir.Shape([*[1] * len(more), *x.shape])
+    return made
 
 
 def _hypot(x: Any, other: Any) -> Any:

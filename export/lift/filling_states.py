@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.compare import START, same
-from rnn_export.export.lift.program.filling import Filling, Fills, count_of
+from rnn_export.export.lift.program.filling import Filling, Fills
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
 
@@ -67,21 +67,38 @@ def _filled(
             return {name: [] for name in states}, {}
     else:
         return {name: [] for name in states}, {}
-    last = shapes[-1]
     firsts = {name: before[name] or shapes[0][name] for name in states}
-    fills = {n: [_grown(a, b) for a, b in zip(firsts[n], last[n], strict=True)] for n in states}
-    return fills, {name: held[name] for name in states}
+    return _counted({n: _grown([firsts[n], *(s[n] for s in shapes)]) for n in states}), {n: held[n] for n in states}
 
 
 def _shapes(value: Any) -> list[tuple[int, ...]]:
     return [tuple(t.shape) for t in pytree.tree_leaves(value)]
 
 
-def _grown(first: Sequence[int], last: Sequence[int]) -> Fills | None:
-    if len(first) != len(last):
-        return None
-    axes = [a for a, (m, n) in enumerate(zip(first, last, strict=True)) if m != n]
-    return Fills(axes[0], last[axes[0]]) if len(axes) == 1 and first[axes[0]] < last[axes[0]] else None
+def _grown(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]] | None]:
+    """By tensor of a state, the axis along which it grows, and its lengths call by call; None of others."""
+    found: list[tuple[int, tuple[int, ...]] | None] = []
+    for of_calls in zip(*shapes, strict=True):
+        first, last = of_calls[0], of_calls[-1]
+        axes = [a for a, (m, n) in enumerate(zip(first, last, strict=False)) if m != n]
+        grows = len(first) == len(last) and len(axes) == 1 and first[axes[0]] < last[axes[0]]
+        found.append((axes[0], tuple(shape[axes[0]] for shape in of_calls)) if grows else None)
+    return found
+
+
+def _counted(
+    grown: Mapping[str, Sequence[tuple[int, tuple[int, ...]] | None]],
+) -> dict[str, list[Fills | None]]:
+    """Each with the name of its count, one for all that are as long as each other at every call."""
+    counts: dict[tuple[int, ...], str] = {}
+    for name, tensors in grown.items():
+        own = [lengths for _, lengths in filter(None, tensors) if lengths not in counts]
+        for i, lengths in enumerate(dict.fromkeys(own)):
+            counts[lengths] = f"{name}_count_{i}" if i else f"{name}_count"
+    return {
+        name: [None if t is None else Fills(t[0], t[1][-1], counts[t[1]]) for t in tensors]
+        for name, tensors in grown.items()
+    }
 
 
 def _begins_empty(
@@ -112,11 +129,10 @@ def _roomy(
     model = Filling(call.model, {name: states[name] for name in fills}, fills, signature)
     example = {name: value for name, value in given.items() if name not in fills}
     example |= {name: _mapped(full[name], fills[name], lambda t, f: torch.zeros_like(t)) for name in fills}
-    zeros = {name: [torch.zeros(1, dtype=torch.int64) for f in fills[name] if f is not None] for name in fills}
-    example |= {count_of(name): counts[0] if len(counts) == 1 else counts for name, counts in zeros.items()}
+    example |= {count: torch.zeros(1, dtype=torch.int64) for count in model.counts}
     with torch.no_grad():
         result = copy.deepcopy(model)(**copy.deepcopy(example))
-    more: dict[str, OutputRef] = {count_of(name): count_of(name) for name in fills}
+    more: dict[str, OutputRef] = {count: count for count in model.counts}
     if is_ordered(result):
         more = {count: len(result) - len(more) + i for i, count in enumerate(more)}
         states = {

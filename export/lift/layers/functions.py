@@ -14,13 +14,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.layers.lifted_layers import OnnxWeights, States, run_layer, weights_of_torch
+from rnn_export.export.lift.program.apart_by_value import APART, sizes_follow_from_values
 from rnn_export.export.lift.program.signal_of import signal_of
 
 KINDS = {"lstm": ("lstm", ""), "gru": ("gru", ""), "rnn_tanh": ("rnn", "tanh"), "rnn_relu": ("rnn", "relu")}
 
 
 class OpaqueFunctions(TorchFunctionMode):
-    """While it is entered, a call of one of these is one opaque op for each layer; `torch.istft` is one too."""
+    """While it is entered, a call of one of these is one opaque op for each layer; `torch.istft` is one too.
+
+    What torch asks the sizes of, attention among them, is written by other operators where these follow from values.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -30,6 +34,8 @@ class OpaqueFunctions(TorchFunctionMode):
             return _run(*KINDS[name], *args)
         if func is torch.istft:
             return signal_of(*args, **(kwargs or {}))
+        if func in APART and sizes_follow_from_values(*args, **(kwargs or {})):
+            return APART[func](*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

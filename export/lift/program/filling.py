@@ -16,10 +16,11 @@ from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of
 
 @dataclass(frozen=True)
 class Fills:
-    """A tensor that is up to `size` entries long along `axis`."""
+    """A tensor that is up to `size` entries long along `axis`, as many as the state `count` says."""
 
     axis: int
     size: int
+    count: str
 
     def there(self, room: Tensor, count: Tensor) -> Tensor:
         """The last `count` entries."""
@@ -38,8 +39,8 @@ class Fills:
 class Filling(nn.Module):
     """`model`, of whose arguments `refs` those tensors that have `fills` are as long as they will be.
 
-    How many of their entries there are, the last ones, is an argument NAME_count of each, and a result: a list of
-    tensors of one number, in the order of the tensors; one tensor where there is one.
+    How many of their entries there are, the last ones, is an argument of one number, and a result; one for all tensors
+    that fill up alike.
     """
 
     def __init__(
@@ -51,33 +52,33 @@ class Filling(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.refs, self.fills = model, dict(refs), dict(fills)
+        self.counts = tuple(dict.fromkeys(f.count for of in fills.values() for f in of if f is not None))
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        counts = [inspect.Parameter(count_of(name), kind, default=None) for name in fills]
+        counts = [inspect.Parameter(count, kind, default=None) for count in self.counts]
         self.signature = signature.replace(parameters=[*signature.parameters.values(), *counts])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(self.signature.bind_partial(*args, **kwargs).arguments)
-        rooms = {}
+        fed, rooms = {count: given.pop(count) for count in self.counts}, dict[str, list[Any]]()
         for name, fills in self.fills.items():
-            fed = iter(pytree.tree_leaves(given.pop(count_of(name))))
             rooms[name], tree = pytree.tree_flatten(given[name])
-            pairs = zip(rooms[name], fills, strict=True)
-            given[name] = pytree.tree_unflatten([t if f is None else f.there(t, next(fed)) for t, f in pairs], tree)
+            there = [t if f is None else f.there(t, fed[f.count]) for t, f in zip(rooms[name], fills, strict=True)]
+            given[name] = pytree.tree_unflatten(there, tree)
         result = self.model(**given)
         parts, keys = result_parts(result), {name: key_of(result, ref) for name, ref in self.refs.items()}
+        counts: dict[str, Tensor] = {}
         for name, fills in self.fills.items():
-            key, after, counts = keys[name], list[Any](), list[Tensor]()
+            key, after = keys[name], list[Any]()
             assert key is not None
             leaves, tree = pytree.tree_flatten(parts[key])
             for room, left, fill in zip(rooms[name], leaves, fills, strict=True):
-                left, *count = (left,) if fill is None else fill.after(room, left)
-                after.append(left)
-                counts += count
+                if fill is None:
+                    after.append(left)
+                    continue
+                kept, count = fill.after(room, left)
+                after.append(kept)
+                counts.setdefault(fill.count, count)
             parts[key] = pytree.tree_unflatten(after, tree)
-            parts[len(parts) if is_ordered(result) else count_of(name)] = counts[0] if len(counts) == 1 else counts
+        for named, value in counts.items():
+            parts[len(parts) if is_ordered(result) else named] = value
         return tuple(parts.values()) if is_ordered(result) else parts
-
-
-def count_of(name: str) -> str:
-    """The name of the count of what fills up."""
-    return f"{name}_count"

@@ -41,7 +41,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
-PRODUCTS = overloads("mul.Tensor mul.Scalar")
+PRODUCTS, PARTS = overloads("mul.Tensor mul.Scalar"), overloads("slice.Tensor select.int narrow index_select")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
@@ -128,8 +128,8 @@ def _drop_idle(graph: fx.Graph) -> None:
 
 
 def _is_zero(node: fx.Node) -> bool:
-    """Whether a node is zero whatever number its tensor holds: `x[:, :1] * 0`, in front of frames."""
-    if node.target not in PRODUCTS or not isinstance(node.args[0], fx.Node):
+    """Whether a node is zero whatever number a part of a tensor holds: `x[:, :1] * 0`, in front of frames."""
+    if node.target not in PRODUCTS or getattr(node.args[0], "target", None) not in PARTS:
         return False
     return isinstance(node.args[1], int | float) and node.args[1] == 0
 
