@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from rnn_export.export.lift.program.aliases import is_new, is_plain
-from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten, named_args, overloads, size_of
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.tracing import lift_error, quiet
 from rnn_export.export.lift.program.written_over import written_over
 
@@ -140,12 +140,30 @@ def _reshaped(node: fx.Node) -> Call:
     """Axes put together or taken apart; those of other sizes than numbers stay, but for one."""
     value = node.all_input_nodes[0]
     there = [str(size) for size in value.meta["val"].shape]
-    with node.graph.inserting_before(node):
-        sizes = [
-            size if isinstance(size, int) else size_of(value, size) if str(size) in there else -1
-            for size in node.meta["val"].shape
-        ]
+    sizes = [
+        size if isinstance(size, int) else _size(node, value, size) if str(size) in there else -1
+        for size in node.meta["val"].shape
+    ]
     return (aten.reshape.default, (value, sizes), {}) if sizes.count(-1) <= 1 else None
+
+
+def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
+    """The size of an axis of `value`: that of what is fed where that is the same, as it is for all frames of a loop."""
+    tensors = [n for n in placeholders(node.graph) if isinstance(n.meta.get("val"), torch.Tensor)]
+    fed = next((n for n in tensors if str(size) in map(str, n.meta["val"].shape)), None)
+    if fed is None:
+        with node.graph.inserting_before(node):
+            return size_of(value, size)
+    first = next(n for n in node.graph.nodes if n.op != "placeholder")
+    with node.graph.inserting_before(first):
+        asked = size_of(fed, size)
+    same = (n for n in fed.users if n is not asked and (n.target, n.args) == (asked.target, asked.args))
+    if (known := next(same, None)) is None:
+        return asked
+    if known is not first:
+        first.prepend(known)
+    node.graph.erase_node(asked)
+    return known
 
 
 def _convolution(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
