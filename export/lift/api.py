@@ -31,6 +31,7 @@ from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.one_row import takes_one, why_one
+from rnn_export.export.lift.own_lengths import cut_as_given
 from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.picked_entries import refuse_beyond_entries
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
@@ -245,12 +246,14 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
+    shortest = max(captured.shortest, streamed.shortest)
+    streamed = cut_as_given(BatchFirst(probed.flat, probed.axes, first), streamed, shortest)
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     context = flat.context.said if flat.context else None
     spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    shortest, states = max(captured.shortest, streamed.shortest), tuple(streamed.states)
+    states = tuple(streamed.states)
     notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
     for module in [captured.module, *([streamed.step] if streamed.step else [])]:
         forget_bookkeeping(module.graph)
