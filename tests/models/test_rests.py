@@ -69,3 +69,23 @@ def model(forward: Callable[[nn.Module, Tensor], Tensor]) -> Call:
 def test_whole_windows_get_nothing_and_others_are_filled_up(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
     lifted = assert_whole(model(forward), X, chunk=8, lengths=LENGTHS, time_axis=2)
     assert lifted.spec.chunk == 8
+
+
+def dilated(s: nn.Module, x: Tensor) -> Tensor:
+    """Every second, then every fourth frame by itself, as rows: what fills the last of them up is cut off again."""
+    x = x.permute(2, 0, 1)  # (T, B, C)
+    for rnn, rate in ((s.first, 2), (s.second, 4)):
+        frames = len(x)
+        if frames % rate != 0:
+            x = torch.cat([x, torch.zeros((frames // rate + 1) * rate - x.size(0), x.size(1), x.size(2))])
+        y, _ = rnn(torch.cat([x[i::rate, :, :] for i in range(rate)], 1))
+        rows = y.size(1) // rate
+        y = torch.stack([y[:, i * rows : (i + 1) * rows, :] for i in range(rate)]).transpose(1, 0)
+        x = y.reshape(y.size(0) * rate, rows, 4)[:frames]
+    return x.transpose(0, 1)
+
+
+def test_what_is_cut_off_again_is_no_end():
+    model = Call(dilated, first=nn.GRU(1, 4), second=nn.GRU(4, 4))
+    lifted = assert_whole(model, X, chunk=4, lengths=range(24, 44))
+    assert lifted.spec.outputs[0].lengths == (0, 1, 2, 3)
