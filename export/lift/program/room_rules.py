@@ -133,11 +133,7 @@ def _put_in(ctx: Rewrite, node: fx.Node) -> Result:
     written = ctx.rooms.cut(room, start, end)
     source = ctx.as_in(source, axis, written)
     mask = ctx.mask(written, axis, rank)
-    if value.node.meta["val"].dtype == torch.bool:
-        kept = ctx.call(aten.logical_and.default, value.node, ctx.call(aten.logical_not.default, mask))
-        put = ctx.call(aten.logical_or.default, kept, ctx.call(aten.logical_and.default, source.node, mask))
-    else:
-        put = ctx.call(aten.where.self, mask, source.node, value.node)
+    put = ctx.call(aten.where.self, mask, source.node, value.node)
     return ctx.made(put, value.rooms)
 
 

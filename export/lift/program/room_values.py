@@ -147,10 +147,6 @@ class Rewrite:
             ends = (-torch.inf, torch.inf) if tensor.dtype.is_floating_point else (limits.min, limits.max)
             instead = ends[instead == HIGHEST]
         mask = self.mask(value.rooms[axis], axis, tensor.dim())
-        if tensor.dtype == torch.bool:
-            if instead:
-                return self.call(aten.logical_or.default, value.node, self.call(aten.logical_not.default, mask))
-            return self.call(aten.logical_and.default, value.node, mask)
         number = self.constant(torch.tensor(instead, dtype=tensor.dtype))
         return self.call(aten.where.self, mask, value.node, number)
 
