@@ -284,9 +284,9 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
 
 def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
     """By blocks where frames attend within them and a step has whole ones; by frames else."""
-    size = found.scores.meta["val"].shape[-1].node.expr
-    (symbol,) = size.free_symbols if len(size.free_symbols) == 1 else (None,)
-    in_step = 0 if symbol is None else size.subs(symbol, MANY + chunk) - size.subs(symbol, MANY)
+    size = found.scores.meta["val"].shape[-1]
+    one = len(size.node.expr.free_symbols) == 1
+    in_step = (size_at(size, MANY + chunk) or 0) - (size_at(size, MANY) or 0) if one else 0
     if period == 1 or found.adds or not in_step or in_step % period:
         return ByFrame(band)
     left = [masked.flatten(0, -3).gt(MASKED).any(0) for run in runs if (masked := run.masked()) is not None]
