@@ -16,7 +16,7 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.compare import START, same
 from rnn_export.export.lift.program.filling import Filling, Fills
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, result_parts
-from rnn_export.export.lift.program.script_modules import signature_of
+from rnn_export.export.lift.program.script_modules import given_by_name
 
 # Calls, and seconds, in which what fills up is to be full, and calls that show that it is.
 CALLS, SECONDS, STEADY = 4200, 30.0, 8
@@ -25,11 +25,9 @@ BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ON
 
 def with_room(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
     """`call` with those of the declared `states` that fill up as long as they will be, and their counts as states."""
-    try:
-        signature = signature_of(call.model)
-        given = dict(signature.bind_partial(*call.example).arguments)
-    except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
+    if (bound := given_by_name(call.model, call.example)) is None:
         return call, dict(states)
+    signature, given = bound
     empty = [name for name in states if _is_empty(given.get(name)) and name in signature.parameters]
     if not empty or any(p.kind not in BY_NAME for p in signature.parameters.values()):
         return call, dict(states)

@@ -14,17 +14,15 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.carried import Carrying
 from rnn_export.export.lift.program.records import opened
 from rnn_export.export.lift.program.results import OutputRef, key_of, object_in, result_parts
-from rnn_export.export.lift.program.script_modules import signature_of
+from rnn_export.export.lift.program.script_modules import given_by_name
 from rnn_export.export.lift.program.signature import FlatModel
 
 
 def carry_objects(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
     """`call` with those of the declared `states` that are objects kept by the model, and the other states."""
-    try:
-        signature = signature_of(call.model)
-        given = dict(signature.bind_partial(*call.example).arguments)
-    except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
+    if (bound := given_by_name(call.model, call.example)) is None:
         return call, dict(states)
+    signature, given = bound
     left_out = [name for name in states if given.get(name) is None and name in signature.parameters]
     objects = {name for name in states if object_in(given.get(name)) is not None}
     if left_out:
@@ -37,12 +35,12 @@ def carry_objects(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapp
     refs = {name: states[name] for name in states if name in objects}
     example = {name: value for name, value in given.items() if name not in objects}
     model = Carrying(call.model, refs, given, signature)
-    bound = model.signature.bind_partial()
-    bound.arguments.update(example)
-    if bound.kwargs:
+    fed = model.signature.bind_partial()
+    fed.arguments.update(example)
+    if fed.kwargs:
         return call, dict(states)
     left = {name: ref for name, ref in states.items() if name not in objects}
-    return Wrapped(model, bound.args, call.states, call.input_names), left
+    return Wrapped(model, fed.args, call.states, call.input_names), left
 
 
 def _called(model: nn.Module, arguments: Mapping[str, Any]) -> Any:

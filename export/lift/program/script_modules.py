@@ -109,6 +109,18 @@ def signature_of(model: nn.Module) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+def given_by_name(model: nn.Module, example: tuple[Any, ...]) -> tuple[inspect.Signature, dict[str, Any]] | None:
+    """The signature of forward, and what `example` gives it by name; None where it does not fit.
+
+    What is wrong with the example is said where it is bound.
+    """
+    try:
+        signature = signature_of(model)
+        return signature, dict(signature.bind_partial(*example).arguments)
+    except (TypeError, ValueError):
+        return None
+
+
 def attributes_of(module: torch.jit.ScriptModule) -> set[str]:
     """The attributes that the code of a ScriptModule reads or sets, but for its parts."""
     script: Any = module._c
