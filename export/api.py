@@ -14,6 +14,7 @@ from rnn_export.errors import ExportError
 from rnn_export.progress import Progress, told
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
+from rnn_export.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +34,7 @@ STAGES = 12
 
 
 @alone
+@one_thread
 def export(
     model: nn.Module | str | os.PathLike[str],
     example_inputs: Sequence[Any] | Tensor | None = None,
@@ -121,7 +123,8 @@ def export(
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
     bundle, and that this user can have no record, are warnings of the logger "rnn_export.export". In a process there is
-    one export at a time: a second thread waits.
+    one export at a time: a second thread waits. While it lasts, torch and BLAS have one thread in all of the process,
+    unless a weight of `model` has 4 million elements or more; afterwards they have as many as before.
 
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.

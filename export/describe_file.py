@@ -12,6 +12,7 @@ from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
 from rnn_export.export.planning import check_runtime
 from rnn_export.spec import StreamSpec
+from rnn_export.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class FileDescription:
     error: RnnExportError | None
 
 
+@one_thread
 def describe_file(
     file: str | os.PathLike[str],
     *,

@@ -64,9 +64,11 @@ from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.lift.undefined_starts import begin_as_said, refuse_undefined_start
+from rnn_export.threads import one_thread
 
 
 @alone
+@one_thread
 @eager
 @scripted_functions_followed
 def lift(
@@ -88,7 +90,8 @@ def lift(
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
-    Raises LiftError with what was found, where, and what to do.
+    As `export` does, it takes its turn in the process, and has one thread. Raises LiftError with what was found, where,
+    and what to do.
     """
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat, outside = _flat_model(model, example_inputs, options)
