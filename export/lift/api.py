@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
 from rnn_export.arrays import Array
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall, keyword
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
@@ -113,7 +113,8 @@ def lift(
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
-            f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
+            f"{keyword('max_context', max_context)}: no causal attention of the model could be bounded so. Leave it "
+            "out."
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
@@ -241,8 +242,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
             raise
         times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
         raise LiftError(
-            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
-            "(--time-axis none)."
+            f"{error} That is along {keyword('time_axis', times)}, which was found; if one call is one frame, say "
+            f"{keyword('time_axis', None)}."
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
@@ -271,8 +272,8 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     while axes := _next(candidates, flat):
         if options.chunk > 1 and not axes.has_time:
             raise LiftError(
-                f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must "
-                "be 1."
+                f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
+                "chunk must be 1."
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
@@ -312,8 +313,9 @@ def _refuse_rivals(probed: _Probed) -> None:
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
-            found, other = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            raise LiftError(f"more than one axis could be time: time_axis={found} or time_axis={other}. Say which.")
+            times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
+            found, other = (keyword("time_axis", time) for time in times)
+            raise LiftError(f"more than one axis could be time: {found} or {other}. Say which.")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
@@ -394,6 +396,6 @@ def _moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
     return StateMovesByCall(
         has_others,
         f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
-        "sequence is cut otherwise. If one call is one frame, say time_axis=None; if not, let every frame move it, or "
-        "take it out where nothing reads it.",
+        "sequence is cut otherwise. If one call is one frame, say time_axis=None (--time-axis none); if not, let every "
+        "frame move it, or take it out where nothing reads it.",
     )

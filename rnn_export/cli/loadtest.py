@@ -73,7 +73,7 @@ def loadtest_command(
     frames are done within a frame's time.
     """
     from rnn_export.runtime.bench.live import frames_of, load_test
-    from rnn_export.runtime.bench.this_machine import describe, pinned
+    from rnn_export.runtime.bench.this_machine import describe, pinned, preemptions
     from rnn_export.runtime.engine import load
 
     if plot is not None:
@@ -88,9 +88,11 @@ def loadtest_command(
         )
     frames = frames_of(_frames(bundle, engine.spec, recorded), engine.spec)
     with pinned(core) as chosen, bar("loadtest", len(streams) or None, not as_json) as stage:
+        before = preemptions()
         points, ended = load_test(
             engine, frames, 1 / steps, seconds, streams, lambda number: stage(f"{number:,} streams")
         )
+        preempted = preemptions() - before
         machine = describe(chosen)
     if ended:
         tables.note(ended)
@@ -101,6 +103,7 @@ def loadtest_command(
         "precision": engine.precision,
         "device": engine.device,
         "machine": machine,
+        "preempted": preempted,
         "frames_per_second": steps * engine.spec.chunk,
         "frame_ms": 1e3 / steps,
         "points": [asdict(point) for point in points],
