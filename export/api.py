@@ -92,7 +92,8 @@ def export(
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
         data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
-            case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
+            case. An array (time, ...) or (rows, time, ...), a dict of them by input, a file, or columns of a .csv:
+            `rnn_export.runtime.recording.Csv("load.csv", ["load", "temp"])`.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
         steps: of the closed loop, of `chunk` frames each; four and those of the delay at least. A recording is used up
             to here. Of whole sequences, frames.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall, keyword
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
@@ -115,7 +115,8 @@ def lift(
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
-            f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
+            f"{keyword('max_context', max_context)}: no causal attention of the model could be bounded so. Leave it "
+            "out."
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
@@ -248,8 +249,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
             raise
         times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
         raise LiftError(
-            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
-            "(--time-axis none)."
+            f"{error} That is along {keyword('time_axis', times)}, which was found; if one call is one frame, say "
+            f"{keyword('time_axis', None)}."
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
@@ -278,8 +279,8 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     while axes := _next(candidates, flat):
         if options.chunk > 1 and not axes.has_time:
             raise LiftError(
-                f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must "
-                "be 1."
+                f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
+                "chunk must be 1."
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
@@ -319,8 +320,9 @@ def _refuse_rivals(probed: _Probed) -> None:
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
-            found, other = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            raise LiftError(f"more than one axis could be time: time_axis={found} or time_axis={other}. Say which.")
+            times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
+            found, other = (keyword("time_axis", time) for time in times)
+            raise LiftError(f"more than one axis could be time: {found} or {other}. Say which.")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:

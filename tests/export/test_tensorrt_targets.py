@@ -347,7 +347,10 @@ BAD = {
         r"state_precision 'bf16' does not go with precision 'fp16': states are fp16 or fp32",
     ),
     "states of fp32": ({"state_precision": "fp16"}, r"'fp16' does not go with precision 'fp32': states are fp32"),
-    "whole sequences": ({"sequence_only": True}, r"sequence_only writes whole sequences, which the target onnx alone"),
+    "whole sequences": (
+        {"sequence_only": True},
+        r"sequence_only \(--sequence-only\) writes whole sequences, which the target onnx alone",
+    ),
 }
 
 

@@ -50,6 +50,7 @@ export class Model {
       loadStep: (values, step) => this.#loadStep(values, step),
       step: (at) => this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers),
       output: (i) => this.#view(this.#outputs.ports[i]),
+      start: (i) => this.#start(i),
       memory: (at) => new Uint8Array(this.#memory, at, this.#stride),
       state: (at, i) => this.#state(at, i),
     });
@@ -60,6 +61,14 @@ export class Model {
     const tensor = this.contract.states[i], bytes = bytesOf(tensor), front = this.#fronts[i];
     const before = front ? new Uint32Array(this.#memory, at + front, 1)[0] : 0;
     return new Uint8Array(this.#memory, at + this.#offsets[i] + before * (bytes / tensor.size), bytes);
+  }
+
+  /** A copy of the bytes of state `i` as a stream starts. */
+  #start(i) {
+    const at = this.#free.pop() ?? this.#take(this.#stride);
+    this.#exports.rnn_init(at, this.#weights);
+    this.#free.push(at);
+    return this.#state(at, i).slice();
   }
 
   get #memory() { return this.#exports.memory.buffer; }
@@ -242,7 +251,7 @@ export class Stream {
   /** Go on from a snapshot, taken here or by a stream of one row in Python. On an error the memory stays. */
   restore(snapshot) {
     this.#checkOpen();
-    const { inputs } = this.model.contract, { frames, ended, parts, wait } = unpack(this.model.contract, snapshot);
+    const { inputs } = this.model.contract, { frames, ended, parts, wait } = unpack(this.model.contract, snapshot, this.#inside.start);
     // What waits was never fed, so ids are yet to be held to their tables.
     if (wait) this.#inside.piece(byName(inputs, (t, i) => wait[i] ?? new ARRAYS[t.dtype](t.size)), null);
     parts.forEach((part, i) => this.#inside.state(this.#at, i).set(part));
