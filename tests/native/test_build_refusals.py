@@ -45,6 +45,18 @@ def test_options_that_do_not_go(lstm: Path, options: list[str], message: str) ->
     unchanged(lstm, before)
 
 
+def test_code_that_crashes_leaves_the_bundle_as_it_was(
+    lstm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (lstm / "manifest.json").read_bytes()
+    crash = tmp_path / "crash.h"
+    crash.write_text("__attribute__((constructor)) static void starts(void) { *(volatile int *)8 = 1; }\n")
+    monkeypatch.setenv("CC", f"gcc -include {crash}")
+    message = refused(build(lstm, "--rebuild"))
+    assert "in a process of its own, which ended with SIGSEGV." in message
+    unchanged(lstm, before)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
