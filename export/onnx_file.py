@@ -13,7 +13,7 @@ import onnx
 from rnn_export.arrays import Arrays
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.from_onnx.boundary import digest_of, step_of
 from rnn_export.export.from_onnx.layout import Layout, find_layout
@@ -28,6 +28,7 @@ from rnn_export.export.planning import (
     PORTABLE,
     Plan,
     check_calibration,
+    check_chunk,
     check_counts,
     check_place,
     check_runtime,
@@ -68,12 +69,16 @@ def bring(
     fixed: Mapping[str, Any] | None,
     shapes: Mapping[str, Sequence[int | str]] | None,
     sample_rate: int | None,
-    chunk: int,
+    chunk: Chunk,
 ) -> Brought:
-    """The contract of `source`; raises SourceError where it is not clear, with the options that say it."""
+    """The contract of `source`; raises SourceError where it is not clear, with the options that say it.
+
+    Of the frames of a step a file says nothing: it takes one of them unless `chunk` is a number.
+    """
+    check_chunk(chunk)
     values = constants(source.model, fixed or {})
     original = Original(source, values)
-    layout = _layout(source, original, values, states, shapes or {}, chunk)
+    layout = _layout(source, original, values, states, shapes or {}, 1 if chunk == "auto" else chunk)
     rate = _rate(source) if sample_rate is None else sample_rate
     first = _initial(layout, initial or {})
     spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
@@ -95,7 +100,7 @@ def export_onnx(
     state_precision: Precision | None,
     opset: int | None,
     batch: tuple[int, int, int] | None,
-    chunk: int,
+    chunk: Chunk,
     data: recording.Source | None,
     calibrate: recording.Source | None,
     steps: int,
@@ -113,10 +118,10 @@ def export_onnx(
     for target, _ in plan:
         if target.from_torch:
             raise ExportError(f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.")
-    check_counts(steps=steps, chunk=chunk, sample_rate=1 if sample_rate is None else sample_rate)
+    check_counts(steps=steps, sample_rate=1 if sample_rate is None else sample_rate)
     check_calibration(calibrate, precision)
     tolerance = tolerance_of(precision, atol, rtol)
-    progress("lift")
+    progress("read")
     found = bring(read_source(file), states, initial, fixed, shapes, sample_rate, chunk)
     source, layout, spec, first = found.source, found.layout, found.spec, found.first
     plan, recorded = fitted(plan, spec, batch, data, calibrate)
