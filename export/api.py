@@ -28,8 +28,8 @@ OF_MODULES: Mapping[str, object] = {
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
 LOG = logging.getLogger(__package__)
-# The stages of an export: four of lifting, graphs, reference, seven to nine checks, the second opinion, writing.
-STAGES = 17
+# The stages of an export: libraries, four of lifting, graphs, reference, up to nine checks, second opinion, writing.
+STAGES = 18
 
 
 @alone
@@ -89,7 +89,7 @@ def export(
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step; "auto" takes the fewest that the strides and hops of the model need, and notes which
-            these are. Of an ONNX file it takes one frame.
+            these are. Of an ONNX file it takes those of a fixed axis that `shapes` calls time, or else one.
         data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
             case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
@@ -138,6 +138,7 @@ def export(
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
         with told("export", STAGES, progress, LOG) as stage:
+            stage("libraries")
             from rnn_export.export.onnx_file import export_onnx
 
             found = export_onnx(
@@ -152,6 +153,7 @@ def export(
     if example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
     with told("export", STAGES, progress, LOG) as stage:
+        stage("libraries")
         from rnn_export.export.module import export_module
 
         found = export_module(

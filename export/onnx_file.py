@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ from rnn_export.export.planning import (
 from rnn_export.export.targets.registry import StepWriter, find_writer, requirements
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import TIME, StreamSpec
 
 STATELESS = "no input is a state: every step stands for itself, and a stream remembers nothing"
 
@@ -73,12 +74,12 @@ def bring(
 ) -> Brought:
     """The contract of `source`; raises SourceError where it is not clear, with the options that say it.
 
-    Of the frames of a step a file says nothing: it takes one of them unless `chunk` is a number.
+    Where `chunk` is "auto", a step has the frames of an axis of time that is fixed in the file, or else one.
     """
     check_chunk(chunk)
     values = constants(source.model, fixed or {})
     original = Original(source, values)
-    layout = _layout(source, original, values, states, shapes or {}, 1 if chunk == "auto" else chunk)
+    layout = _layout(source, original, values, states, shapes or {}, chunk)
     rate = _rate(source) if sample_rate is None else sample_rate
     first = _initial(layout, initial or {})
     spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
@@ -157,13 +158,17 @@ def _layout(
     fixed: Arrays,
     states: Mapping[str, str | None] | None,
     shapes: Mapping[str, Sequence[int | str]],
-    chunk: int,
+    chunk: Chunk,
 ) -> Layout:
     taken = {name: port for name, port in ports(source.model.graph.input).items() if name not in fixed}
     given = ports(source.model.graph.output)
     said = said_shapes({**taken, **given}, shapes)
     # What is said of a shape tells an input from another as what the file says does.
     feeds, gives = ({n: replace(p, shape=said.get(n, p.shape)) for n, p in named.items()} for named in (taken, given))
+    if chunk == "auto":
+        # A fixed axis that is said to be time has as many frames as a step.
+        axes = (zip(port.shape or (), said.get(name, ()), strict=False) for name, port in taken.items())
+        chunk = max((size for size, meant in chain(*axes) if meant == TIME and isinstance(size, int)), default=1)
     return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, chunk)
 
 

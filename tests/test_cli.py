@@ -144,8 +144,8 @@ def test_export_says_what_it_did(run: Run) -> None:
         "faster: rnn-export build said.rnnx --target c",
     ]
     stages = [line.removeprefix("export: ") for line in result.stderr.splitlines()]
-    assert stages[:6] == ["lift: memory", "lift: axes", "lift: capture", "lift: streaming", "graphs", "reference"]
-    assert stages[6:] == [*STREAMS, "onnx.reference", "write"]
+    lifting = ["lift: memory", "lift: axes", "lift: capture", "lift: streaming"]
+    assert stages == ["source", "libraries", *lifting, "graphs", "reference", *STREAMS, "onnx.reference", "write"]
 
 
 def test_the_next_commands_are_those_that_the_bundle_can_do(run: Run) -> None:
@@ -184,7 +184,9 @@ def test_inspect_takes_as_many_frames_as_the_strides_need(run: Run) -> None:
     told = run("inspect", "nets.py:strided", "--chunk", "auto")
     assert told.exit_code == 0, told.output
     assert "note: chunk 4 frames: the stride of conv1d in 0\n" in told.stdout
-    assert told.stderr.splitlines() == [f"inspect: {s}" for s in ("memory", "axes", *["capture", "streaming"] * 2)]
+    assert told.stderr.splitlines() == [
+        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2)
+    ]
     refused = run("inspect", "nets.py:strided", "--chunk", 1)
     assert refused.exit_code == 1
     assert refused.stderr.splitlines()[-1] == (

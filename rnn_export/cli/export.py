@@ -101,7 +101,8 @@ def export_command(
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
-    with logged_notes() as notes, stdout_kept(), stages("export", STAGES) as stage:
+    with logged_notes() as notes, stdout_kept(), stages("export", 1 + STAGES) as stage:
+        stage("source")
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")

@@ -19,8 +19,8 @@ from rnn_export.cli.voice import stages
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
 
-# Of a lift: memory, axes, capture, streaming.
-STAGES = 4
+# The source, and a lift: memory, axes, capture, streaming.
+STAGES = 5
 LIFTING = (
     "time_axis",
     "states",
@@ -69,16 +69,18 @@ def inspect_command(
     refuse_file_options(what, fix=fixed, shape=shapes, initial=initial)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _of_bundle(Path(what), not as_json)
-    from rnn_export.cli.source import read_source
-
-    return _of_model(*read_source(what, weights, flags), not as_json)
+    return _of_model(what, weights, flags, not as_json)
 
 
-def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool) -> dict[str, Any]:
     from rnn_export.cli.functions import stdout_kept
-    from rnn_export.export.lift.api import lift
 
     with stdout_kept(), stages("inspect", STAGES) as stage:
+        stage("source")
+        from rnn_export.cli.source import read_source
+        from rnn_export.export.lift.api import lift
+
+        model, example, options = read_source(source, weights, flags)
         lifted = lift(model, example, progress=stage, **{key: options[key] for key in LIFTING if key in options})
     parameters = {p.data_ptr(): p for p in model.parameters()}.values()
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
