@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rnn_export.alone import alone
 from rnn_export.bundle import Bundle
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError
 from rnn_export.progress import Progress, told
 from rnn_export.runtime import recording
@@ -29,8 +29,8 @@ OF_MODULES: Mapping[str, object] = {
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
 LOG = logging.getLogger(__package__)
-# What is told of an export that takes long.
-STAGES = 12
+# The stages of an export: libraries, four of lifting, graphs, reference, up to nine checks, second opinion, writing.
+STAGES = 18
 
 
 @alone
@@ -51,7 +51,7 @@ def export(
     state_precision: Precision | None = None,
     opset: int | None = None,
     batch: tuple[int, int, int] | None = None,
-    chunk: int = 1,
+    chunk: Chunk = "auto",
     data: recording.Source | None = None,
     calibrate: recording.Source | None = None,
     steps: int = 256,
@@ -90,7 +90,8 @@ def export(
             otherwise.
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
-        chunk: frames per step.
+        chunk: frames per step; "auto" takes the fewest that the strides and hops of the model need, and notes which
+            these are. Of an ONNX file it takes those of a fixed axis that `shapes` calls time, or else one.
         data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
             case. An array (time, ...) or (rows, time, ...), a dict of them by input, a file, or columns of a .csv:
             `rnn_export.runtime.recording.Csv("load.csv", ["load", "temp"])`.
@@ -119,8 +120,8 @@ def export(
             numbers, "batch" for any number of streams, "time" for an axis of frames.
         force: replace a bundle that is already there.
         report: write report.html into the bundle, what it is and how it was verified on one page.
-        progress: called with the name of each stage. None shows a bar on a terminal, a line in a notebook, and nothing
-            where nobody looks; False shows nothing anywhere.
+        progress: called with the name of each stage. None shows a bar on a terminal, a line in a notebook, and
+            elsewhere logs each stage at INFO; False shows and logs nothing.
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
     bundle, and that this user can have no record, are warnings of the logger "rnn_export.export". In a process there is
@@ -140,7 +141,8 @@ def export(
         )  # fmt: skip
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
-        with told("export", STAGES, progress) as stage:
+        with told("export", STAGES, progress, LOG) as stage:
+            stage("libraries")
             from rnn_export.export.onnx_file import export_onnx
 
             found = export_onnx(
@@ -154,7 +156,8 @@ def export(
         raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
     if example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
-    with told("export", STAGES, progress) as stage:
+    with told("export", STAGES, progress, LOG) as stage:
+        stage("libraries")
         from rnn_export.export.module import export_module
 
         found = export_module(

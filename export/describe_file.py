@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rnn_export.choices import Chunk
 from rnn_export.errors import RnnExportError
 from rnn_export.export.from_onnx.ports import Port, ports
 from rnn_export.export.from_onnx.reading import graphs_of, read_source
@@ -44,7 +45,7 @@ def describe_file(
     fixed: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     sample_rate: int | None = None,
-    chunk: int = 1,
+    chunk: Chunk = "auto",
 ) -> FileDescription:
     """Look at `file` as `export` would; the arguments are those of `export`. Raises SourceError where it is no ONNX."""
     source = read_source(file)

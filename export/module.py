@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.arrays import Arrays
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.keeping import keep, with_evidence
 from rnn_export.export.lift.api import lift
@@ -26,6 +26,7 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.planning import (
     Plan,
     check_calibration,
+    check_chunk,
     check_counts,
     check_place,
     check_runtime,
@@ -60,7 +61,7 @@ def export_module(
     state_precision: Precision | None,
     opset: int | None,
     batch: tuple[int, int, int] | None,
-    chunk: int,
+    chunk: Chunk,
     data: recording.Source | None,
     calibrate: recording.Source | None,
     steps: int,
@@ -86,15 +87,16 @@ def export_module(
             "out."
         )
     one = {"sample_rate": sample_rate, "max_frames": max_frames, "max_context": max_context}
-    check_counts(steps=steps, chunk=chunk, **{name: 1 if n is None else n for name, n in one.items()})
+    check_chunk(chunk)
+    check_counts(steps=steps, **{name: 1 if n is None else n for name, n in one.items()})
     check_calibration(calibrate, precision)
     tolerance = tolerance_of(precision, atol, rtol)
     _refuse_other_floats(model, example_inputs)
-    progress("lift")
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
         max_frames=max_frames, max_context=max_context, pack_states=pack_states,
+        progress=lambda stage: progress(f"lift: {stage}"),
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
     plan, recorded = fitted(plan, lifted.spec, batch, data, calibrate)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import onnx
 from rnn_export.arrays import Arrays
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.from_onnx.boundary import digest_of, step_of
 from rnn_export.export.from_onnx.layout import Layout, find_layout
@@ -28,6 +29,7 @@ from rnn_export.export.planning import (
     PORTABLE,
     Plan,
     check_calibration,
+    check_chunk,
     check_counts,
     check_place,
     check_runtime,
@@ -38,7 +40,7 @@ from rnn_export.export.planning import (
 from rnn_export.export.targets.registry import StepWriter, find_writer, requirements
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import TIME, StreamSpec
 
 STATELESS = "no input is a state: every step stands for itself, and a stream remembers nothing"
 
@@ -68,9 +70,13 @@ def bring(
     fixed: Mapping[str, Any] | None,
     shapes: Mapping[str, Sequence[int | str]] | None,
     sample_rate: int | None,
-    chunk: int,
+    chunk: Chunk,
 ) -> Brought:
-    """The contract of `source`; raises SourceError where it is not clear, with the options that say it."""
+    """The contract of `source`; raises SourceError where it is not clear, with the options that say it.
+
+    Where `chunk` is "auto", a step has the frames of an axis of time that is fixed in the file, or else one.
+    """
+    check_chunk(chunk)
     values = constants(source.model, fixed or {})
     original = Original(source, values)
     layout = _layout(source, original, values, states, shapes or {}, chunk)
@@ -95,7 +101,7 @@ def export_onnx(
     state_precision: Precision | None,
     opset: int | None,
     batch: tuple[int, int, int] | None,
-    chunk: int,
+    chunk: Chunk,
     data: recording.Source | None,
     calibrate: recording.Source | None,
     steps: int,
@@ -113,10 +119,10 @@ def export_onnx(
     for target, _ in plan:
         if target.from_torch:
             raise ExportError(f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.")
-    check_counts(steps=steps, chunk=chunk, sample_rate=1 if sample_rate is None else sample_rate)
+    check_counts(steps=steps, sample_rate=1 if sample_rate is None else sample_rate)
     check_calibration(calibrate, precision)
     tolerance = tolerance_of(precision, atol, rtol)
-    progress("lift")
+    progress("read")
     found = bring(read_source(file), states, initial, fixed, shapes, sample_rate, chunk)
     source, layout, spec, first = found.source, found.layout, found.spec, found.first
     plan, recorded = fitted(plan, spec, batch, data, calibrate)
@@ -152,13 +158,17 @@ def _layout(
     fixed: Arrays,
     states: Mapping[str, str | None] | None,
     shapes: Mapping[str, Sequence[int | str]],
-    chunk: int,
+    chunk: Chunk,
 ) -> Layout:
     taken = {name: port for name, port in ports(source.model.graph.input).items() if name not in fixed}
     given = ports(source.model.graph.output)
     said = said_shapes({**taken, **given}, shapes)
     # What is said of a shape tells an input from another as what the file says does.
     feeds, gives = ({n: replace(p, shape=said.get(n, p.shape)) for n, p in named.items()} for named in (taken, given))
+    if chunk == "auto":
+        # A fixed axis that is said to be time has as many frames as a step.
+        axes = (zip(port.shape or (), said.get(name, ()), strict=False) for name, port in taken.items())
+        chunk = max((size for size, meant in chain(*axes) if meant == TIME and isinstance(size, int)), default=1)
     return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, chunk)
 
 

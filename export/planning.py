@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rnn_export.arrays import Arrays
 from rnn_export.bundle.atomic import BUNDLE
-from rnn_export.choices import Precision
+from rnn_export.choices import Precision, chunk_problem
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError
 from rnn_export.lazy import load_module
 from rnn_export.precision import TOLERANCES, Tolerance
@@ -87,6 +87,12 @@ def check_counts(**counts: object) -> None:
     for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
+
+
+def check_chunk(chunk: object) -> None:
+    """Raise ExportError where `chunk` is neither "auto" nor a whole number from 1 on."""
+    if problem := chunk_problem(chunk):
+        raise ExportError(problem)
 
 
 def check_calibration(calibrate: object, precision: Precision) -> None:

@@ -1,6 +1,6 @@
 """The words that arguments take, as types: a checker refuses a misspelt one before anything runs."""
 
-from typing import Literal, NewType, TypeAlias
+from typing import Any, Literal, NewType, TypeAlias
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Of weights and arithmetic."""
@@ -10,8 +10,21 @@ BackendName: TypeAlias = Literal[
 ]
 """What computes a step; "auto" takes the fastest that a bundle and a machine support."""
 
+Chunk: TypeAlias = int | Literal["auto"]
+"""Frames of a step; "auto" takes the fewest that the strides of a model need."""
+
 OnNan: TypeAlias = Literal["reset", "close", "keep"]
 """What becomes of a stream of a pool with a NaN in an output or a next state."""
 
 ServerAddress = NewType("ServerAddress", str)
 """Servers in the place of a backend: ServerAddress("grpc://HOST:PORT,HOST:PORT/NAME")."""
+
+
+def chunk_problem(chunk: Any) -> str:
+    """The message for a value that is no `Chunk`; empty for one that is."""
+    if (type(chunk) is str and chunk == "auto") or (type(chunk) is int and chunk > 0):
+        return ""
+    return (
+        f"chunk is {chunk!r}, but a step has a whole number of frames: give an int of at least 1 (--chunk N), or "
+        '"auto" (--chunk auto) for the fewest that the model takes at once.'
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -138,6 +139,20 @@ class BoundedAxis(LiftError):
             f"one call is one frame, {keyword('time_axis', None)}. Else let the code take any length."
         )
         self.port, self.axis, self.longest = port, axis, longest
+
+
+class WrongChunk(LiftError):
+    """A step of `chunk` frames is no multiple of what the strides take at once; `fits` is the next chunk that is.
+
+    `why` names these strides, each with its place.
+    """
+
+    def __init__(self, chunk: int, unit: int, why: str) -> None:
+        self.fits, self.why = math.lcm(chunk, unit), why
+        super().__init__(
+            f"chunk={chunk}: the model takes {unit} frames at once (its strides), so a step must have a multiple of "
+            f"{unit}: chunk={self.fits} (--chunk {self.fits})."
+        )
 
 
 class TraceFailed(LiftError):

@@ -65,6 +65,17 @@ def worst_of_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*found.values()]
 
 
+def verdict_of(report: Mapping[str, Any]) -> str:
+    """One line of a report that is ok: its checks, its extent, and the value that comes closest to what is allowed."""
+    found = [pair for drift in report["drifts"] if (pair := drift.get("closest")) and None not in pair and pair[1] > 0]
+    checks = len({drift["check"] for drift in report["drifts"]})
+    line = f"verified: {'1 check' if checks == 1 else f'{checks} checks'} over {extent(report)}"
+    if not found:
+        return line
+    error, allowed = max(found, key=lambda pair: pair[0] / pair[1])
+    return f"{line}, worst {error:.1e} of {allowed:.1e} allowed" if error else f"{line}, every value equal"
+
+
 def curve_of(drift: Mapping[str, Any]) -> list[tuple[int, float]]:
     """Pairs (step, largest relative error so far), those that are such; an error that is no number is Inf."""
     curve = drift.get("curve")

@@ -1,5 +1,6 @@
-"""Progress for whoever looks: a bar on a terminal, a line in a notebook, nothing anywhere else."""
+"""Progress for whoever looks: a bar on a terminal, a line in a notebook, log records anywhere else."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,46 +11,65 @@ from rnn_export.markup import element
 from rnn_export.text import visible
 
 Stage = Callable[[str], None]
-# What is said of progress: a function that is told each stage, None for whoever looks, False for nobody.
+# A function that is called with the name of each stage, None for whoever looks, False for nobody.
 Progress = Stage | Literal[False] | None
 
 
 @contextmanager
-def told(what: str, stages: int, progress: Progress) -> Iterator[Stage]:
-    """The function to call at each of `stages`."""
+def told(what: str, stages: int, progress: Progress, log: logging.Logger) -> Iterator[Stage]:
+    """The function to call at each stage, of about `stages`; `log` has them at INFO where nobody looks."""
     if progress is not None:
         yield progress or (lambda stage: None)
-        return
-    with bar(what, stages) as stage:
-        yield stage
+    elif is_watched():
+        with bar(what, stages) as stage:
+            yield stage
+    else:
+        yield lambda stage: log.info("%s: %s", what, stage)
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal, or this is a notebook."""
+    from rich.console import Console
+
+    return _in_notebook() or Console(stderr=True).is_terminal
 
 
 @contextmanager
-def bar(what: str, stages: int | None, shown: bool = True) -> Iterator[Stage]:
-    """A bar on stderr where that is a terminal, a line where this is a notebook; gone at the end. None: nobody knows.
+def bar(what: str, stages: int | None) -> Iterator[Stage]:
+    """A bar on the terminal that stderr is, or a line in a notebook; gone at the end. None: nobody knows how many.
 
-    Stdout and stderr stay as they are: other threads print as before.
+    A stage that comes again, as another attempt does, does not move it. Stdout and stderr stay as they are: other
+    threads print as before.
     """
-    if shown and _in_notebook():
-        with _line(what, stages) as stage:
-            yield stage
-        return
+    with (_line if _in_notebook() else _bar)(what) as draw:
+        seen: dict[str, None] = {}
+
+        def stage(name: str) -> None:
+            seen[name] = None
+            draw(name, len(seen) - 1, None if stages is None else max(stages, len(seen)))
+
+        yield stage
+
+
+# Draws the name of a stage, how many went before it, and how many there are.
+Draw = Callable[[str, int, int | None], None]
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Draw]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    looked_at = shown and console.is_terminal
+    console = Console(stderr=True)
     with Progress(
-        *columns, console=console, transient=True, disable=not looked_at, redirect_stdout=False, redirect_stderr=False
-    ) as drawn:
-        task, started = drawn.add_task(visible(what), total=stages), [False]
-
-        def stage(name: str) -> None:
-            drawn.update(task, description=visible(f"{what}: {name}"), advance=float(started[0]))
-            started[0] = True
-
-        yield stage
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False,
+        redirect_stderr=False,
+    ) as drawn:  # fmt: skip
+        task = drawn.add_task(visible(what), total=None)
+        yield lambda name, done, total: drawn.update(
+            task, description=visible(f"{what}: {name}"), completed=done, total=total
+        )
 
 
 def _in_notebook() -> bool:
@@ -59,17 +79,15 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def _line(what: str, stages: int | None) -> Iterator[Stage]:
+def _line(what: str) -> Iterator[Draw]:
     display: Any = load_module("IPython.display")
-    handle, done = display.display(display.HTML(""), display_id=True), [0]
+    handle = display.display(display.HTML(""), display_id=True)
 
-    def stage(name: str) -> None:
-        at = None if stages is None else min(done[0], stages)
-        bar = element("progress", value=at, max=stages)
+    def draw(name: str, done: int, total: int | None) -> None:
+        bar = element("progress", value=None if total is None else done, max=total)
         handle.update(display.HTML(element("div", bar, f" {what}: {name}")))
-        done[0] += 1
 
     try:
-        yield stage
+        yield draw
     finally:
         handle.update(display.HTML(""))

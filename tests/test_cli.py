@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import wave
@@ -22,6 +23,7 @@ from rnn_export.cli.main import COMMANDS, main
 from rnn_export.cli.options import ExportFlags
 from rnn_export.export.api import export
 from rnn_export.models import save_weights
+from rnn_export.runtime.replay.checks import STREAMS
 
 FACTORY = """
 import torch
@@ -89,6 +91,9 @@ def nothing():
 def typo():
     return Net().eval(), (torch.zeros(1, 4, 3),), {"time_axes": 1}
 
+def strided():
+    return nn.Sequential(nn.Conv1d(2, 3, 4, 4)).eval(), (torch.zeros(1, 2, 32),)
+
 def bidirectional():
     return nn.GRU(3, 5, bidirectional=True).eval(), (torch.zeros(4, 2, 3),)
 """
@@ -131,6 +136,70 @@ def test_export_says_what_it_did(run: Run) -> None:
     assert result.exit_code == 0
     for part in ("rnn.l0.h", "(batch, time, 3)", "onnx.reference", "wrote said.rnnx"):
         assert part in result.stdout
+    verdict, *commands = result.stdout.splitlines()[-4:]
+    assert re.fullmatch(r"verified: 9 checks over 16 steps, worst \d\.\de-\d\d of \d\.\de-\d\d allowed", verdict)
+    assert commands == [
+        "report: said.rnnx/report.html",
+        "run: rnn-export run said.rnnx x.npy",
+        "faster: rnn-export build said.rnnx --target c",
+    ]
+    stages = [line.removeprefix("export: ") for line in result.stderr.splitlines()]
+    lifting = ["lift: memory", "lift: axes", "lift: capture", "lift: streaming"]
+    assert stages == ["source", "libraries", *lifting, "graphs", "reference", *STREAMS, "onnx.reference", "write"]
+
+
+def test_the_next_commands_are_those_that_the_bundle_can_do(run: Run) -> None:
+    whole = run("export", "nets.py:bidirectional", "-o", "whole.rnnx", "--steps", 16, "--sequence-only", "--no-report")
+    assert whole.exit_code == 0, whole.output
+    assert re.match(r"verified: \d+ checks over 16 frames, ", whole.stdout.splitlines()[-2])
+    assert whole.stdout.splitlines()[-1] == "run: rnn-export run whole.rnnx x.npy"
+    c = run("export", "nets.py:sound", "-o", "its c.rnnx", "--steps", 8, "--target", "c")
+    assert c.exit_code == 0, c.output
+    assert c.stdout.splitlines()[-3:] == [
+        "report: 'its c.rnnx/report.html'",
+        "run: rnn-export run 'its c.rnnx' x.wav",
+        "time: rnn-export bench 'its c.rnnx'",
+    ]
+
+
+def test_a_verbose_command_times_its_stages_and_a_quiet_one_says_nothing(run: Run, bundle: Path) -> None:
+    verbose = run("verify", bundle, "-v")
+    assert re.search(r"^verify: step\nverify: step: \d+\.\d s\nverify: sequence\n", verbose.stderr)
+    assert re.match(r"verified: 7 checks over 32 steps, worst ", verbose.stdout.splitlines()[-1])
+    quiet = run("verify", bundle, "--quiet")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+    lifted = run("inspect", "nets.py:net", "-q")
+    assert "rnn.l0.h" in lifted.stdout
+    assert lifted.stderr == ""
+    assert json.loads(run("verify", bundle, "-q", "--json").stdout)["ok"] is True
+    missing = run("verify", "gone.rnnx", "-q")
+    assert missing.exit_code == 1
+    assert "error: gone.rnnx does not exist" in missing.stderr
+    both = run("verify", bundle, "-v", "-q")
+    assert both.exit_code == 2
+    assert "--verbose and --quiet are opposites: leave one of them out." in both.stderr
+
+
+def test_inspect_takes_as_many_frames_as_the_strides_need(run: Run) -> None:
+    told = run("inspect", "nets.py:strided", "--chunk", "auto")
+    assert told.exit_code == 0, told.output
+    assert "note: chunk 4 frames: the stride of conv1d in 0\n" in told.stdout
+    assert told.stderr.splitlines() == [
+        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2)
+    ]
+    refused = run("inspect", "nets.py:strided", "--chunk", 1)
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        "error: chunk=1: the model takes 4 frames at once (its strides), so a step must have a multiple of 4: chunk=4 "
+        "(--chunk 4)."
+    )
+
+
+@pytest.mark.parametrize("chunk", ["0", "-1", "x", "1.5", "none"])
+def test_a_chunk_that_is_no_number_of_frames_is_wrong_usage(run: Run, chunk: str) -> None:
+    refused = run("export", "nets.py:net", "-o", "never.rnnx", "--chunk", chunk)
+    assert refused.exit_code == 2
+    assert "give an int of at least 1 (--chunk N), or" in " ".join(refused.stderr.split())
 
 
 def test_export_json_is_alone_on_stdout(run: Run) -> None:
@@ -434,7 +503,8 @@ def test_a_terminal_sees_a_bar_on_stderr(folder: Path, bundle: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_json(name: str) -> None:
     text = CliRunner().invoke(main, [name, "--help"]).output
-    assert "--json" in text
+    for option in ("--json", "-v, --verbose", "-q, --quiet"):
+        assert option in text
     assert f"\n  {name} " in CliRunner().invoke(main, ["--help"]).output
 
 

@@ -1,23 +1,28 @@
 """Progress where a person looks: on a terminal, in a kernel of a notebook, and nowhere else."""
 
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rnn_export import progress
 from rnn_export.progress import told
 
 from .reports import WORD, hostile, plain
 
+LOG = logging.getLogger("made_for_a_test")
+
 TOLD = """
-import sys
+import logging, sys
 from rnn_export.progress import told
 out, err = sys.stdout, sys.stderr
-with told("export", 3, None) as stage:
+with told("export", 3, None, logging.getLogger("rnn_export.export")) as stage:
     stage("lift")
     assert (sys.stdout, sys.stderr) == (out, err)
     stage("graphs")
@@ -43,11 +48,26 @@ def test_a_pipe_has_none() -> None:
     assert (done.stdout, done.stderr) == (b"done\n", b"")
 
 
+def test_who_configures_logging_has_the_stages_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, LOG.name), told("export", 3, None, LOG) as stage:
+        stage("lift")
+    assert [(r.name, r.levelno, r.getMessage()) for r in caplog.records] == [(LOG.name, logging.INFO, "export: lift")]
+
+
+def test_a_stage_that_comes_again_does_not_move_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int, int | None]] = []
+    monkeypatch.setattr(progress, "_bar", lambda what: nullcontext(lambda *seen: drawn.append(seen)))
+    with progress.bar("export", 2) as stage:
+        for name in ("axes", "capture", "axes", "write"):
+            stage(name)
+    assert drawn == [("axes", 0, 2), ("capture", 1, 2), ("axes", 1, 2), ("write", 2, 3)]
+
+
 def test_a_function_is_told_and_false_tells_nobody() -> None:
     heard: list[str] = []
-    with told("export", 1, heard.append) as stage:
+    with told("export", 1, heard.append, LOG) as stage:
         stage("lift")
-    with told("export", 1, False) as stage:
+    with told("export", 1, False, LOG) as stage:
         stage("lift")
     assert heard == ["lift"]
 
@@ -74,10 +94,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 LINE = """
+import logging
 from IPython.display import HTML
 from IPython.utils.capture import capture_output
 from rnn_export.progress import told
-with capture_output() as seen, told("export", 4, None) as stage:
+with capture_output() as seen, told("export", 4, None, logging.root) as stage:
     stage("lift")
     stage("<b>")
 HTML(repr([o.data["text/html"] for o in seen.outputs]))

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall, keyword
+from rnn_export.choices import Chunk, chunk_problem
+from rnn_export.errors import (
+    DecidedByValue,
+    FrozenAxis,
+    LiftError,
+    NoBatchAxis,
+    RowsDepend,
+    StateMovesByCall,
+    WrongChunk,
+    keyword,
+)
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
@@ -81,29 +91,33 @@ def lift(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     sample_rate: int | None = None,
-    chunk: int = 1,
+    chunk: Chunk = "auto",
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
     max_context: int | None = None,
     pack_states: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> StreamingModel:
-    """Lift `model`; the arguments are those of `rnn_export.export.export`.
+    """Lift `model`; the arguments are those of `rnn_export.export.export`, and `progress` is called at each stage.
 
     As `export` does, it takes its turn in the process, and has one thread. Raises LiftError with what was found, where,
     and what to do.
     """
-    options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
+    if problem := chunk_problem(chunk):
+        raise LiftError(problem)
+    asked, names = None if chunk == "auto" else chunk, (input_names, output_names)
+    options = _Options(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
     flat, outside = _flat_model(model, example_inputs, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
     flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
-    flat.chunk = chunk
     while True:
         try:
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
             break
         except DecidedByValue as error:
+            progress("branches")
             try:
                 flat.decisions = replace(settled(_with_states(flat), error), checked=True)
             except DecidedByValue as undecided:
@@ -133,14 +147,14 @@ def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:
         return _lifted(flat, options)
     except StateMovesByCall as error:
         # What looked like time is another axis, where nothing but the call itself moves the memory.
-        if options.time_axis != "auto" or error.has_others or options.chunk > 1:
+        if options.time_axis != "auto" or error.has_others or options.frames > 1:
             raise
         return _lifted(flat, replace(options, time_axis=None))
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What `lift` is asked for."""
+    """What `lift` is asked for; `chunk` is None where it is "auto"."""
 
     time_axis: TimeAxis
     states: Mapping[str, OutputRef | None] | None
@@ -148,8 +162,14 @@ class _Options:
     input_names: Sequence[str] | None
     output_names: Sequence[str] | None
     sample_rate: int | None
-    chunk: int
+    chunk: int | None
     sequence_only: bool
+    progress: Callable[[str], None]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a step, the fewest of all where nobody asks for a number."""
+        return self.chunk or 1
 
     @property
     def plain(self) -> list[str]:
@@ -173,8 +193,6 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     """
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
-    if type(options.chunk) is not int or options.chunk < 1:
-        raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
         refuse(model)
     (model, outside), states = copied(model), options.states
@@ -233,19 +251,34 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
 
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+    """The model in steps of as many frames as are asked for, or else of the fewest that its strides need."""
+    try:
+        return _in_chunks(flat, probed, options)
+    except WrongChunk as error:
+        if options.chunk:
+            raise
+        lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
+        return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
+
+
+def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     if not probed.axes.has_time:
         refuse_left_out(flat)
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, options.plain)
     first = {s.name: s.initial for s in probed.states}
-    captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
+    chunk = probed.flat.chunk = options.frames
+    options.progress("capture")
+    captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
+    options.progress("streaming")
     try:
-        streamed = _streamed(probed, captured, options.chunk)
+        streamed = _streamed(probed, captured, chunk)
     except LiftError as error:
         # What was taken for time may be the features of a frame.
-        if type(error) is not LiftError or options.time_axis != "auto" or not probed.flat.states:
+        known = (LiftError, WrongChunk) if options.chunk else (LiftError,)
+        if type(error) not in known or options.time_axis != "auto" or not probed.flat.states:
             raise
         times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
         raise LiftError(
@@ -257,7 +290,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     shortest = max(captured.shortest, streamed.shortest)
     streamed = cut_as_given(BatchFirst(probed.flat, probed.axes, first), streamed, shortest)
     initial = {s.name: s.initial for s in streamed.states}
-    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, chunk, False)
     context = flat.context.said if flat.context else None
     spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
@@ -274,10 +307,12 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
 
 def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
+    options.progress("memory")
     flat = _with_states(flat)
+    options.progress("axes")
     candidates = axes_candidates(flat, options.time_axis)
     while axes := _next(candidates, flat):
-        if options.chunk > 1 and not axes.has_time:
+        if options.frames > 1 and not axes.has_time:
             raise LiftError(
                 f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
                 "chunk must be 1."
@@ -363,7 +398,8 @@ def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
 
 def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
-    module, shortest = capture_sequence(model, options.chunk)
+    options.progress("capture")
+    module, shortest = capture_sequence(model, options.frames)
     frames = max(shortest, many_frames(model))
     _followed(probed, module, frames)
     rates = output_rates(module, model, frames)

@@ -25,10 +25,9 @@ from rnn_export.export.lift.dependence.rows import (
 )
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.references import value_at
-from rnn_export.export.lift.program.fx import args_of, placeholders, recorded, results
+from rnn_export.export.lift.program.fx import args_of, name_of, placeholders, recorded, results
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.streaming.states import OPS
-from rnn_export.export.lift.streaming.time_axis import name_of
 
 Values = Mapping[fx.Node, Any]
 OTHER_AXIS = "the rows of an output stand in another axis than the batch. Move them there."

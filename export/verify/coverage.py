@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.program.fx import depends_on, named_args, placeholders
-from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.program.fx import depends_on, name_of, named_args, placeholders, stands_for
+from rnn_export.export.lift.program.places import place_of, source_of
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import initial_states
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -28,7 +28,9 @@ Seen = dict[fx.Node, dict[str, bool]]
 
 
 def not_exercised(model: StreamingModel, golden: Golden) -> list[dict[str, str]]:
-    """Each operator of the lifted step with a threshold, its place, and the side that it never had: op, place, never.
+    """Each operator of the user's with a threshold, its place, and the side that it never had: op, place, never.
+
+    Operators inside of torch, and those that lifting writes, are none of the user's.
 
     The step runs in torch on the trials of `golden`, and on the recording if it is of one.
     """
@@ -40,15 +42,22 @@ def not_exercised(model: StreamingModel, golden: Golden) -> list[dict[str, str]]
             loop = ClosedLoop(model.spec, part.inputs)
             driver = torch_driver(model.spec, recorder.run, initial_states(model, loop.rows))
             loop.run(driver, (0, loop.frames) if model.dynamic_time else None)
-    never = [(node, side) for node, sides in seen.items() for side, was in sides.items() if not was]
+    nodes = [node for graph in _graphs(model.module) for node in graph.nodes]
+    has_lines = any(map(source_of, nodes))
+    of_user = [node for node in seen if (source_of(node) or not has_lines) and stands_for(node) == name_of(node)]
+    never = [(node, side) for node in of_user for side, was in seen[node].items() if not was]
     # Copies of one module have one place.
     told = dict.fromkeys((_name(node), place_of(node), side) for node, side in never)
     return [{"op": op, "place": place, "never": side} for op, place, side in told]
 
 
 def _has_threshold(module: nn.Module) -> bool:
-    graphs = [m.graph for m in module.modules() if isinstance(m, fx.GraphModule)]
-    return any(_finder(node) is not None for graph in graphs for node in graph.nodes)
+    return any(_finder(node) is not None for graph in _graphs(module) for node in graph.nodes)
+
+
+def _graphs(module: nn.Module) -> list[fx.Graph]:
+    """The graph of `module`, and those of the bodies of its loops."""
+    return [m.graph for m in module.modules() if isinstance(m, fx.GraphModule)]
 
 
 class _Recorder(fx.Interpreter):

@@ -8,8 +8,8 @@ import click
 from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite, trust_option
+from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS
-from rnn_export.progress import bar
 
 STAGES = 5
 
@@ -48,7 +48,7 @@ def bench_command(
         return _profile(bundle, backends, steps, seconds, core, plot, trust, as_json)
     if plot is not None:
         plots.check(plot)
-    with bar("bench", STAGES, not as_json) as stage:
+    with stages("bench", STAGES, lines=False) as stage:
         result = bench(Path(bundle), backends, steps=steps, seconds=seconds, core=core, progress=stage, trust=trust)
     if plot is not None:
         plots.bench(plot, result)
@@ -65,7 +65,7 @@ def _profile(
 
     if plot is not None:
         raise click.UsageError("--profile draws no picture: leave --plot out.")
-    with bar("profile", len(PROFILED), not as_json) as stage:
+    with stages("profile", len(PROFILED), lines=False) as stage:
         result = profile(Path(bundle), backends, steps, seconds, core, stage, trust)
     if not as_json:
         tables.profile(result)

@@ -18,9 +18,9 @@ from rnn_export.cli.options import (
     trust_option,
     with_columns,
 )
+from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BUNDLE, PRECISION, TARGET, TRIPLE
 from rnn_export.errors import BuildError
-from rnn_export.progress import bar
 
 if TYPE_CHECKING:
     from rnn_export.choices import Precision
@@ -99,7 +99,7 @@ def build_command(
     if calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     options = BuildOptions(state_precision, batch, memory and memory * 2**20, compute, rebuild)
-    with bar("build", STAGES, not as_json) as stage:
+    with stages("build", STAGES) as stage:
         opened = open_bundle(bundle)
         if target == "c":
             compiled = build_c_target(opened, precision, Destination(triple, cpu), recorded, rebuild, stage, trust)
@@ -123,6 +123,11 @@ def _show_notes(done: BuiltC | BuiltEngine | BuiltWasm | WrittenTarget) -> None:
         tables.parity(done.report.to_json())
 
 
+def _show_verdict(done: BuiltC | BuiltEngine | BuiltWasm | WrittenTarget) -> None:
+    if done.report:
+        tables.verdict(done.report.to_json())
+
+
 def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
     row, test = done.row, done.selftest
     size = sum(len(data) for name, data in done.files.items() if not name.endswith(".json"))
@@ -139,6 +144,7 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
             tables.note(f"the self-test was {test.reason}")
         if done.triple == WASI:
             tables.note(f"the library is to be linked with a program in C; {OF_JAVASCRIPT}")
+        _show_verdict(done)
     return {
         "target": row.target,
         "precision": row.precision,
@@ -159,6 +165,7 @@ def _of_written(done: WrittenTarget, show: bool) -> dict[str, Any]:
     if show:
         _show_notes(done)
         tables.say(f"wrote {done.row.target} ({done.row.precision}): {done.bytes:,} bytes")
+        _show_verdict(done)
     return {
         "target": done.row.target,
         "precision": done.row.precision,
@@ -177,6 +184,7 @@ def _of_wasm(done: BuiltWasm, bundle: Path, show: bool) -> dict[str, Any]:
         _show_notes(done)
         tables.say(f"built wasm ({row.precision}): {', '.join(f'{n} {size:,} bytes' for n, size in modules.items())}")
         tables.note(f"the package is {bundle}/targets/wasm-{row.precision}; its page: rnn-export serve-web {bundle}")
+        _show_verdict(done)
     return {
         "target": row.target,
         "precision": row.precision,
@@ -199,6 +207,7 @@ def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
             if not done.report:
                 proof = f"rnn-export verify {bundle} --backend tensorrt --precision {row.precision}"
                 tables.note(f"not run on hardware, no such GPU is here; where one is, run {proof}")
+        _show_verdict(done)
     return {
         "target": row.target,
         "precision": row.precision,

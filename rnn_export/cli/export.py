@@ -1,14 +1,18 @@
 """`rnn-export export`: from the model of a SOURCE to a verified bundle."""
 
+from __future__ import annotations
+
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision
 from rnn_export.cli import tables
-from rnn_export.cli.main import command, logged_notes
+from rnn_export.cli.main import command
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import (
     ExportFlags,
@@ -18,8 +22,13 @@ from rnn_export.cli.options import (
     source_options,
     with_columns,
 )
+from rnn_export.cli.voice import logged_notes, stages
 from rnn_export.cli.words import PRECISION, TARGET
-from rnn_export.progress import bar
+
+if TYPE_CHECKING:
+    from rnn_export.bundle import Bundle
+
+REPORT, STEP = "report.html", "step.onnx"
 
 
 @command
@@ -55,7 +64,9 @@ from rnn_export.progress import bar
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--max-frames", type=click.IntRange(1), help="Of one stream, where the model takes no more.")
 @click.option("--max-context", type=click.IntRange(1), help="Frames that attention without a bound may look at.")
-@click.option("--steps", type=click.IntRange(1), help="Of the closed loop, --chunk frames each.  [default: 256]")
+@click.option(
+    "--steps", type=click.IntRange(1), help="How many steps to verify, of --chunk frames each.  [default: 256]"
+)
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"
@@ -75,7 +86,7 @@ from rnn_export.progress import bar
 def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
-    states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
+    states: tuple[tuple[str, Any], ...], chunk: Chunk | None, data: Path | None, calibrate: Path | None,
     columns: tuple[str, ...] | None,
     sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
     rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
@@ -100,7 +111,8 @@ def export_command(
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
-    with logged_notes() as notes, stdout_kept(), bar("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, stdout_kept(), stages("export", 1 + STAGES) as stage:
+        stage("source")
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
@@ -122,4 +134,20 @@ def export_command(
         tables.note(note)
     if not as_json:
         tables.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
+        tables.verdict(evidence)
+        for line in _next(bundle, output):
+            tables.say(line)
     return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}
+
+
+def _next(bundle: Bundle, path: Path) -> Iterator[str]:
+    """The commands that a user may want next, those that work with `bundle`."""
+    name, inputs = shlex.quote(str(path)), bundle.spec.inputs
+    if REPORT in bundle.files:
+        yield f"report: {shlex.quote(str(path / REPORT))}"
+    recording = "x.npz" if len(inputs) > 1 else "x.wav" if bundle.spec.sample_rate else "x.npy"
+    yield f"run: rnn-export run {name} {recording}"
+    if any(row.target == "c" for row in bundle.targets):
+        yield f"time: rnn-export bench {name}"
+    elif STEP in bundle.files:
+        yield f"faster: rnn-export build {name} --target c"

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_export.choices import Chunk
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, source_options
+from rnn_export.cli.voice import stages
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
 
+# The source, and a lift: memory, axes, capture, streaming.
+STAGES = 5
 LIFTING = (
     "time_axis",
     "states",
@@ -40,9 +44,9 @@ LIFTING = (
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 @click.option("--pack-states", is_flag=True, help="Look at it with its states packed into one tensor.")
 def inspect_command(
-    what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
-    sequence_only: bool, pack_states: bool, assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words,
-    initial: Words, as_json: bool,
+    what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...],
+    chunk: Chunk | None, sequence_only: bool, pack_states: bool, assume: tuple[tuple[str, bool], ...], fixed: Words,
+    shapes: Words, initial: Words, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Show what is in a bundle, or what is found in the model of a SOURCE, or in an ONNX file, before any export.
 
@@ -65,17 +69,19 @@ def inspect_command(
     refuse_file_options(what, fix=fixed, shape=shapes, initial=initial)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _of_bundle(Path(what), not as_json)
-    from rnn_export.cli.source import read_source
-
-    return _of_model(*read_source(what, weights, flags), not as_json)
+    return _of_model(what, weights, flags, not as_json)
 
 
-def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool) -> dict[str, Any]:
     from rnn_export.cli.functions import stdout_kept
-    from rnn_export.export.lift.api import lift
 
-    with stdout_kept():
-        lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
+    with stdout_kept(), stages("inspect", STAGES) as stage:
+        stage("source")
+        from rnn_export.cli.source import read_source
+        from rnn_export.export.lift.api import lift
+
+        model, example, options = read_source(source, weights, flags)
+        lifted = lift(model, example, progress=stage, **{key: options[key] for key in LIFTING if key in options})
     parameters = {p.data_ptr(): p for p in model.parameters()}.values()
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}

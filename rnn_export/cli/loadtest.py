@@ -10,8 +10,8 @@ from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command
 from rnn_export.cli.options import columns_option, finite, trust_option, with_columns
+from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
-from rnn_export.progress import bar
 
 if TYPE_CHECKING:
     from rnn_export.arrays import Arrays
@@ -87,7 +87,7 @@ def loadtest_command(
             f"{seconds:g} s is less than a step of a stream takes, {1 / steps:g} s.", param_hint="--seconds"
         )
     frames = frames_of(_frames(bundle, engine.spec, recorded), engine.spec)
-    with pinned(core) as chosen, bar("loadtest", len(streams) or None, not as_json) as stage:
+    with pinned(core) as chosen, stages("loadtest", len(streams) or None, lines=False) as stage:
         before = preemptions()
         points, ended = load_test(
             engine, frames, 1 / steps, seconds, streams, lambda number: stage(f"{number:,} streams")

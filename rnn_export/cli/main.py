@@ -1,18 +1,18 @@
 """The `rnn-export` command. Each of its commands is the file of that name, imported when it is asked for.
 
-What every command has stands here: --json, errors in one line, and exit codes.
+What every command has stands here: --json, --verbose, --quiet, errors in one line, and exit codes.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
 import click
 
 from rnn_export import __version__
+from rnn_export.cli.voice import Voice, log_records
 from rnn_export.errors import BackendUnavailable, ParityError, RnnExportError
 from rnn_export.lazy import load_module
 from rnn_export.text import visible
@@ -21,6 +21,8 @@ COMMANDS = (
     "bench", "build", "doctor", "export", "inspect", "keygen", "leapp", "loadtest", "report", "run", "serve-web",
     "sign", "strip", "targets", "triton", "trust", "verify",
 )  # fmt: skip
+# Commands whose result is what they print; the others are as good without a word.
+PRINTING = ("bench", "doctor", "inspect", "loadtest", "run", "targets")
 # What the extras `onnx` and `export` install; only writing graphs needs them.
 ONNX_PACKAGES = ("onnx", "onnx_ir", "onnxscript")
 EXPORT_PACKAGES = ("torch", *ONNX_PACKAGES, "safetensors")
@@ -62,16 +64,25 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
 
     An error of ours, or a package of the extra `export` that is not here, is exit code 1; ParityError is exit code 3.
     """
+    name = function.__name__.removesuffix("_command").replace("_", "-")
 
-    @click.command(function.__name__.removesuffix("_command").replace("_", "-"))
+    @click.command(name)
+    @click.option("-v", "--verbose", is_flag=True, help="Show each stage with its time, and log records.")
+    @click.option("-q", "--quiet", is_flag=True, help="Show errors only, and the result of a command that prints one.")
     @click.option(
         "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; all else goes to stderr."
     )
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        voice, as_json = Voice(bool(kwargs.pop("verbose")), bool(kwargs.pop("quiet"))), bool(kwargs["as_json"])
+        if voice.verbose and voice.quiet:
+            raise click.UsageError("--verbose and --quiet are opposites: leave one of them out.")
+        click.get_current_context().obj = voice
+        kwargs["as_json"] = as_json or (voice.quiet and name not in PRINTING)
         try:
-            result = function(*args, **kwargs)
-            if kwargs["as_json"]:
+            with log_records(voice.verbose):
+                result = function(*args, **kwargs)
+            if as_json:
                 click.echo(json.dumps(result))
         except (RnnExportError, ModuleNotFoundError) as error:
             message = str(error)
@@ -83,29 +94,12 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
                 is_onnx = str(kwargs.get("source") or kwargs.get("what")).lower().endswith(".onnx")
                 extra = "onnx" if is_onnx else "export"
                 message = f"this needs {error.name}, which is not here: {pip_install(f'{extra},cpu')}."
-            if kwargs["as_json"]:
+            if as_json:
                 click.echo(json.dumps({"error": type(error).__name__, "message": message}))
             click.echo(visible(f"error: {message}", lines=True), err=True)
             sys.exit(3 if isinstance(error, ParityError) else 1)
 
     return run
-
-
-@contextmanager
-def logged_notes() -> Iterator[list[str]]:
-    """What the library warns of meanwhile, for the command to show in its own way and nobody else besides."""
-    import logging
-
-    logger, messages = logging.getLogger("rnn_export"), list[str]()
-    propagated, handler = logger.propagate, logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagated
 
 
 def refuse_address(path: str, advice: str = "") -> None:

@@ -4,11 +4,11 @@ import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from rnn_export.choices import Precision
+from rnn_export.choices import Chunk, Precision, chunk_problem
 
 if TYPE_CHECKING:
     from rnn_export.runtime.recording import Source
@@ -24,7 +24,7 @@ class ExportFlags:
 
     time_axis: tuple[str, ...]
     states: tuple[tuple[str, Any], ...]
-    chunk: int | None
+    chunk: Chunk | None
     sequence_only: bool | None
     targets: tuple[str, ...] | None = None
     precision: Precision | None = None
@@ -84,6 +84,13 @@ def word_or_number(text: str) -> str | int | None:
     return int(text) if text.removeprefix("-").isdigit() else text
 
 
+def chunk(text: str) -> Chunk:
+    """auto, or a whole number from 1 on."""
+    if problem := chunk_problem(found := word_or_number(text)):
+        raise click.BadParameter(problem)
+    return cast(Chunk, found)
+
+
 def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
     """NaN is within every range."""
     if value != value:
@@ -108,7 +115,12 @@ def compute_capabilities(text: str) -> tuple[str, ...]:
 def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How a model is brought and read: the same for every command that takes a SOURCE."""
     for option in (
-        click.option("--chunk", type=click.IntRange(1), help="Frames per step.  [default: 1]"),
+        click.option(
+            "--chunk",
+            type=chunk,
+            metavar="auto|N",
+            help="Frames of one step; auto takes the fewest that the model's strides need.  [default: auto]",
+        ),
         click.option(
             "--state",
             "states",

@@ -10,8 +10,8 @@ from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
 from rnn_export.cli.options import columns_option, trust_option, with_columns
+from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
-from rnn_export.progress import bar
 
 
 @command
@@ -46,7 +46,7 @@ def run_command(
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
-        with bar("run", 1, not as_json) as stage:
+        with stages("run", 1, lines=False) as stage:
             stage(recording)
             result = run_file(engine, file, output, as_json)
         if not as_json:

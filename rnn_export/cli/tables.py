@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_export.cli.voice import voice
 from rnn_export.text import visible
 
-# Of what was not exercised, how much is shown.
-SIDES = 4
 TICKS = ((1e6, "s"), (1e3, "ms"), (1, "µs"), (1e-3, "ns"))
 
 if TYPE_CHECKING:
@@ -23,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def say(text: str, err: bool = False) -> None:
-    """A line, or a few, of what may come from outside."""
+    """A line, or a few, of what may come from outside; on stderr none with --quiet."""
+    if err and voice().quiet:
+        return
     click.echo(visible(text, lines=True), err=err)
 
 
@@ -98,9 +99,18 @@ def parity(report: Mapping[str, Any]) -> None:
     for why in dict.fromkeys(not_judged.values()):
         say(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
     if sides := report.get("not_exercised"):
-        shown = [f"{side['op']} in {side['place']} never {side['never']}" for side in sides[:SIDES]]
-        more = f" and {len(sides) - SIDES} more" if len(sides) > SIDES else ""
-        say(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
+        # The source line alone, where there is one behind the path of the module.
+        place = str(sides[0]["place"]).rpartition("(")[2].removesuffix(")")
+        more = f" and {len(sides) - 1} more" if len(sides) > 1 else ""
+        branches, them = ("1 branch", "it") if len(sides) == 1 else (f"{len(sides)} branches", "them")
+        say(f"not exercised: {branches} ({place}{more}): a recording that reaches {them} proves more: --data")
+
+
+def verdict(report: Mapping[str, Any]) -> None:
+    """Print the line on a report that is ok, green on a terminal."""
+    from rnn_export.parity_json import verdict_of
+
+    click.secho(visible(verdict_of(report)), fg="green")
 
 
 def by_default(report: Mapping[str, Any] | None) -> None:

@@ -10,8 +10,8 @@ from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
+from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
-from rnn_export.progress import bar
 
 STAGES = 7
 
@@ -69,7 +69,7 @@ def verify_command(
         check_signature(opened, read_public_key(signed_by), signed_by)
     engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
     tables.skipped_backends(engine)
-    with one_thread_each(), bar("verify", STAGES, not as_json) as stage:
+    with one_thread_each(), stages("verify", STAGES) as stage:
         golden = Golden.from_arrays(opened.arrays(FILE), opened.spec)
         report = replay_golden(engine, golden, stage)
         if function is not None and report.ok:
@@ -80,4 +80,6 @@ def verify_command(
         tables.parity(report.to_json())
         tables.by_default(by_default)
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
+    if not as_json:
+        tables.verdict(report.to_json())
     return {**report.to_json(), "by_default": by_default}

@@ -1,7 +1,7 @@
 """How far two runs of one stream are apart, step by step, and whether that is within the tolerance."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ CURVE_POINTS = 32
 # Entries that are compared at once.
 BLOCK = 2**19
 TINY = float(np.finfo(np.float32).tiny)
+# How many times what is allowed an error is, at least, that is not within it.
+BEYOND = float(np.nextafter(1.0, 2.0))
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Drift:
     Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None:
     then error and `scale` are of the value that is furthest outside. `curve` is pairs (step, largest relative error so
     far). A step has `chunk` frames; of whole sequences a frame stands for it. `kind` is the kind of input of the row
-    that is the worst, "" where rows have none.
+    that is the worst, "" where rows have none. `closest` is the absolute error of the value that comes closest to what
+    is allowed, or is furthest beyond it, and the absolute error that is allowed there.
     """
 
     check: str
@@ -37,6 +40,7 @@ class Drift:
     step: int | None
     curve: tuple[tuple[int, float], ...]
     kind: str = ""
+    closest: tuple[float, float] = (0.0, 0.0)
 
 
 def drift(
@@ -72,14 +76,18 @@ def drift(
     allowed = np.broadcast_to(sure, scale.shape) if want.dtype.kind != "f" else tolerance.atol + tolerance.rtol * scale
 
     def judged(part: slice) -> tuple[Array, Array]:
-        """The error of each entry, and how many times it is what is allowed, 0 where it is within."""
+        """The error of each entry, and how many times it is what is allowed."""
         error, limit = _error(given[:, part], wanted[:, part]), allowed[:, part]
         error[no_more[:, part]] = 0.0
         with np.errstate(invalid="ignore", over="ignore"):
-            return error, np.where(error > limit, error / np.maximum(limit, TINY), 0.0)
+            # What is allowed may be no less than it is said to be, however it is rounded.
+            share = np.nan_to_num(error / np.maximum(limit, TINY), nan=0.0, posinf=np.inf)
+            return error, np.where(error > limit, np.maximum(share, BEYOND), np.minimum(share, 1.0))
 
     parts = [tuple(a.max(2) for a in judged(block)) for block in blocks]
-    error, excess = (np.concatenate(found, 1) for found in zip(*parts, strict=True))
+    error, share = (np.concatenate(found, 1) for found in zip(*parts, strict=True))
+    closest = _closest(share, allowed, judged)
+    excess = np.where(share > 1, share, 0.0)
     with np.errstate(over="ignore"):
         relative = error / np.maximum(of_row[:, :, 0], TINY)
     so_far = np.maximum.accumulate(relative.max(0))
@@ -99,7 +107,16 @@ def drift(
         )
     step = None if first is None else int(steps[first])
     kind = kinds[row] if kinds else ""
-    return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind)
+    return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind, closest)
+
+
+def _closest(share: Array, allowed: Array, judged: Callable[[slice], tuple[Array, Array]]) -> tuple[float, float]:
+    """Error and allowance of the entry with the largest share of it; `share` has that of each row and step."""
+    row, at = np.unravel_index(int(share.argmax()), share.shape)
+    errors, shares = (a[row, 0] for a in judged(slice(at, at + 1)))
+    entry = int(shares.argmax())
+    limits = np.broadcast_to(allowed[row, at], errors.shape)
+    return float(errors[entry]), float(limits[entry])
 
 
 def _blocks(values: Array) -> list[slice]:

@@ -21,6 +21,7 @@ from rnn_export.runtime import load
 from rnn_export.trust import KEPT, Trust, parse, record_path, remember, trusted_here
 
 from ..native.command import invoke  # noqa: TID252
+from ..stages import without_stages  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 from .hostile import with_library
 
@@ -236,7 +237,7 @@ def test_the_command_says_it_once_and_as_a_note(elsewhere: Path, tmp_path: Path)
     options = ["-o", f"{tmp_path}/m.rnnx", "--steps", "8", "--target", "torchscript", "--json"]
     command = [sys.executable, "-c", code, "export", f"{tmp_path}/nets.py:net", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (line,) = done.stderr.splitlines()
+    (line,) = without_stages(done.stderr).splitlines()
     assert line.startswith(
         f"note: load() will not run the code of {tmp_path}/m.rnnx without trust=True (--trust): nothing is"
     )

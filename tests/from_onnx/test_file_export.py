@@ -97,6 +97,11 @@ def test_a_step_of_several_frames_keeps_its_axis(made: Make, tmp_path: Path) -> 
     assert (shapes, bundle.spec.chunk) == ((("time", "batch", 4), ("time", "batch", 3)), 3)
 
 
+def test_a_fixed_axis_of_frames_is_a_step(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.lstm(tmp_path / "lstm.onnx", frames=3), shapes={"x": ("time", "batch", 4)})
+    assert (bundle.spec.inputs[0].shape, bundle.spec.chunk) == (("time", "batch", 4), 3)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_fixed_batch_is_one_stream(batch: int, made: Make, tmp_path: Path) -> None:
     bundle = made(nets.lstm(tmp_path / "lstm.onnx", batch=batch))
@@ -282,6 +287,8 @@ def test_a_convolution_over_frames_of_a_call_is_no_step(made: Make, tmp_path: Pa
         ({"initial": {"past_x": np.ones(7)}}, SourceError, "initial.'past_x'. has shape .7,., but one row of"),
         ({"initial": {"past_x": np.inf}}, SourceError, "initial.'past_x'. holds NaN or Inf"),
         ({"chunk": 4}, SourceError, "chunk is 4, but no input has a time axis: say where it is, --shape NAME=ba"),
+        ({"chunk": 0}, ExportError, "chunk is 0, but a step has a whole number of frames: give an int of at least 1"),
+        ({"chunk": "all"}, ExportError, "chunk is 'all', but a step has a whole number of frames"),
         ({"steps": 0}, ExportError, "steps is 0, but must be an int of at least 1"),
     ],
 )  # fmt: skip

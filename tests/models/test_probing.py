@@ -197,7 +197,7 @@ def test_runs_have_a_length_that_the_model_takes():
         r"chunk=1: the model takes 32 frames at once \(its strides\), so a step must have a multiple of 32: chunk=32"
     )
     with pytest.raises(LiftError, match=message):
-        lift(model.eval(), (torch.randn(1, 640),), time_axis=1)
+        lift(model.eval(), (torch.randn(1, 640),), time_axis=1, chunk=1)
 
 
 @pytest.mark.parametrize("layer", [nn.GRU(4, 3, 2, bidirectional=True), nn.LSTM(4, 3, proj_size=2), nn.RNN(4, 3)])

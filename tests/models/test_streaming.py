@@ -1,5 +1,6 @@
 """What moves frames, becomes a stream: its past in states, its delay told; and what a stream cannot have is refused."""
 
+import re
 from fractions import Fraction
 from types import ModuleType
 
@@ -352,6 +353,71 @@ def test_a_chunk_that_no_stride_divides_is_refused(chunk, fits):
     )
     with pytest.raises(LiftError, match=message):
         lift(StridedCausal().eval(), (SOUND,), chunk=chunk)
+
+
+class Clockwork(nn.Module):
+    """A loop whose second cell goes on every third frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.GRUCell(4, 4), nn.GRUCell(4, 4)
+
+    def forward(self, x):
+        h = g = torch.zeros(x.shape[0], 4)
+        out = []
+        for t in range(x.shape[1]):
+            h = self.a(x[:, t], h)
+            g = self.b(h, g) if t % 3 == 0 else g
+            out.append(h + g)
+        return torch.stack(out, 1)
+
+
+LEAST = {
+    "convolutions": (
+        nn.Sequential(nn.Conv1d(4, 4, 4, 2), nn.Conv1d(4, 3, 3, 3)),
+        X.mT,
+        6,
+        r"the stride of conv1d in 0 and the stride of conv1d in 1",
+    ),
+    "pool": (
+        within(lambda s, x: F.avg_pool1d(x.mT, 2).mT),
+        X,
+        2,
+        r"the stride of avg_pool1d in part \(test_streaming\.py:\d+\)",
+    ),
+    "spectrum": (
+        Call(lambda s, x: torch.stft(x, 8, 4, window=s.w, center=False, return_complex=True).abs().mT, w=torch.ones(8)),
+        torch.randn(2, 64),
+        4,
+        r"the hop of torch\.stft at test_streaming\.py:\d+",
+    ),
+    "stacked": (
+        within(lambda s, x: x.reshape(x.shape[0], -1, 8)),
+        X,
+        2,
+        r"the frames that reshape joins in part \(test_streaming\.py:\d+\)",
+    ),
+    "clockwork": (Clockwork(), X, 3, r"the frames of one iteration of the loop at test_streaming\.py:\d+"),
+    "many": (nn.Sequential(*(nn.Conv1d(4, 4, 2, 2) for _ in range(6))), torch.randn(1, 4, 256), 64, r".* and 2 more"),
+    "nothing": (nn.GRU(4, 3, batch_first=True), X, 1, None),
+}
+
+
+@pytest.mark.parametrize(("model", "x", "chunk", "why"), LEAST.values(), ids=LEAST)
+def test_a_step_takes_as_few_frames_as_the_strides_need(model, x, chunk, why):
+    lifted = lift(model.eval(), (x,))
+    assert type(lifted.spec.chunk) is int
+    assert lifted.spec == lift(model, (x,), chunk=chunk).spec
+    told = [note for note in lifted.notes if note.startswith("chunk")]
+    assert len(told) == (why is not None)
+    assert why is None or re.fullmatch(f"chunk {chunk} frames: {why}", told[0])
+
+
+@pytest.mark.parametrize("chunk", [0, -1, True, "x", 1.5, None])
+def test_a_chunk_that_is_no_number_of_frames_is_refused(chunk):
+    message = rf"^chunk is {chunk!r}, but a step has a whole number of frames: give an int of at least 1 \(--chunk N\)"
+    with pytest.raises(LiftError, match=message):
+        lift(nn.GRU(4, 3).eval(), (X,), chunk=chunk)
 
 
 def test_what_is_refused_can_be_taken_as_whole_sequences():

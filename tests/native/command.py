@@ -8,6 +8,8 @@ from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
 from rnn_export.runtime.backends.native.cpu import host_triple
 
+from ..stages import without_stages  # noqa: TID252
+
 TRIPLE = host_triple()
 ARM = "aarch64-linux-gnu"
 AARCH64 = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
@@ -27,9 +29,10 @@ def refused(result: Result, code: int = 1) -> str:
     """The message of a command that ended in one clear error."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr.removeprefix("error: ").rstrip()
+    said = without_stages(result.stderr)
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said.removeprefix("error: ").rstrip()
 
 
 def folders(bundle: Path, precision: str = "fp32") -> set[str]:

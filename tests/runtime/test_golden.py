@@ -10,7 +10,7 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
-from rnn_export.parity_json import extent
+from rnn_export.parity_json import extent, verdict_of
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
@@ -293,6 +293,27 @@ def test_an_error_that_is_no_number_is_null(value):
 
 
 # --- drift
+
+
+@pytest.mark.parametrize(
+    ("off", "step", "closest", "said"),
+    [
+        ((0.0025, 0.125), None, (0.0025, 0.01), ", worst 2.5e-03 of 1.0e-02 allowed"),
+        ((0.0, 0.5), None, (0.5, 1.0), ", worst 5.0e-01 of 1.0e+00 allowed"),
+        ((0.02, 0.5), 1, (0.02, 0.01), ", worst 2.0e-02 of 1.0e-02 allowed"),
+        ((0.0, 0.0), None, (0.0, 0.01), ", every value equal"),
+        ((np.nan, 0.0), 1, (np.inf, 0.01), ""),
+    ],
+)
+def test_the_value_that_comes_closest_to_what_is_allowed_is_told(off, step, closest, said):
+    """The largest error may be far from it, where the tensor is larger."""
+    want = np.array([[[1.0, 0.5], [100.0, 50.0]]])
+    got = want + np.array(off)[None, :, None] * [1, 0]
+    given = drift("step", "y", got, want, np.array([1, 2]), Tolerance(0, 1e-2))
+    assert given.step == step
+    assert given.closest == pytest.approx(closest)
+    report = ParityReport("onnxruntime", "cpu", 2, 1, EXACT, (given,), steps=2)
+    assert verdict_of(report.to_json()) == f"verified: 1 check over 2 steps{said}"
 
 
 def test_the_tolerance_follows_the_running_scale():

@@ -15,6 +15,8 @@ from rnn_export.export.lift.program.numbering import frame_numbers
 aten = torch.ops.aten
 FRAME_NUMBERS = frame_numbers._opoverload
 END = 2**63 - 1
+# Beside the place of a node that stands for another one: the name of that operator of the user's.
+WRITTEN_FOR = "written_for"
 
 
 def overloads(names: str) -> set[Any]:
@@ -176,7 +178,23 @@ def paths_of(node: fx.Node) -> list[str]:
     return [p.removeprefix("flat.model").lstrip(".") for p in stack if p.startswith("flat.model")]
 
 
+def name_of(node: fx.Node) -> str:
+    """The name of an operator, as PyTorch's users know it."""
+    return str(node.target).removeprefix("aten.").removeprefix("rnn_export.").partition(".")[0]
+
+
+def stands_for(node: fx.Node) -> str:
+    """The name of the operator of the user's that `node` stands for: its own, where lifting wrote it for no other."""
+    return str(node.meta.get(WRITTEN_FOR) or name_of(node))
+
+
+def meta_of(like: fx.Node) -> dict[str, Any]:
+    """What is known of a node that is written for `like`: its place, and the first operator that it is written for."""
+    known = {key: value for key, value in like.meta.items() if key != "val"}
+    return {**known, WRITTEN_FOR: stands_for(like)}
+
+
 def forget_bookkeeping(graph: fx.Graph) -> None:
     """Leave of what is known of each node where it stands in the code: the rest keeps all of torch.export's alive."""
     for node in graph.nodes:
-        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", WRITTEN_FOR) if key in node.meta}

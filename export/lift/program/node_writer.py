@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
-from rnn_export.export.lift.program.fx import placeholders
+from rnn_export.export.lift.program.fx import meta_of, placeholders
 
 
 class NodeWriter:
@@ -26,7 +26,7 @@ class NodeWriter:
         """`target` of nodes and numbers, as one node."""
         assert self.at is not None
         node = self.graph.call_function(target, args, kwargs)
-        node.meta = {key: value for key, value in self.at.meta.items() if key != "val"}
+        node.meta = meta_of(self.at)
         values = fx.node.map_arg((args, kwargs), lambda n: self.value_of(n))
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             node.meta["val"] = target(*values[0], **values[1])

@@ -21,6 +21,9 @@ _OURS = tuple(
     f"{folder}/" for folder in (Path(__file__).resolve().parents[1], Path(str(models.__file__)).resolve().parent)
 )
 
+# The place of what stands in no submodule and in no line of the user's.
+MODEL = "the model"
+
 
 @cache
 def is_foreign(file: str) -> bool:
@@ -41,15 +44,25 @@ def source_line(file: str, line: int) -> str:
 
 def place_of(node: fx.Node) -> str:
     """Module path and source line of `node`."""
-    path = path_of(node) or "the model"
-    lines = list(_source_lines(node.meta.get("stack_trace") or ""))
-    return f"{path} ({lines[-1]})" if lines else path
+    path, line = path_of(node) or MODEL, source_of(node)
+    return f"{path} ({line})" if line else path
+
+
+def source_of(node: fx.Node) -> str:
+    """The line of the user's that `node` comes from, FILE:LINE; empty where it comes from none."""
+    return ["", *_source_lines(node.meta.get("stack_trace") or "")][-1]
+
+
+def at_place(node: fx.Node) -> str:
+    """The place of `node` behind the name of its operator: "at FILE:LINE", "in PATH (FILE:LINE)" inside a submodule."""
+    line = source_of(node)
+    return f"at {line}" if line and (node.op == "call_module" or not path_of(node)) else f"in {place_of(node)}"
 
 
 def busiest_place(module: fx.GraphModule) -> str:
     """Where most of the graph comes from: of an unrolled loop, its body."""
     places = Counter(place_of(node) for node in module.graph.nodes if node.op == "call_function")
-    return places.most_common(1)[0][0] if places else "the model"
+    return places.most_common(1)[0][0] if places else MODEL
 
 
 def line_of(error: Exception) -> str:

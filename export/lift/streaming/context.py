@@ -13,7 +13,15 @@ from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, placeholders, values_of
+from rnn_export.export.lift.program.fx import (
+    aten,
+    depends_on,
+    made_of_sizes,
+    meta_of,
+    name_of,
+    placeholders,
+    values_of,
+)
 from rnn_export.export.lift.streaming.lengths import Lengths
 from rnn_export.export.lift.streaming.reach import Reach, makes_frames
 from rnn_export.export.lift.streaming.runs import RecordedRuns
@@ -25,7 +33,6 @@ from rnn_export.export.lift.streaming.time_axis import (
     NodeInfo,
     TimeAxisInfo,
     Unsupported,
-    name_of,
     refusal,
 )
 
@@ -163,7 +170,7 @@ class StreamingContext:
     def stand_in(self, new: fx.Node, like: fx.Node, info: Info) -> fx.Node:
         """Give a new node the recorded values and the place of `like`: over a whole sequence it is the same."""
         self.info[new] = info
-        new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+        new.meta = meta_of(like)
         self.rows.info[new] = self.rows.of(like)
         for sources in (self.from_input, self.from_states):
             if like in sources:

@@ -12,7 +12,7 @@ from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence,
 from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.complex_pairs import TRANSFORM_OF_WINDOWS
-from rnn_export.export.lift.program.fx import numbers_taken
+from rnn_export.export.lift.program.fx import name_of, numbers_taken
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.mirrors import settled
@@ -22,7 +22,6 @@ from rnn_export.export.lift.streaming.time_axis import (
     Mirrors,
     NodeInfo,
     TimeAxisInfo,
-    name_of,
     refusal,
 )
 

@@ -9,11 +9,12 @@ from fractions import Fraction
 
 from torch import fx, nn
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import LiftError, WrongChunk
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on, results, sources_of, values_of
+from rnn_export.export.lift.program.places import MODEL, at_place, place_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
@@ -27,7 +28,11 @@ from rnn_export.export.lift.streaming.time_axis import (
     TimeAxisInfo,
     Unsupported,
     refusal,
+    stride_of,
 )
+
+# Of the strides of a model, how many a message names.
+NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -258,17 +263,31 @@ def _is_of_end(context: StreamingContext, node: fx.Node) -> bool:
 
 
 def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:
-    """Raise LiftError unless every output, and every value that moves, has whole frames in a step."""
-    infos = [i for info in context.info.values() for i in (info if isinstance(info, list) else [info])]
-    moving = [i.rate for i in infos if isinstance(i, TimeAxisInfo) and i.lag is not None]
-    rates = [*moving, *(context.timed(n).rate for n in outputs if context.is_timed(n))]
+    """Raise WrongChunk unless every output, and every value that moves, has whole frames in a step."""
+    rates = [i.rate for infos in context.info.values() for i in _timed(infos) if i.lag is not None]
+    rates += [context.timed(n).rate for n in outputs if context.is_timed(n)]
     unit = math.lcm(*(rate.denominator for rate in rates))
     if context.chunk % unit:
-        fits = math.lcm(context.chunk, unit)
-        raise LiftError(
-            f"chunk={context.chunk}: the model takes {unit} frames at once (its strides), so a step "
-            f"must have a multiple of {unit}: chunk={fits} (--chunk {fits})."
-        )
+        raise WrongChunk(context.chunk, unit, _strides(context))
+
+
+def _timed(infos: NodeInfo) -> list[TimeAxisInfo]:
+    return [i for i in (infos if isinstance(infos, list) else [infos]) if isinstance(i, TimeAxisInfo)]
+
+
+def _strides(context: StreamingContext) -> str:
+    """The operators that make one frame of several, each with its place."""
+    found, units = dict[str, None](), dict[fx.Node, int]()
+    for node in context.graph.nodes:
+        before = math.lcm(*(units[n] for n in node.all_input_nodes))
+        units[node] = math.lcm(before, *(i.rate.denominator for i in _timed(context.info.get(node))))
+        if units[node] > before and node in context.from_input:
+            # Frames that are put together for a loop have no line of their own.
+            after = [n for n in context.graph.nodes if n.op == "call_module" and n > node]
+            node = after[0] if after and place_of(node) == MODEL else node
+            found[f"the {stride_of(node)} {at_place(node)}"] = None
+    more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
+    return " and ".join([*[*found][:NAMED], *more]) or "its strides"
 
 
 def _delay_output(context: StreamingContext, node: fx.Node, delay: int, before: fx.Node) -> fx.Node:

@@ -9,6 +9,7 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.layout import AxisLayout
+from rnn_export.export.lift.program.fx import stands_for
 from rnn_export.export.lift.program.places import place_of
 
 
@@ -149,6 +150,15 @@ def refusal(node: fx.Node, reason: str) -> LiftError:
     return LiftError(f"{place_of(node)}: {reason}")
 
 
-def name_of(node: fx.Node) -> str:
-    """The name of an operator, as PyTorch's users know it."""
-    return str(node.target).removeprefix("aten.").partition(".")[0]
+# The beginnings of the names of operators that have a stride; others put frames together.
+STRIDED = ("conv", "max_pool", "avg_pool", "unfold", "slice")
+
+
+def stride_of(node: fx.Node) -> str:
+    """What makes one frame of several, as PyTorch's users call it."""
+    if node.op == "call_module":
+        return "frames of one iteration of the loop"
+    name = stands_for(node)
+    if name.endswith("stft"):
+        return f"hop of torch.{name}"
+    return f"stride of {name}" if name.startswith(STRIDED) else f"frames that {name} joins"

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import args_of, aten, named_args
+from rnn_export.export.lift.program.fx import args_of, aten, name_of, named_args
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.rules.windows import Window, slide, take_out_padding, window_of, window_reach
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, name_of
+from rnn_export.export.lift.streaming.time_axis import NodeInfo
 
 # Below that of any window that has an entry of its own.
 LEAST_SHARE = 1e-6

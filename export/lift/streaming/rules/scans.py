@@ -16,11 +16,11 @@ from rnn_export.export.lift.loops.copies import Join
 from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.recurrences import log_recurrence, recurrence
 from rnn_export.export.lift.loops.references import Part
-from rnn_export.export.lift.program.fx import aten, named_args
+from rnn_export.export.lift.program.fx import aten, name_of, named_args
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, name_of, refusal
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
 
 # A body of one frame takes frames, then what is carried; it gives what is carried next, then frames.
 Body = Callable[..., Any]
