@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rnn_export.errors import RnnExportError
+from rnn_export.errors import ExportError, RnnExportError
 from rnn_export.export.from_onnx.ports import Port, ports
 from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
 from rnn_export.export.planning import check_runtime
+from rnn_export.last_resort import last_resort
 from rnn_export.spec import StreamSpec
 
 
@@ -34,6 +35,7 @@ class FileDescription:
     error: RnnExportError | None
 
 
+@last_resort(ExportError)
 def describe_file(
     file: str | os.PathLike[str],
     *,
