@@ -11,6 +11,7 @@ from rnn_export.alone import alone
 from rnn_export.bundle import Bundle
 from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError
+from rnn_export.last_resort import last_resort
 from rnn_export.progress import Progress, told
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
@@ -33,6 +34,7 @@ LOG = logging.getLogger(__package__)
 STAGES = 18
 
 
+@last_resort(ExportError, callbacks=("progress",))
 @alone
 @one_thread
 def export(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnn_export.choices import Chunk
-from rnn_export.errors import RnnExportError
+from rnn_export.errors import ExportError, RnnExportError
 from rnn_export.export.from_onnx.ports import Port, ports
 from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
 from rnn_export.export.planning import check_runtime
+from rnn_export.last_resort import last_resort
 from rnn_export.spec import StreamSpec
 from rnn_export.threads import one_thread
 
@@ -36,6 +37,7 @@ class FileDescription:
     error: RnnExportError | None
 
 
+@last_resort(ExportError)
 @one_thread
 def describe_file(
     file: str | os.PathLike[str],

@@ -67,10 +67,8 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
         known = set(translated(registry))
-        targets = {n.target for n in program.graph.nodes if n.op == "call_function"}
         table = _once(table_of, frozenset(known))
-        apart = {target: table[target] for target in table.keys() & (targets - known)}
-        return program if is_functional(program) and take_apart(program, apart) else anew(program, registry)
+        return program if is_functional(program) and take_apart(program, table) else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose
 

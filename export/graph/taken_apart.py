@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from rnn_export.export.lift.program.aliases import is_plain
 
 Decompositions = Mapping[Any, Callable[..., Any]]
 
 
 def take_apart(program: torch.export.ExportedProgram, table: Decompositions) -> bool:
-    """Write every operator of `table` by what it says, in place; whether none is left, the rest being as it was."""
+    """Write every operator of `table` by what it says there; whether none is left, the rest being as it was."""
     graph = program.graph
     for node in [n for n in graph.nodes if n.target in table]:
         if (written := _written(node, table)) is None:
@@ -54,15 +57,19 @@ def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
     fake = next((n.meta["val"].fake_mode for n in (*nodes, node) if hasattr(n.meta.get("val"), "fake_mode")), None)
     if fake is None:
         return None
+    # Composite operators compute in place inside, as `rms_norm` adds its epsilon.
+    pure = functionalize(call, remove="mutations")
     with fake:
-        graph = make_fx(call, dict(table), _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
+        graph = make_fx(pure, dict(table), _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
+    graph.eliminate_dead_code()
     return graph if _is_known(graph) else None
 
 
 def _is_known(graph: fx.Graph) -> bool:
-    """Whether all results are new, each by itself, and torch tells what every operator gives."""
+    """Whether results are new, each by itself, nothing is done in place, and torch tells what every operator gives."""
     made = graph.output_node().all_input_nodes
     given = graph.output_node().args[0]
     several = len(given) if isinstance(given, list | tuple) else 1
     inside = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    return len(made) == several and {*made} <= {*inside} and all(n.op != "get_attr" and "val" in n.meta for n in inside)
+    known = all(n.op != "get_attr" and "val" in n.meta and is_plain(n.target) for n in inside)
+    return len(made) == several and {*made} <= {*inside} and known

@@ -74,9 +74,11 @@ from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.lift.undefined_starts import begin_as_said, refuse_undefined_start
+from rnn_export.last_resort import last_resort
 from rnn_export.threads import one_thread
 
 
+@last_resort(LiftError)
 @alone
 @one_thread
 @eager

@@ -104,7 +104,16 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
         return module(*sample)
 
     with parallel_functions(call), chunkwise_functions(call), sequential_scans(call), tables_of_numbers(call):
-        captured = _capture(module, chunk)
+        try:
+            captured = _capture(module, chunk)
+        except BoundedAxis as error:
+            if error.axis != module.axes.rows_in[error.port]:
+                raise
+            raise LiftError(
+                f"axis {error.axis} of input {error.port} is the batch, and the code does something else where it has "
+                f"more than {error.longest} rows (a branch on their number, a table with a row for each), but every "
+                "row is a stream, whose results hang on no other. Let it do the same for any number of rows."
+            ) from error
     if captured.dynamic_time:
         fold_parallel_scans(captured.module)
     return captured
@@ -294,7 +303,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
                 if bounded:
                     raise BoundedAxis(port, axis, frames, ELSE)
                 raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)
-            _refuse_end(module, graph, frames)
+            _refuse_end(module, graph, frames, bounded)
             return graph, frames
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
@@ -323,12 +332,17 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     )
 
 
-def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
-    """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many."""
+def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int, bounded: Sequence[BoundedAxis]) -> None:
+    """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many.
+
+    Where it is right at no fewer, it is the way of long sequences alone, beyond the last bound that was met.
+    """
     if is_right(module, graph, many_frames(module)) is False:
         right = [n for n in lengths_of(module) if n < MANY_FRAMES and is_right(module, graph, n)]
+        if bounded and not right:
+            raise bounded[-1]
         port, axis = module.axes.first_time
-        raise BoundedAxis(port, axis, max(frames, *right), ELSE)
+        raise BoundedAxis(port, axis, max([frames, *right]), ELSE)
 
 
 def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:

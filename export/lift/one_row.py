@@ -23,7 +23,7 @@ def why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:
 
 def takes_one(flat: FlatModel, axes: Axes) -> bool:
     """Whether the model runs on one row, and what it keeps itself is of one."""
-    kept = [axes.states[i].rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
+    kept = [axes.states[i].example_rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
     model = BatchFirst(copy.deepcopy(flat), axes)
     try:
         with torch.no_grad():

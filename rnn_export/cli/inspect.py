@@ -15,6 +15,8 @@ from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, source_options
 from rnn_export.cli.voice import stages
+from rnn_export.errors import SourceError
+from rnn_export.last_resort import last_resort
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
@@ -35,6 +37,8 @@ LIFTING = (
     "max_context",
     "pack_states",
 )
+
+_inspecting = last_resort(SourceError, name="inspect")
 
 
 @command
@@ -72,6 +76,7 @@ def inspect_command(
     return _of_model(what, weights, flags, not as_json)
 
 
+@_inspecting
 def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool) -> dict[str, Any]:
     from rnn_export.cli.functions import stdout_kept
 
@@ -94,6 +99,7 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
     return {**found, "notes": list(lifted.notes)}
 
 
+@_inspecting
 def _of_file(path: Path, options: Mapping[str, Any], said: list[str], shown: bool) -> dict[str, Any]:
     from rnn_export.export.describe_file import describe_file
 
@@ -131,6 +137,7 @@ def _dims(shape: tuple[int | str | None, ...] | None) -> str:
     return "of any rank" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
 
 
+@_inspecting
 def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     from rnn_export.bundle import open_bundle
     from rnn_export.bundle.judgement import judge

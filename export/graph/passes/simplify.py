@@ -6,6 +6,7 @@ goes and zeros give NaN.
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import Any
 
 import onnx_ir as ir
@@ -58,16 +59,35 @@ class _Fold(InPlacePass):
 
 
 class _Begun:
-    """A rule that is tried at nodes of the operator that it begins at alone: its own matching takes long to see it."""
+    """A rule that is tried at nodes of the operator that it begins at alone: its own matching takes long to see it.
+
+    Its constants are named after what it replaces (`x_min`), and would replace those of that name that others take.
+    """
 
     def __init__(self, operator: str, rule: RewriteRule) -> None:
         self.operator, self.rule = operator, rule
 
     def try_rewrite(self, model: ir.Model, graph: ir.Graph | ir.Function, node: ir.Node, **how: Any) -> Any:
-        return self.rule.try_rewrite(model, graph, node, **how) if node.op_type == self.operator else None
+        done = self.rule.try_rewrite(model, graph, node, **how) if node.op_type == self.operator else None
+        if done is not None and isinstance(graph, ir.Graph):
+            for value in done.new_initializers:
+                value.name = _free_name(str(value.name), graph, done.match.nodes)
+        return done
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rule, name)
+
+
+def _free_name(name: str, graph: ir.Graph, replaced: Sequence[ir.Node]) -> str:
+    """`name`, numbered where it is an input's, or a constant's that other nodes than those `replaced` take."""
+
+    def is_taken(name: str) -> bool:
+        there = graph.initializers.get(name)
+        return there is not None and any(user not in replaced for user in there.consumers())
+
+    inputs = {value.name for value in graph.inputs}
+    numbered = (f"{name}_{number}" for number in count(1))
+    return next(free for free in chain([name], numbered) if free not in inputs and not is_taken(free))
 
 
 class _Rewrite(InPlacePass):

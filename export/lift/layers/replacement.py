@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,17 +93,34 @@ def _class_of(module: nn.Module) -> type[nn.Module] | None:
 def replace_recurrent(module: nn.Module) -> nn.Module:
     """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
 
-    A module that stands in several places is one module afterwards too. Raises LiftError, with the layer's path, where
-    a layer has no lifted form.
+    A module that stands in several places is one module afterwards too. A layer of torch that makes its weights at each
+    call stays, and is called as it is.
     """
     return _replaced(module, {})
+
+
+def _makes_weights(module: nn.Module) -> bool:
+    """Whether a call sets a weight of a layer of torch itself, as in AWD-LSTMs, and no hook or parametrization does."""
+    names = [name for names in getattr(module, "_all_weights", ()) for name in names]
+    made = [name for name in names if name not in module._parameters and not hasattr(type(module), name)]
+    return bool(made) and not module._forward_pre_hooks
+
+
+class _MakesWeights(nn.Module):
+    """A layer that is given its weights at each call: no call makes a parameter of one, which no trace could set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_weight = isinstance(value, nn.Parameter) and name in self._flat_weights_names
+        super().__setattr__(name, value.detach() if is_weight else value)
 
 
 def _replaced(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]
     cls = _class_of(module) if isinstance(module, nn.RNNBase) else known_class(module)
-    if cls is not None:
+    if _makes_weights(module):
+        module.__class__ = type(type(module).__name__, (_MakesWeights, type(module)), {})
+    elif cls is not None:
         done[module] = LIFTED[cls](module).stand_in_for(module, cls)
         return done[module]
     done[module] = module

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ DEPTH = 5
 # What a module of torch keeps for itself.
 OWN = ("_parameters", "_modules", "_buffers")
 NO_CONTAINERS = (torch.jit.ScriptModule, Tensor, type, FunctionType, ModuleType)
+PLAIN = (str, bytes, int, float, complex, type(None), Tensor)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,94 @@ def tables_kept(model: nn.Module) -> Iterator[None]:
             now = holder.get(name)
             if now is not value and isinstance(now, Tensor) and now.shape != value.shape:
                 holder[name] = value
+
+
+@contextlib.contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """After it, `model` holds what it held before: its modules, and the lists, dicts, sets and objects in them.
+
+    A trace leaves tensors of its own there, which cannot be copied or computed with outside of it.
+    """
+    before = [(holder, _content(holder)) for holder in _holders(model, DEPTH, set())]
+    try:
+        yield
+    finally:
+        for holder, content in before:
+            now = _content(holder)
+            if len(now) != len(content) or any(a is not b for a, b in zip(_flat(now), _flat(content), strict=True)):
+                _refill(holder, content)
+
+
+def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
+    """Put `write(value)` in the place of everything that the lists, dicts and attributes of `model` hold, in place."""
+    for holder in [holder for holder in _holders(model, DEPTH, set()) if not isinstance(holder, set)]:
+        content = _content(holder)
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        written = {key: new for key, value in pairs if (new := write(value)) is not value}
+        if written:
+            _refill(
+                holder,
+                {**content, **written}
+                if isinstance(content, dict)
+                else [written.get(key, value) for key, value in enumerate(content)],
+            )
+
+
+def _holders(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
+    """The containers in `value`, and the attributes of objects, each once; modules count as no depth."""
+    if id(value) in seen or depth < 0 or isinstance(value, NO_CONTAINERS):
+        return
+    seen.add(id(value))
+    if isinstance(value, dict | list | deque | set):
+        yield value
+    elif slots := _Slots.of(value):
+        yield slots
+    if isinstance(value, dict | list | deque | set | tuple):
+        inside = list(value.values()) if isinstance(value, dict) else list(value)
+    else:
+        inside = [vars(value)] if hasattr(value, "__dict__") else []
+        inside += _content(slots).values() if slots else []
+    for part in inside:
+        if not isinstance(part, PLAIN):
+            yield from _holders(part, DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
+
+
+class _Slots:
+    """The attributes of an object that its class names in `__slots__`."""
+
+    def __init__(self, owner: Any, names: list[str]) -> None:
+        self.owner, self.names = owner, names
+
+    @staticmethod
+    def of(value: Any) -> _Slots | None:
+        members = (vars(cls).items() for cls in type(value).__mro__ if "__slots__" in vars(cls))
+        names = [name for pairs in members for name, member in pairs if isinstance(member, MemberDescriptorType)]
+        return _Slots(value, names) if names else None
+
+
+def _content(holder: Any) -> Any:
+    if isinstance(holder, _Slots):
+        return {name: getattr(holder.owner, name) for name in holder.names if hasattr(holder.owner, name)}
+    return dict(holder) if isinstance(holder, dict) else set(holder) if isinstance(holder, set) else list(holder)
+
+
+def _flat(content: Any) -> Iterator[Any]:
+    return (x for pair in content.items() for x in pair) if isinstance(content, dict) else iter(content)
+
+
+def _refill(holder: Any, content: Any) -> None:
+    if isinstance(holder, _Slots):
+        for name in holder.names:
+            if name in content:
+                object.__setattr__(holder.owner, name, content[name])
+            elif hasattr(holder.owner, name):
+                object.__delattr__(holder.owner, name)
+        return
+    holder.clear()
+    if isinstance(holder, dict | set):
+        holder.update(content)
+    else:
+        holder.extend(content)
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

@@ -130,7 +130,11 @@ class _Interpreter:
             return _convolution(*args[:9])
         packet = getattr(getattr(torch.ops, space), name, None)
         if packet is None or node.node.schema() == "(no schema)":
-            raise LiftError(f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}")
+            raise LiftError(
+                f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}. Of TorchScript "
+                "lifting runs operators, branches, loops and calls. Give the module as it was before torch.jit.script "
+                "or torch.jit.trace, or write that part without it."
+            )
         overload, said = node.arguments
         positional = [a for a, (_, by_name) in zip(args, said, strict=True) if not by_name]
         named = {name: a for a, (name, by_name) in zip(args, said, strict=True) if by_name}

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from rnn_export.errors import LiftError, TraceFailed, first_line
+from rnn_export.export.lift.program.attributes import as_before
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
 from rnn_export.export.lift.program.frozen_sizes import frozen_axis, refused_where_frozen
@@ -28,10 +26,29 @@ from rnn_export.export.lift.program.python_operators import PythonOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
+from rnn_export.last_resort import place_in_code
 from rnn_export.quiet import quiet as libraries_quiet
 
 # What takes an axis apart, and which of its arguments says the axis; 0: always the first.
 AXES_TAKEN = {"__iter__": 0, "unbind": 1, "split": 2, "chunk": 2}
+# By what torch says, why a graph cannot have what the code does there, and what can take its place.
+WHY = {
+    "numpy": "The code leaves torch there, and no graph has what is computed outside of it. Compute it with torch's "
+    "operators; what is always the same can be a buffer, made in __init__.",
+    "is invalid for input of size": "The code gathers entries of several frames or rows by a number that is written "
+    "out, which fits some lengths and batches alone, and a stream has any. Take the sizes in front from x.shape, and "
+    "gather along the last axes: x.unflatten(-1, (16, 16)), x.reshape(*x.shape[:-1], -1).",
+    "PendingUnbackedSymbolNotFound|[Uu]nbacked": "A size there follows from the value of a tensor (a slice that a "
+    "count begins or ends), and every step of a stream has the same sizes. Keep all entries, and choose with "
+    "torch.where, or move them with torch.roll.",
+    r"Expected a value of type 'int' .* instead found type": "Scripted code computes with a number that calls change, "
+    "which is a tensor where it is a state. Keep it in a registered buffer, a tensor; or give the module as it was "
+    "before torch.jit.script.",
+}
+ELSE = (
+    "A trace runs the code on tensors that have sizes and no values. Write the line with torch's operators on the "
+    "tensors themselves, and keep what is no tensor out of it."
+)
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
@@ -61,7 +78,7 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
             sizes_stay_symbols(module),
             as_written(module),
             refused_where_frozen(),
-            nothing_traced_left(module),
+            nothing_left(module),
         ):
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
 
@@ -80,20 +97,13 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
 
 
 @contextlib.contextmanager
-def nothing_traced_left(module: nn.Module) -> Iterator[None]:
-    """After it, attributes hold no tensor of the trace, whatever the code set them to."""
-    before = [(vars(part), dict(vars(part))) for part in module.modules()]
-    try:
+def nothing_left(module: nn.Module) -> Iterator[None]:
+    """After it, the user's model in `module` is as it was, whatever the code that was traced left in it."""
+    models = [part.model for part in module.modules() if isinstance(part, FlatModel)] or [module]
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(as_before(model))
         yield
-    finally:
-        for now, held in before:
-            for name in [name for name, value in now.items() if held.get(name) is not value and _is_traced(value)]:
-                del now[name]
-                now.update({name: held[name]} if name in held else {})
-
-
-def _is_traced(value: Any) -> bool:
-    return any(isinstance(leaf, FakeTensor | FunctionalTensor) for leaf in tree_leaves(value))
 
 
 @contextlib.contextmanager
@@ -127,7 +137,7 @@ def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: 
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
     apart = _TakenApart()
     try:
-        with torch.no_grad(), quiet(), apart:
+        with torch.no_grad(), quiet(), apart, nothing_left(module):
             program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
     except Exception:  # as of export_program
         return ""
@@ -172,15 +182,19 @@ def _place(line: Any) -> str:
 
 def lift_error(error: Exception) -> LiftError:
     """What torch says, in the user's words where there are any."""
-    text, place = str(error), line_of(error)
+    text = str(error)
     fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
     if fixed is not None:
         return frozen_axis(int(fixed[1]), int(fixed[2]), int(fixed[3]))
     if "fake tensor in the exported program constant" in text:
         return LiftError(
-            f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
-            "torch.no_grad() where no gradient is wanted."
+            f"the model writes to .data of a tensor{line_of(error)}, behind the back of every exporter: drop .data, and "
+            "use torch.no_grad() where no gradient is wanted."
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
-    return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
+    said = f"{type(error).__name__}: {first_line(error)}"
+    why = next((why for pattern, why in WHY.items() if re.search(pattern, said)), ELSE)
+    return TraceFailed(
+        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {said.rstrip('.')}. {why}"
+    )

@@ -1,0 +1,125 @@
+"""Errors of nobody's, as one of ours: an exception that no stage foresaw leaves no public call as it is.
+
+Its message has the module of the user's model and the source line, where the exception passed through the user's code;
+the exception itself is the cause of ours.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
+
+from rnn_export.errors import RnnExportError, first_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
+OURS = __name__.partition(".")[0]
+# Whose code is neither ours nor the user's.
+LIBRARIES = {"torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "sympy", "rich", "functorch"}
+
+
+def last_resort(
+    kind: type[RnnExportError], callbacks: tuple[str, ...] = (), name: str = ""
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A call, `name` in messages, from which nothing but errors of ours leaves: any other becomes one of `kind`.
+
+    What `callbacks`, keyword arguments by name, raise is the user's own and passes. So do a package that is not
+    installed, and arguments that the call does not have.
+    """
+
+    def of(call: Callable[P, R]) -> Callable[P, R]:
+        taken = signature(call)
+
+        @wraps(call)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            taken.bind(*args, **kwargs)
+            own: list[Exception] = []
+            named: dict[str, Any] = kwargs
+            for argument in callbacks:
+                if callable(callback := named.get(argument)):
+                    named[argument] = _watched(callback, own)
+            try:
+                return call(*args, **kwargs)
+            except (RnnExportError, ModuleNotFoundError):
+                raise
+            except Exception as error:
+                if any(error is e for e in own):
+                    raise
+                raise kind(_unforeseen(name or call.__name__, error)) from error
+
+        return guarded
+
+    return of
+
+
+def _watched(callback: Callable[..., Any], raised: list[Exception]) -> Callable[..., Any]:
+    """`callback`, whose exceptions are put into `raised`."""
+
+    @wraps(callback)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    return call
+
+
+def place_in_code(error: BaseException) -> str:
+    """Where in the user's code an exception was raised, as "module (file.py:12: `source`)"; empty where it was not."""
+    frames = _frames(error)
+    users = [(frame, line) for frame, line in frames if _package(frame) != OURS]
+    if not users:
+        return ""
+    frame, line = users[-1]
+    file = frame.f_code.co_filename
+    source = linecache.getline(file, line).strip()
+    at = f"{file.rpartition('/')[2]}:{line}" + (f": `{source}`" if source else "")
+    return f"{_module_path(frames)} ({at})"
+
+
+def _unforeseen(call: str, error: Exception) -> str:
+    """The message: what was found and where, why that ends it, what to do."""
+    frame, line = next((f, n) for f, n in reversed(_frames(error)) if _package(f) == OURS)
+    stage = f"{frame.f_globals['__name__'].partition('.')[2]}.{frame.f_code.co_name}"
+    said = f"{type(error).__name__}: {first_line(error)}"
+    if not (place := place_in_code(error)):
+        return (
+            f"{call} met an error in {stage} (line {line}) that no check of it foresaw: {said}. It cannot go on, and "
+            "nothing was written. No code of the model raised it, so it is most likely a defect of rnn-export: report "
+            "it with the model and this message, whose cause has the whole traceback."
+        )
+    return (
+        f"{place}: {said}, when {call} ran this in {stage}. Copies of the model are run on other batch sizes, lengths "
+        "and values than the example's, and traced, so the code must take these; nothing was written. Let the line do "
+        "without what fails there; if it works on all of these, report it with the model and this message, whose "
+        "cause has the whole traceback."
+    )
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Those of ours and of the user's code that an exception passed through, with their lines."""
+    return [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_library(frame)]
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _is_library(frame: FrameType) -> bool:
+    return _package(frame) in LIBRARIES or _package(frame) in sys.stdlib_module_names - {"__main__"}
+
+
+def _module_path(frames: list[tuple[FrameType, int]]) -> str:
+    """The path, in the user's model, of the module whose code ran last."""
+    modules = [value for frame, _ in frames if hasattr(value := frame.f_locals.get("self"), "named_modules")]
+    flat = [vars(module)["_modules"].get("model") for module in modules if type(module).__name__ == "FlatModel"]
+    names = {id(module): path for model in flat if model is not None for path, module in model.named_modules()}
+    return next((path for module in reversed(modules) if (path := names.get(id(module)))), "") or "the model"
