@@ -2,14 +2,17 @@
 
 import copy
 import re
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import LiftError, ParityError
 from rnn_export.export import export
+from rnn_export.export.lift import api
 from rnn_export.export.lift.api import lift
 from rnn_export.runtime import load
 
@@ -217,3 +220,167 @@ def test_a_way_that_no_call_went_is_refused():
 
     with pytest.raises(LiftError, match="counted otherwise in a way of the code that was not met"):
         lift(ring(forward, i=0), (X,))
+
+
+class Pair(NamedTuple):
+    h: torch.Tensor
+    pos: int
+
+
+@dataclass
+class Record:
+    h: torch.Tensor
+    pos: int
+
+
+def turned(h, pos):
+    return h * torch.cos(torch.tensor(0.3) * pos)
+
+
+def of_dict(self, x, state):
+    h = self.cells[0](x, state["h"])
+    return turned(h, state["pos"]), {"pos": state["pos"] + 1, "h": h}
+
+
+def of_tuple(self, x, state):
+    h = self.cells[0](x, state[0])
+    return turned(h, state[1]), (h, state[1] + 1)
+
+
+def of_names(self, x, state):
+    h = self.cells[0](x, state.h)
+    return turned(h, state.pos), type(state)(h, state.pos + 1)
+
+
+def of_lists(self, x, state):
+    (h, pos), gain = state["layers"][0], state["gain"]
+    h = self.cells[0](x, h)
+    return gain * turned(h, pos), {"layers": [(h, pos + 1)], "gain": 0.9 * gain}
+
+
+def of_a_number(self, x, state):
+    return turned(self.lin(x), state), state + 1
+
+
+def as_a_tensor(self, x, state):
+    h = self.cells[0](x, state["h"])
+    return turned(h, state["pos"]), {"h": h, "pos": torch.as_tensor(state["pos"]) + 1}
+
+
+def by_flag(self, x, state):
+    h = self.lin(x) if state["first"] else self.cells[0](x, state["h"])
+    return h, {"h": h, "first": False}
+
+
+def by_count(self, x, state):
+    h = self.lin(x) if state["pos"] == 0 else self.cells[0](x, state["h"])
+    return h, {"h": h, "pos": state["pos"] + 1}
+
+
+def in_a_table(self, x, state):
+    h = self.cells[0](x + self.buf[0, state["pos"] % 8], state["h"])
+    return h, {"h": h, "pos": state["pos"] + 1}
+
+
+def in_a_ring(self, x, state):
+    cache = state["h"].clone()
+    cache[:, state["pos"] % 3] = self.lin(x)
+    return cache.sum(1), {"h": cache, "pos": state["pos"] + 1}
+
+
+H = torch.zeros(1, 4)
+COUNTED = {"h": H, "pos": 0}
+IN_STATES = {
+    "dict": (of_dict, COUNTED, ["state.h", "state.pos"]),
+    "tuple": (of_tuple, (H, 0), ["state.0", "state.1"]),
+    "named tuple": (of_names, Pair(H, 0), ["state.h", "state.pos"]),
+    "dataclass": (of_names, Record(H, 0), ["state.h", "state.pos"]),
+    "nested": (of_lists, {"layers": [(H, 0)], "gain": 1.0}, ["state.layers.0.0", "state.layers.0.1", "state.gain"]),
+    "alone": (of_a_number, 0, ["state"]),
+    "as a tensor": (as_a_tensor, COUNTED, ["state.h", "state.pos"]),
+    "flag": (by_flag, {"h": H, "first": True}, ["state.h", "state.first"]),
+    "compared": (by_count, COUNTED, ["state.h", "state.pos"]),
+    "table": (in_a_table, COUNTED, ["state.h", "state.pos"]),
+    "ring": (in_a_ring, {"h": torch.zeros(1, 3, 4), "pos": 0}, ["state.h", "state.pos"]),
+}
+
+
+@pytest.mark.parametrize(("function", "state", "names"), IN_STATES.values(), ids=IN_STATES)
+def test_a_number_in_a_declared_state_is_a_state(function, state, names):
+    model = ring(function)
+    lifted = lift(model, (X, state), states={"state": 1}, time_axis=None)
+    assert sorted(s.name for s in lifted.spec.states) == sorted(names)
+    assert {o.kind for o in lifted.origins} == {"argument"}
+    states = [lifted.initial[s.name][None] for s in lifted.spec.states]
+    for x in torch.randn(12, 1, 4, generator=torch.Generator().manual_seed(1)):
+        with torch.no_grad():
+            want, state = model(x, state)
+            got, *states = lifted.module(x, *states)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+
+
+def test_the_models_own_number_stays_a_number_where_the_model_is_the_reference(tmp_path):
+    given = []
+
+    def forward(self, x, state):
+        given.append(state["pos"])
+        return of_dict(self, x, state)
+
+    example = torch.zeros(2, 4), {"h": torch.zeros(2, 4), "pos": 0}
+    bundle = export(ring(forward), example, tmp_path / "pos.rnnx", states={"state": 1}, time_axis=None, steps=24)
+    assert bundle.spec.rows is None
+    assert [(s.dtype, s.shape) for s in bundle.spec.states] == [("float32", ("batch", 4)), ("int64", ("batch",))]
+    assert 23 in [pos for pos in given if type(pos) is int]
+
+
+def test_a_number_that_was_frozen_does_not_pass_verification(tmp_path, monkeypatch):
+    """What the reference feeds back is what the model returned."""
+    monkeypatch.setattr(api, "keep_states", lambda flat: None)
+    monkeypatch.setattr(api.FlatModel, "held", property(lambda self: {}))
+    lifted = lift(ring(of_dict), (X, COUNTED), states={"state": 1}, time_axis=None)
+    assert [s.name for s in lifted.spec.states] == ["state.h"]
+    monkeypatch.undo()
+    monkeypatch.setattr("rnn_export.export.module.lift", lambda *_, **__: lifted)
+    with pytest.raises(ParityError, match="step 2"):
+        export(ring(of_dict), (X, COUNTED), tmp_path / "frozen.rnnx", states={"state": 1}, time_axis=None)
+
+
+def test_a_number_starts_as_in_the_example_or_as_is_said():
+    def first_of(pos, **options):
+        return lift(ring(of_dict), (X, {"h": H, "pos": pos}), states={"state": 1}, time_axis=None, **options).initial
+
+    assert int(first_of(5)["state.pos"]) == 5
+    assert int(first_of(5, initial={"state.pos": torch.tensor(2)})["state.pos"]) == 2
+
+
+def test_a_state_that_the_example_leaves_out_counts_from_nothing():
+    def forward(self, x, state=None):
+        return of_dict(self, x, {"h": torch.zeros(x.shape[0], 4), "pos": 0} if state is None else state)
+
+    lifted = lift(ring(forward), (X,), states={"state": 1}, time_axis=None)
+    assert int(lifted.initial["state.pos"]) == 0
+
+
+def test_a_number_that_comes_back_as_it_went_in_is_no_state():
+    def forward(self, x, state):
+        h = self.cells[0](x, state["h"])
+        return h * state["gain"], {"h": h, "gain": state["gain"], "mode": state["mode"]}
+
+    example = X, {"h": H, "gain": 0.5, "mode": "plain"}
+    assert [s.name for s in lift(ring(forward), example, states={"state": 1}, time_axis=None).spec.states] == ["state.h"]
+
+
+REFUSED = {
+    "word": ({"mode": "b"}, r"'state.mode' goes in as 'a' with a declared state, and comes back as 'b': every part of"),
+    "left out": ({}, r"'state.mode' goes in as 'a' with a declared state, and does not come back: every part of a"),
+}
+
+
+@pytest.mark.parametrize(("back", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_part_of_a_state_that_is_no_number_is_refused_by_name(back, message):
+    def forward(self, x, state):
+        h = self.cells[0](x, state["h"])
+        return h if state["mode"] == "a" else -h, {"h": h, **back}
+
+    with pytest.raises(LiftError, match=message):
+        lift(ring(forward), (X, {"h": H, "mode": "a"}), states={"state": 1}, time_axis=None)

@@ -31,6 +31,12 @@ from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of
 from rnn_export.export.lift.program.script_modules import signature_of
 from rnn_export.export.lift.program.tensor_numbers import TensorNumbers
 
+NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
+# Leaves of declared states that are no tensors, and that a call may change.
+PLAIN = (*NUMBERS, complex, str, bytes)
+# The attribute that holds these, by name: no user's code has it, and it is no part of the name of what stands in it.
+HELD = ""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -81,8 +87,9 @@ class FlatModel(nn.Module):
         self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
         for name in self.defaulted_states:
             # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
-            zeros = pytree.tree_map_only(Tensor, torch.zeros_like, self._back(result, called, name))
+            zeros = pytree.tree_map_only((Tensor, *NUMBERS), _zero, self._back(result, called, name))
             self.arguments[name] = zeros
+        self._hold(result, called)
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
@@ -212,10 +219,13 @@ class FlatModel(nn.Module):
         # What the model writes to is ours.
         left = [t.clone() for t in tensors] if self.written else list(tensors)
         left = [self.rated[i].taken(t) if i in self.rated else t for i, t in enumerate(left)]
-        called = {}
+        called, held = {}, self.held
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
-            leaves, tree = pytree.tree_flatten(self.arguments[name])
-            filled = [joined(left, leaf.is_complex()) if is_fed(leaf) else leaf for leaf in leaves]
+            leaves, tree = pytree.tree_flatten_with_path(self.arguments[name])
+            filled = [
+                joined(left, leaf.is_complex()) if is_fed(leaf) else held.get(name + suffix(path), leaf)
+                for path, leaf in leaves
+            ]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
@@ -226,8 +236,57 @@ class FlatModel(nn.Module):
         bounding = self.context.bounding() if self.context else contextlib.nullcontext()
         with picking, deciding, packing, bounding, self.outside.placed():
             result = _call(self.model, self.positional, called)
+        if self.held:
+            # Another object, since whoever puts back what was held holds this one.
+            vars(self.model)[HELD] = self._held_back(self.held, result, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
+
+    def is_held(self, name: str) -> bool:
+        """Whether the state `name` is a number in an argument."""
+        return name in self.held
+
+    def begin(self, name: str, value: Any) -> None:
+        """Let the number `name` in an argument be `value` at first."""
+        before = self.held[name]
+        vars(self.model)[HELD] = self.held | {name: type(before)(value)}
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
+        return vars(self.model).get(HELD, {})
+
+    def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
+        """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""
+        fed = {name + path: leaf for name in self.refs for path, leaf in _paths(self.arguments[name])}
+        held = {path: leaf for path, leaf in fed.items() if isinstance(leaf, PLAIN)}
+        back = self._held_back(held, result, called)
+        if not isinstance(self.model, torch.jit.ScriptModule):
+            vars(self.model)[HELD] = held
+        elif moved := next((path for path, leaf in held.items() if back[path] != leaf), None):
+            # A copy of it has no other attributes than its own.
+            raise LiftError(
+                f"{moved!r} goes into a ScriptModule as {held[moved]!r} and comes back as {back[moved]!r}, but only a "
+                f"module in Python can have a state that is a number. Make it a tensor: torch.tensor({held[moved]!r})."
+            )
+
+    def _held_back(self, held: Mapping[str, Any], result: Any, called: Mapping[str, Any]) -> dict[str, Any]:
+        """The next values of `held`; raises LiftError, with the name, where one is neither a number nor the same."""
+        if not held:
+            return {}
+        back = {name + path: leaf for name in self.refs for path, leaf in self._leaves_back(result, called, name)}
+        for name, before in held.items():
+            after = back.get(name)
+            if isinstance(before, (*NUMBERS, Tensor)) and isinstance(after, (*NUMBERS, Tensor)):
+                continue
+            if type(after) is not type(before) or after != before:
+                comes = f"comes back as {after!r}" if name in back else "does not come back"
+                raise LiftError(
+                    f"{name!r} goes in as {before!r} with a declared state, and {comes}: every part of a state that "
+                    "calls change must be a tensor or a number, which a graph can compute. Return it as a tensor, "
+                    "torch.tensor(0), or as a number (of a word, its index in a list); or return it as it came."
+                )
+        return {name: back[name] for name in held}
 
     def _example_result(self) -> tuple[Any, dict[str, Any]]:
         """What the model gives, and what it was called with, as that is then."""
@@ -275,9 +334,17 @@ class FlatModel(nn.Module):
     def _is_in_place(self, result: Any, name: str) -> bool:
         return self.refs[name] == name and name in self.written and key_of(result, name) is None
 
+    def _leaves_back(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+        """The leaves of a next state by path; as many without common paths have those that are fed."""
+        fed, back = _paths(self.arguments[name]), _paths(self._back(result, called, name))
+        if len(fed) == len(back) and dict(fed).keys() != dict(back).keys():
+            return [(path, leaf) for (path, _), (_, leaf) in zip(fed, back, strict=True)]
+        return back
+
     def _after(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
         """The leaves of one next state in the order in which they are fed."""
-        back = tensors_of(self._back(result, called, name))
+        leaves, held = self._leaves_back(result, called, name), self.held
+        back = [(path, leaf) for path, leaf in leaves if name + path not in held and is_fed(leaf)]
         order = [path for path, _ in tensors_of(self.arguments[name])]
         # Dicts may come back in another order; tensors without common names are paired by position.
         by_path = dict(back)
@@ -324,6 +391,14 @@ class FlatModel(nn.Module):
         for name in self.outputs:
             if name in fed:
                 raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+
+
+def _paths(value: Any) -> list[tuple[str, Any]]:
+    return [(suffix(path), leaf) for path, leaf in leaves_by_path(value)]
+
+
+def _zero(leaf: Any) -> Any:
+    return torch.zeros_like(leaf) if isinstance(leaf, Tensor) else type(leaf)(0)
 
 
 def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
