@@ -1,9 +1,10 @@
 """From a model to a verified bundle. Importing this is cheap: torch and onnx are loaded when `export` is first used.
 
-The package can be called: `from rnn_export import export` gives it, whatever was imported before, and a call is one of
-`rnn_export.export.api.export`.
+The package can be called: `rnn_export.export` and `from rnn_export import export` are this package, whatever was
+imported before. A call is one of `rnn_export.export.api.export`, and `inspect` shows the signature of that.
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ __getattr__ = attributes(__name__, {"export": "rnn_export.export.api"})
 class _Callable(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.export(*args, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.export)
 
 
 sys.modules[__name__].__class__ = _Callable

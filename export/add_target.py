@@ -16,6 +16,7 @@ from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import find_target
+from rnn_export.threads import one_thread
 
 STEP = "step.onnx"
 
@@ -39,6 +40,7 @@ def add_target(
 
 
 @alone
+@one_thread
 def add_proved(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
 ) -> tuple[Draft, Sequence[ParityReport]]:

@@ -14,6 +14,7 @@ from rnn_export.errors import ExportError
 from rnn_export.progress import Progress, told
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
+from rnn_export.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +34,7 @@ STAGES = 18
 
 
 @alone
+@one_thread
 def export(
     model: nn.Module | str | os.PathLike[str],
     example_inputs: Sequence[Any] | Tensor | None = None,
@@ -91,7 +93,8 @@ def export(
         chunk: frames per step; "auto" takes the fewest that the strides and hops of the model need, and notes which
             these are. Of an ONNX file it takes those of a fixed axis that `shapes` calls time, or else one.
         data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
-            case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
+            case. An array (time, ...) or (rows, time, ...), a dict of them by input, a file, or columns of a .csv:
+            `rnn_export.runtime.recording.Csv("load.csv", ["load", "temp"])`.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
         steps: of the closed loop, of `chunk` frames each; four and those of the delay at least. A recording is used up
             to here. Of whole sequences, frames.
@@ -122,7 +125,8 @@ def export(
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
     bundle, and that this user can have no record, are warnings of the logger "rnn_export.export". In a process there is
-    one export at a time: a second thread waits.
+    one export at a time: a second thread waits. While it lasts, torch and BLAS have one thread in all of the process,
+    unless a weight of `model` has 4 million elements or more; afterwards they have as many as before.
 
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.

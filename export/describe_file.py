@@ -13,6 +13,7 @@ from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
 from rnn_export.export.planning import check_runtime
 from rnn_export.spec import StreamSpec
+from rnn_export.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class FileDescription:
     error: RnnExportError | None
 
 
+@one_thread
 def describe_file(
     file: str | os.PathLike[str],
     *,

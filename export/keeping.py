@@ -17,8 +17,9 @@ from rnn_export.bundle import INITIAL_STATES, Bundle, write_bundle
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.proofs import held_at_export
+from rnn_export.bundle.readme import README
 from rnn_export.export.planning import Plan
-from rnn_export.export.readme import README, bundle_readme
+from rnn_export.export.readme import bundle_readme
 from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
@@ -90,7 +91,7 @@ def keep(
     )  # fmt: skip
     return bundle, [
         *draft.notes,
-        *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ()),
+        *([f"load() will not run the code of {path} without trust=True (--trust): {why}"] if why else ()),
     ]
 
 

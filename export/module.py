@@ -83,7 +83,8 @@ def export_module(
     plan = plan_of(targets, precision, state_precision, opset, batch, Path(path))
     if sequence_only and tuple(targets) != ("onnx",):
         raise ExportError(
-            "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
+            "sequence_only (--sequence-only) writes whole sequences, which the target onnx alone has: leave the others "
+            "out."
         )
     one = {"sample_rate": sample_rate, "max_frames": max_frames, "max_context": max_context}
     check_chunk(chunk)

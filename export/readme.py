@@ -4,17 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_export.bundle import TargetRow
+from rnn_export.bundle.readme import targets_section
 from rnn_export.parity_json import extent, worst_of_checks
 from rnn_export.runtime.replay.figures import figures_text
 from rnn_export.spec import StreamSpec
-from rnn_export.text import visible
-
-README = "README.md"
+from rnn_export.text import code, visible
 
 
 def bundle_readme(name: str, spec: StreamSpec, targets: Sequence[TargetRow], evidence: Mapping[str, Any]) -> str:
     """The page, in Markdown; `evidence` is what stands in parity.json."""
-    return "\n".join((*_stream(name, spec, evidence), *_targets(targets), *_verification(name, evidence), ""))
+    return "\n".join((*_stream(name, spec, evidence), "", targets_section(targets), *_verification(name, evidence), ""))
 
 
 def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -22,7 +21,7 @@ def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterato
     yield ""
     if file := evidence.get("file"):
         yield (
-            f"The step of {_code(file['name'])} (opset {file['opset']}, by {visible(file['producer'])}), its states "
+            f"The step of {code(file['name'])} (opset {file['opset']}, by {visible(file['producer'])}), its states "
             "outside, in the bundle format of rnn-export."
         )
     elif spec.sequence_only:
@@ -41,11 +40,11 @@ def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterato
     ports = (("input", spec.inputs), ("output", spec.outputs), ("state", spec.states))
     for kind, tensors in ports:
         for tensor in tensors:
-            yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
+            yield f"| {kind} | {code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
     for state in spec.states:
         for part in state.parts:
-            where = f"of {_code(state.name)}, from entry {part.offset} of a row"
-            yield f"| {where} | {_code(part.name)} | {state.dtype} | ({', '.join(map(str, part.shape))}) |"
+            where = f"of {code(state.name)}, from entry {part.offset} of a row"
+            yield f"| {where} | {code(part.name)} | {state.dtype} | ({', '.join(map(str, part.shape))}) |"
     yield ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     most = f", {spec.max_frames} frames of a stream at most" if spec.max_frames else ""
@@ -54,15 +53,6 @@ def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterato
     together = f"; {spec.rates_note}" if spec.rates_note else ""
     late = f"; {spec.delay_note}" if spec.has_delay else ""
     yield f"Chunk {spec.chunk}{alone}{most}{rate}{together}{late}{context}."
-
-
-def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:
-    yield ""
-    yield "## What is in it"
-    yield ""
-    for row in targets:
-        opset = f", opset {row.opset}" if row.opset else ""
-        yield f"- {row.target} ({row.precision}{opset}): {', '.join(map(_code, row.files))}"
 
 
 def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -80,7 +70,7 @@ def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
     yield "| check | worst tensor | relative error |"
     yield "|---|---|---|"
     for drift in worst_of_checks(evidence):
-        yield f"| {drift['check']} | {_code(drift['tensor'])} | {drift['relative']:.1e} |"
+        yield f"| {drift['check']} | {code(drift['tensor'])} | {drift['relative']:.1e} |"
     if evidence["figures"]:
         yield ""
         yield f"The task's own figures: {visible(figures_text(evidence['figures']))}."
@@ -91,7 +81,3 @@ def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"- {visible(text)}" for text in (*remarks, *sides))
     yield ""
     yield f"`rnn-export verify {visible(name)}` proves it again on any machine; parity.json has every tensor and step."
-
-
-def _code(name: str) -> str:
-    return f"`{visible(name)}`".replace("|", "\\|")

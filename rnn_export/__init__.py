@@ -19,6 +19,7 @@ __getattr__ = attributes(
     __name__,
     {
         "Batcher": "rnn_export.runtime.serve.batcher",
+        "export": "rnn_export.export",
         "lift": "rnn_export.export.lift.api",
         "load": "rnn_export.runtime.engine",
         "report": "rnn_export.bundle.reporting",

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+# Options of the command that have another name than the keyword.
+OPTIONS = {"states": "--state", "targets": "--target"}
+
+
+def keyword(name: str, value: Any) -> str:
+    """A keyword of export() with the option of the command beside it: `time_axis={'x': 1} (--time-axis x=1)`."""
+    option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    words = [shlex.quote(f"{key}={_word(one)}") for key, one in pairs] or [_word(value)]
+    return f"{name}={value!r} ({' '.join(f'{option} {word}' for word in words)})"
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
 
 # --- public: what a user catches
 
@@ -118,8 +135,8 @@ class BoundedAxis(LiftError):
     def __init__(self, port: int, axis: int, longest: int, beyond: str) -> None:
         super().__init__(
             f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
-            f"If streams of {longest} frames at most are meant, say max_frames={longest} (--max-frames {longest}); if "
-            f"one call is one frame, time_axis=None (--time-axis none). Else let the code take any length."
+            f"If streams of {longest} frames at most are meant, say {keyword('max_frames', longest)}; if "
+            f"one call is one frame, {keyword('time_axis', None)}. Else let the code take any length."
         )
         self.port, self.axis, self.longest = port, axis, longest
 
@@ -157,7 +174,7 @@ class DecidedByValue(LiftError):
             f"data-dependent control flow{place}: {source}: the code takes a decision by the value of a tensor (if, "
             f"while), which no graph can do{tried}. Compute both and choose with torch.where. Or, if the tensor that "
             "is asked there (before any `not`) is always true or always false on what a stream is fed, say so: "
-            f'assume={{"{at}": True}} (--assume {at}=true), or False; every verification checks it.'
+            f"{keyword('assume', {at: True})}, or False; every verification checks it."
         )
         unknown = (
             f"data-dependent numbers{place}: the code makes a number of the value of a tensor (item(), int(), a size, "
@@ -205,7 +222,7 @@ class AssumptionBroken(ParityError):
 
     def __init__(self, at: str, source: str, value: bool, when: str = "") -> None:
         super().__init__(
-            f'assume={{"{at}": {not value}}} does not hold{when}: {source} asks a tensor that is {value}. '
+            f"{keyword('assume', {at: not value})} does not hold{when}: {source} asks a tensor that is {value}. "
             "If a stream is fed other values than these, give a recording of them (data=, --data); if not, leave the "
             "assumption out, compute both and choose with torch.where. Nothing was written."
         )

@@ -12,11 +12,15 @@ def load_module(name: str) -> ModuleType:
 
 
 def attributes(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for a package whose names stand in modules that are imported when they are asked for."""
+    """A `__getattr__` for a package whose names stand in modules that are imported when they are asked for.
+
+    Where the place of a name is the submodule of that name, it is the submodule itself, to which an import binds it.
+    """
 
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(load_module(places[name]), name)
+        module = load_module(places[name])
+        return module if places[name] == f"{package}.{name}" else getattr(module, name)
 
     return find

@@ -13,5 +13,10 @@ def visible(text: str, lines: bool = False) -> str:
     return "".join(_written_out(c) if category(c) in UNSEEN and not (lines and c == "\n") else c for c in text)
 
 
+def code(name: str) -> str:
+    """`name` as code in Markdown, in a cell of a table too."""
+    return f"`{visible(name)}`".replace("|", "\\|")
+
+
 def _written_out(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

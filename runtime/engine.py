@@ -180,11 +180,11 @@ class Engine(Uncopied, Generic[Y]):
             fits = f"{min(low, batch)}:{batch}:{max(high or 1, batch)}"
             fix = f"Build it for more: rnn-export build NAME.rnnx --target T --batch {fits} --rebuild"
             raise StreamError(f"batch={batch}: the engine was built for {low} to {high} streams in one step. {fix}.")
-        chosen = self._initial if states is None else check_states(self.spec, batch, states)
+        chosen = self._initial if states is None else check_states(self.spec, batch, states, self._initial)
         rows = {s.name: np.broadcast_to(chosen[s.name], (batch, *s.row)) for s in self.spec.states}
         if batch > 1:
-            return self._rows_class(self.spec, self._rows, batch, rows)
-        return self._stream_class(self.spec, self._session, batch, rows)
+            return self._rows_class(self.spec, self._rows, batch, rows, self._initial)
+        return self._stream_class(self.spec, self._session, batch, rows, self._initial)
 
     def metrics(self) -> dict[str, float]:
         """Counts that the backend keeps since it was loaded, such as moves between servers; empty where it has none."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, is_masked
+from rnn_export.arrays import Array, Arrays, is_masked
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.snapshot import Snapshot, unpack
@@ -23,16 +23,33 @@ def frame_view(buffer: Array, spec: TensorSpec) -> Array:
     return view[0, ...] if view.shape[0] == 1 else view
 
 
-def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any], finite: bool = True) -> Array:
-    """`x` as an array of `shape` and `dtype`, of `finite` values if so asked; raises StreamError if it does not fit."""
+def unfit(values: Array, initial: Array | None = None) -> Array:
+    """Where `values` are NaN or Inf, except an Inf that the `initial` value has at that place; all False if none is."""
+    bad: Array = ~np.isfinite(values)
+    return bad if initial is None else bad & (values != initial)
+
+
+def check_values(
+    name: str,
+    x: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    finite: bool = True,
+    initial: Array | None = None,
+) -> Array:
+    """`x` as an array of `shape` and `dtype`, of `finite` values if so asked; raises StreamError if it does not fit.
+
+    `initial` is one row of a state's initial value: the state may have the Inf of that value at the same place, as a
+    running maximum, which starts from -inf.
+    """
     array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
         raise StreamError(f"{name!r} {other_dtype(array.dtype, dtype)}")
     if array.shape != shape:
         raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
     result = np.asarray(array, dtype)
-    if finite and not np.isfinite(result).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
+    if finite and not np.isfinite(result).all() and (bad := unfit(result, initial)).any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f"index {index}" if index else "its only value"
         raise StreamError(f"{name!r} holds NaN or Inf at {where}: it was not fed, the state is unchanged.")
     return result
@@ -42,8 +59,11 @@ def other_dtype(found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
     return f"is {found}, but must be {wanted}: convert it with .astype(np.{wanted}) if you mean it."
 
 
-def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
-    """Every state as (batch, ...) or as one row for all, by name; raises StreamError where they do not fit."""
+def check_states(spec: StreamSpec, batch: int, states: Any, initial: Arrays) -> dict[str, Array]:
+    """Every state as (batch, ...) or as one row for all, by name; raises StreamError where they do not fit.
+
+    `initial` are the model's initial states, one row each.
+    """
     names = [s.name for s in spec.states]
     if not isinstance(states, Mapping):
         raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
@@ -55,16 +75,20 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
     for state in spec.states:
         whole, dtype = (batch, *state.row), np.dtype(state.dtype)
         array = as_array(state.name, states[state.name], dtype)
-        values = check_values(state.name, array, state.row if array.shape == state.row else whole, dtype)
+        shape = state.row if array.shape == state.row else whole
+        values = check_values(state.name, array, shape, dtype, initial=initial[state.name])
         checked[state.name] = np.broadcast_to(values, whole).copy()
     return checked
 
 
-def check_snapshot(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
-    """The snapshot in `data`, its values held to what given states and frames are; raises StreamError."""
+def check_snapshot(spec: StreamSpec, batch: int, data: bytes, initial: Arrays) -> Snapshot:
+    """The snapshot in `data`, its values held to what given states and frames are; raises StreamError.
+
+    `initial` is as in `check_states`.
+    """
     snapshot = unpack(spec, batch, data)
     for name, values in (*snapshot.states.items(), *snapshot.pending.items()):
-        check_values(name, values, values.shape, values.dtype)
+        check_values(name, values, values.shape, values.dtype, initial=initial.get(name))
     return snapshot
 
 

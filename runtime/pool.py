@@ -71,6 +71,7 @@ class Pool(Uncopied, Generic[Y]):
         self.spec, self.capacity = spec, int(capacity)
         self.latency = Histogram()
         self._rounds, self._store, self._table = Rounds(spec), session.state_store(), SlotTable(self.capacity)
+        self._row = initial
         self._initial = {s.name: np.broadcast_to(initial[s.name], (1, *s.row)) for s in spec.states}
         self._idle_timeout, self._on_nan = idle_timeout, on_nan
         self._last_sweep = time.monotonic()
@@ -95,7 +96,7 @@ class Pool(Uncopied, Generic[Y]):
         """
         if states is not None and snapshot is not None:
             raise StreamError("a stream starts from states= or from snapshot=, not from both.")
-        rows = self._initial if states is None else check_states(self.spec, 1, states)
+        rows = self._initial if states is None else check_states(self.spec, 1, states, self._row)
         start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
         with self._lock:
             now = self._sweep()
@@ -353,7 +354,7 @@ class Pool(Uncopied, Generic[Y]):
         return now
 
     def _unpacked(self, snapshot: bytes) -> Snapshot:
-        start = check_snapshot(self.spec, 1, snapshot)
+        start = check_snapshot(self.spec, 1, snapshot, self._row)
         if start.pending:
             waiting = frames_in(self.spec, {n: a.shape[1] for n, a in start.pending.items()})
             why = "and a pool takes whole chunks only: take it when none waits"

@@ -1,8 +1,13 @@
-"""Recordings from files: .npy, .npz, .csv and .wav, as arrays (rows, time, ...) by input."""
+"""Recordings from files: .npy, .npz, .csv and sound, as arrays (rows, time, ...) by input."""
 
+import csv
+import math
 import os
+import shlex
 import wave
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +15,29 @@ import numpy as np
 
 from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
 from rnn_export.errors import SourceError
+from rnn_export.installing import pip_install
 from rnn_export.layout import frames_in
+from rnn_export.lazy import load_module
 from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
 from rnn_export.spec import StreamSpec, TensorSpec
 
-Source = str | os.PathLike[str] | Array | Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Csv:
+    """A .csv of which `columns` are read, in this order: names of its header, or numbers from 1 on; all where empty."""
+
+    path: str | os.PathLike[str]
+    columns: Sequence[str | int] = ()
+
+
+Source = str | os.PathLike[str] | Csv | Array | Mapping[str, Any]
 
 
 def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     """Read a recording for every input of `spec`, as (rows, time, ...) in the input's dtype.
+
+    A file is .npy, .npz, .csv (some of its columns by `Csv`), .wav, or with the extra `audio` .flac, .ogg and .wav of
+    floats.
 
     An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a sample rate and a frame of
     n samples is cut into frames, the last one padded with zeros. Floats are as a step takes them: numbers of a .csv or
@@ -28,29 +47,41 @@ def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     Raises SourceError, naming the file, if it cannot be read, does not fit, or holds NaN or Inf.
     """
     if isinstance(source, str | os.PathLike):
-        return _fit(_load(Path(source), spec), spec, str(source))
+        source = Csv(source)
+    if isinstance(source, Csv):
+        return _fit(_load(Path(source.path), source.columns, spec), spec, str(source.path))
     return _fit(source, spec, "the recording")
 
 
-def _load(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
-    readers = {".npy": _npy, ".npz": _npy, ".csv": _csv, ".wav": _wav}
-    if path.suffix.lower() not in readers:
+def _load(path: Path, columns: Sequence[str | int], spec: StreamSpec) -> Array | Mapping[str, Array]:
+    text = partial(_csv, columns=columns)
+    readers = {".npy": _npy, ".npz": _npy, ".csv": text, ".wav": _sound, ".flac": _sound, ".ogg": _sound}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise SourceError(f"{path} is of no known kind: give a {', '.join(readers)} file.")
+    if columns and suffix != ".csv":
+        raise SourceError(f"{path} has no columns to pick, which a .csv has: leave --columns out, and Csv in Python.")
     if not path.is_file():
         raise SourceError(f"{path} does not exist or is not a file.")
     try:
-        loaded = readers[path.suffix.lower()](path, spec)
+        loaded = readers[suffix](path, spec)
     except SourceError:
         raise
     except Exception as error:  # of a damaged file each reader raises kinds of its own
-        reason = str(error) or "it ends too early"
+        reason = str(error).rstrip(".") or "it ends too early"
         raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.") from None
-    if isinstance(loaded, Mapping) or path.suffix.lower() == ".npy":
+    if suffix in (".npy", ".npz"):
         return loaded
-    # Text and samples of sound have no precision of their own.
-    wanted = np.dtype(spec.inputs[0].dtype)
-    cast = exact_cast(loaded, wanted) if wanted.kind == "f" else None
-    return loaded if cast is None else cast
+    if isinstance(loaded, Mapping):
+        return {tensor.name: _rounded(loaded[tensor.name], tensor) for tensor in spec.inputs}
+    return _rounded(loaded, spec.inputs[0])
+
+
+def _rounded(values: Array, tensor: TensorSpec) -> Array:
+    """Text and samples of sound have no precision of their own."""
+    wanted = np.dtype(tensor.dtype)
+    cast = exact_cast(values, wanted) if wanted.kind == "f" else None
+    return values if cast is None else cast
 
 
 def _npy(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
@@ -58,44 +89,145 @@ def _npy(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
     return unpack_arrays(raw) if raw.startswith(b"PK") else unpack_array(raw)
 
 
-def _csv(path: Path, spec: StreamSpec) -> Array:
-    """One line a frame, its values separated by commas, or a signal in one column; a line of names may come first."""
-    # A byte order mark would make the first line one of names.
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if lines and not any(_is_number(field) for field in lines[0].split(",")):
-        del lines[0]
+def _csv(path: Path, spec: StreamSpec, columns: Sequence[str | int]) -> Array | Mapping[str, Array]:
+    """One line a frame, its values separated by commas, or a signal in one column; a line of names may come first.
+
+    Several inputs of one value a frame each are taken from the columns that have their names.
+    """
+    # A byte order mark would be a part of the first name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        lines = [_Line(reader.line_num, [f.strip() for f in fields]) for fields in reader if fields]
+    lines = [line for line in lines if line.fields != [""]]
+    named = bool(lines) and not any(map(_is_number, lines[0].fields))
+    names = lines.pop(0).fields if named else [""] * len(lines[0].fields if lines else [])
     if not lines:
         raise ValueError("it holds no values")
-    table: Array = np.loadtxt(lines, delimiter=",", ndmin=2, dtype=np.float64, comments=None)
-    return table[:, 0] if table.shape[1] == 1 else table
+    for line in lines:
+        if len(line.fields) != len(names):
+            raise ValueError(f"line {line.number} has {len(line.fields)} values, but the first line has {len(names)}")
+    chosen = [_column(path, names, column) for column in columns] or list(range(len(names)))
+    try:
+        table = np.array([[_number(line.fields[at]) for at in chosen] for line in lines])
+    except ValueError:
+        raise ValueError(_no_number(path, names, lines, chosen)) from None
+    if len(spec.inputs) > 1:
+        return _by_input(path, spec, [names[at] for at in chosen], table)
+    (tensor,), found = spec.inputs, len(chosen)
+    if found != (wanted := math.prod(tensor.frame)) and not (found == 1 and _is_signal(spec, tensor)):
+        listed = f" ({', '.join(names[at] or 'one without a name' for at in chosen)})" if named else ""
+        example = [at for at in chosen if names[at] == tensor.name] if wanted == 1 else []
+        example = example or list(_with_names(names, chosen))[-wanted:]
+        fix = f"pick {wanted}, for example {_columns(path, names, example)}" if found > wanted else "give all of them"
+        has, takes = (f"{number} {what}{'s' * (number > 1)}" for number, what in ((found, "column"), (wanted, "value")))
+        raise SourceError(f"{path} has {has}{listed}, but a frame of {tensor.name!r} has {takes}: {fix}.")
+    return table[:, 0] if found == 1 else table.reshape(-1, *tensor.frame)
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    fields: list[str]
+
+
+def _number(field: str) -> float:
+    # Python's own underscores are no way of writing numbers into files.
+    return float(field.replace("_", "no number"))
 
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        _number(field)
     except ValueError:
         return False
     return True
 
 
-def _wav(path: Path, spec: StreamSpec) -> Array:
-    """Mono PCM of 8 to 32 bits, scaled to [-1, 1) in float32."""
+def _column(path: Path, names: Sequence[str], column: str | int) -> int:
+    """The index of a column that is given by the name in the header, or by its number from 1 on."""
+    text = str(column).strip()
+    if text and names.count(text) == 1:
+        return names.index(text)
+    if text.isdecimal() and 1 <= int(text) <= len(names):
+        return int(text) - 1
+    twice = f"several columns {text!r}, so give the number of one" if text and text in names else f"no column {text!r}"
+    has = f"{', '.join(filter(None, names))}" if any(names) else "no header"
+    has = f"{has}; columns have the numbers 1 to {len(names)}, too"
+    raise SourceError(f"{path} has {twice}: it has {has}.")
+
+
+def _columns(path: Path, names: Sequence[str], chosen: Sequence[int]) -> str:
+    """The option that picks columns, as the command and as Python has it."""
+    plain = [at + 1 if "," in names[at] or names.count(names[at]) > 1 else names[at] or at + 1 for at in chosen]
+    return f"--columns {shlex.quote(','.join(map(str, plain)))} (in Python Csv({str(path)!r}, {plain}))"
+
+
+def _with_names(names: Sequence[str], chosen: Sequence[int]) -> Sequence[int]:
+    """Without the columns that have no name where others have one, such as the row numbers that pandas writes."""
+    return [at for at in chosen if names[at]] or chosen
+
+
+def _no_number(path: Path, names: Sequence[str], lines: Sequence[_Line], chosen: Sequence[int]) -> str:
+    wrong = [(line, at) for line in lines for at in chosen if not _is_number(line.fields[at])]
+    line, at = wrong[0]
+    text = {column for _, column in wrong}
+    left = _with_names(names, [column for column in chosen if column not in text])
+    some = any(_is_number(line.fields[at]) for line in lines)
+    leave = f"leave the column out, {_columns(path, names, left)}" if left else ""
+    fix = " or ".join(filter(None, ("correct it," if leave else "correct it", leave) if some else (leave,)))
+    title = f"column {at + 1}" + (f" ({names[at]!r})" if names[at] else "")
+    return f"line {line.number}, {title} holds {line.fields[at]!r}, which is no number: {fix or 'give numbers'}"
+
+
+def _by_input(path: Path, spec: StreamSpec, names: Sequence[str], table: Array) -> Mapping[str, Array]:
+    wanted = [tensor.name for tensor in spec.inputs]
+    single = all(spec.timed(tensor) and math.prod(tensor.frame) == 1 for tensor in spec.inputs)
+    if not single or sorted(names) != sorted(wanted):
+        fix = "name one column after each of them" if single else "give an .npz with these names"
+        found = f"the columns {names}" if any(names) else f"{len(names)} columns and no header"
+        raise SourceError(f"{path} has {found}, but the model has the inputs {wanted}: {fix}.")
+    return {name: table[:, at] for at, name in enumerate(names)}
+
+
+def _is_signal(spec: StreamSpec, tensor: TensorSpec) -> bool:
+    """Whether values one after the other are cut into frames."""
+    return len(tensor.frame) == 1 and (spec.sample_rate is not None or tensor.frame == (1,))
+
+
+def _sound(path: Path, spec: StreamSpec) -> Array:
+    """Mono sound in float32: PCM of 8 to 32 bits scaled to [-1, 1), other kinds as the package soundfile reads them."""
     if (wanted := spec.sample_rate) is None:
-        fix = "export it with its sample_rate"
+        fix = "export it with its sample_rate (--sample-rate)"
         raise SourceError(f"{path} is sound, but the model has no sample rate to hold it to: {fix}.")
-    with wave.open(str(path), "rb") as file:
-        rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-        nbytes, raw = file.getnframes() * channels * width, file.readframes(file.getnframes())
-    if len(raw) != nbytes:
-        raise SourceError(f"{path} is cut off: its header says {nbytes} bytes of sound, {len(raw)} are there.")
+    samples, rate = _wav(path) if path.suffix.lower() == ".wav" else _soundfile(path, f"{path.suffix} is read")
     if rate != wanted:
         fix = f"resample it first, for example with `sox {path.name} -r {wanted} out.wav`"
         raise SourceError(f"{path} has {rate} Hz, but the model was made for {wanted} Hz: {fix}.")
-    if channels != 1:
+    if (channels := samples.shape[1]) != 1:
         fix = f"mix it down, `sox {path.name} -c 1 out.wav`"
         raise SourceError(f"{path} has {channels} channels, but one is needed: {fix}.")
+    return samples[:, 0]
+
+
+def _wav(path: Path) -> tuple[Array, int]:
+    """Samples (time, channels) and their rate."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
+            nbytes, raw = file.getnframes() * channels * width, file.readframes(file.getnframes())
+    except wave.Error as error:
+        # Python's words for every kind that is not PCM.
+        if not str(error).startswith("unknown"):
+            raise
+        return _soundfile(path, f"samples other than PCM ({error}; 3 is floats) are read")
+    if len(raw) != nbytes:
+        raise SourceError(f"{path} is cut off: its header says {nbytes} bytes of sound, {len(raw)} are there.")
     if width not in (1, 2, 3, 4):
         raise SourceError(f"{path} has samples of {8 * width} bits, but 8, 16, 24 and 32 are read.")
+    return _of_pcm(raw, width).reshape(-1, channels), rate
+
+
+def _of_pcm(raw: bytes, width: int) -> Array:
     if width == 1:
         return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
     if width == 3:
@@ -104,6 +236,24 @@ def _wav(path: Path, spec: StreamSpec) -> Array:
     samples: Array = np.frombuffer(raw, f"<i{width}") / 2 ** (8 * width - 1)
     # The loudest of 32 bits would round to 1.
     return np.minimum(samples.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
+
+
+def _soundfile(path: Path, read: str) -> tuple[Array, int]:
+    """Samples (time, channels) and their rate, by a package that is optional; `read` says what for."""
+    try:
+        soundfile = load_module("soundfile")
+    except (ImportError, OSError) as error:
+        fix = f"{pip_install('audio')}, or convert it, `sox {path.name} -e signed -b 16 out.wav`"
+        raise SourceError(f"{path} cannot be read: {read} by soundfile, which is not here ({error}): {fix}.") from None
+    with soundfile.SoundFile(path) as file:
+        samples, frames, rate = file.read(dtype="float32", always_2d=True), file.frames, file.samplerate
+    with path.open("rb") as raw:
+        head, size = raw.read(8), path.stat().st_size
+    # libsndfile takes what is there of a RIFF file, whatever its header says.
+    says = int.from_bytes(head[4:], "little") + 8 if head[:4] == b"RIFF" else size
+    if len(samples) != frames or says > size:
+        raise SourceError(f"{path} is cut off: its header says more than its {size} bytes hold.")
+    return samples, int(rate)
 
 
 def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict[str, Array]:
@@ -147,7 +297,7 @@ def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Arr
         if array.shape[1:] == frame:
             return array
     else:
-        if array.ndim == 1 and len(frame) == 1 and (spec.sample_rate is not None or frame == (1,)):
+        if array.ndim == 1 and _is_signal(spec, tensor):
             array = np.pad(array, (0, -len(array) % frame[0])).reshape(-1, *frame)
         array = array[None] if array.shape[1:] == frame else array
         if array.shape[2:] == frame and array.ndim == 2 + len(frame) and array.shape[1] > 0:

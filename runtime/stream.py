@@ -73,12 +73,20 @@ class Stream(Uncopied, Generic[Y]):
     _pending: dict[str, Array] | Unfinished | Ended
     _over: str | None
 
-    def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        spec: StreamSpec,
+        session: Session,
+        batch: int,
+        initial: Mapping[str, Array],
+        model_initial: Mapping[str, Array],
+    ) -> None:
         self.spec, self.batch = spec, batch
         # A sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
         self._sequence_graph_runs_delay = session.run_is_steps
         self._has_sequence_graph = session.has_sequence
-        self._initial = initial
+        # Of this stream, (batch, ...), and of the model, one row each.
+        self._initial, self._model_initial = initial, model_initial
         self._buffers = session.stream_buffers(batch)
         # Where the model takes whole sequences only there are none.
         ins, outs = self._buffers.inputs, self._buffers.outputs
@@ -232,7 +240,7 @@ class Stream(Uncopied, Generic[Y]):
     def restore(self, snapshot: bytes) -> None:
         """Go on from where `snapshot` was taken; raises StreamError where it does not fit or holds NaN or Inf."""
         with self._alone():
-            self._set(check_snapshot(self.spec, self.batch, snapshot))
+            self._set(check_snapshot(self.spec, self.batch, snapshot, self._model_initial))
 
     def after_fork(self) -> None:
         """Of `runtime.forks`."""

@@ -44,11 +44,13 @@ from turns import in_turn  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN  # noqa: E402
 from rnn_export.runtime import load  # noqa: E402
+from rnn_export.threads import one_thread  # noqa: E402
 from tests.models import equations  # noqa: E402
 
 STEPS = 1000
 
 
+@one_thread
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on stdout")
@@ -56,7 +58,6 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     figures: dict[str, dict[str, Any]] = {}
     for part in arguments.only or PARTS:

@@ -20,13 +20,13 @@ from segments import speech_segments  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.runtime import Stream, load  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
+from rnn_export.threads import one_thread  # noqa: E402
 
 SPEECH = HERE / "silero_vad" / "speech.wav"
 
 
 def main(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    torch.set_num_threads(1)
     net, example, options = silero.factory()
 
     begin = time.perf_counter()
@@ -71,6 +71,7 @@ def alone(stream: Stream, frame: np.ndarray) -> float:
     return float(stream.step(frame)[0])
 
 
+@one_thread
 @torch.no_grad()
 def by_torch(net: silero.SileroVAD, frames: np.ndarray) -> np.ndarray:
     context, h, c = torch.zeros(1, silero.CONTEXT), torch.zeros(1, silero.HIDDEN), torch.zeros(1, silero.HIDDEN)

@@ -26,7 +26,7 @@ def export_times() -> Iterator[tuple[str, float]]:
 
 
 def _in_a_process(name: str) -> tuple[float, float]:
-    there = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    there = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run([sys.executable, __file__, name], env=there, check=True, capture_output=True, text=True)
     first, again = json.loads(done.stdout)
     return float(first), float(again)
@@ -70,7 +70,6 @@ def _measure(name: str) -> None:
 
     from rnn_export.export import export
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     model, example, targets, options = _nets()[name]()
     taken = []

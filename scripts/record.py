@@ -42,7 +42,6 @@ def nets(out: Path, chosen: list[str]) -> None:
 
     # Examples of the tests are drawn when they are imported.
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     try:
         from tests.zoo.catalogue import CATALOGUE
 

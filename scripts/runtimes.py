@@ -46,6 +46,7 @@ from rnn_export.runtime.replay.drift import Drift  # noqa: E402
 from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
 from rnn_export.target_options import TargetOptions  # noqa: E402
 from rnn_export.targets import TARGETS  # noqa: E402
+from rnn_export.threads import one_thread  # noqa: E402
 from tests.parity.cases import CASES, Case  # noqa: E402
 from tests.zoo import store  # noqa: E402
 
@@ -335,6 +336,7 @@ def _version(package: str) -> str:
         return ""
 
 
+@one_thread
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cases", "one", "step", "int8", "page"))
@@ -343,7 +345,6 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := {*given.runtimes} - {runtime.target for runtime in RUNTIMES}:
         parser.error(f"there is no runtime {', '.join(unknown)}")
-    torch.set_num_threads(1)
     if given.what == "cases":
         all_cases(given.runtimes)
     elif given.what == "one":

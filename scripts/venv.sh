@@ -1,5 +1,5 @@
 # Sourced by the scripts here: makes .venv where it is not there and installs the package with the extras named in $1.
-# A second run with the same pyproject.toml, extras and list of files finds everything in place.
+# A run finds everything in place where each of its extras was installed for the same pyproject.toml and list of files.
 extras=$1
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
@@ -9,13 +9,16 @@ if [ ! -x .venv/bin/python ]; then
   python3 -m venv .venv || { rm -rf .venv; fail "the venv module is missing: apt install python3-venv"; }
 fi
 
-stamp=.venv/installed-$extras
 # The installed package is a tree of links, one for each file.
 state=$(cat pyproject.toml setup.cfg; find models export runtime rnn_export -type f -not -path '*/__pycache__/*' | LC_ALL=C sort)
-if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+have=,
+for stamp in .venv/installed-*; do
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then have=$have${stamp#.venv/installed-},; else rm -f "$stamp"; fi
+done
+lacking=
+for extra in ${extras//,/ }; do [[ $have == *,$extra,* ]] || lacking=$extra; done
+if [ -n "$lacking" ]; then
   echo "Installing rnn-export[$extras] into .venv (some minutes the first time) ..." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
-  # Whatever else was installed here has the links too.
-  rm -f .venv/installed-*
-  printf '%s\n' "$state" >"$stamp"
+  printf '%s\n' "$state" >".venv/installed-$extras"
 fi

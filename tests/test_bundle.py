@@ -26,6 +26,7 @@ import pytest
 
 from rnn_export import arrays, host
 from rnn_export.bundle import Bundle, FileRow, TargetRow, atomic, extend_bundle, open_bundle, write_bundle
+from rnn_export.bundle.readme import README, targets_section
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
@@ -140,6 +141,19 @@ def test_a_target_is_added_or_replaced_with_its_files(path: Path) -> None:
     assert (replaced.targets, both.targets) == ((TARGETS[0], row), (TARGETS[0], row, added))
     assert {n: both.read(n) for n in both.files} == {**kept, "targets/tensorrt-fp16/b.plan": b"new", "c.plan": b"c"}
     assert (both.spec, both.producer) == (before.spec, before.producer)
+
+
+def test_the_list_of_the_readme_is_renewed_with_the_targets(tmp_path: Path) -> None:
+    before = f"# vad\n\ntext\n\n{targets_section([TARGETS[0]])}\n\n## How it was verified\n\nby hand\n"
+    for name, page in {"ours": before, "own": "# vad\n\n- onnx\n"}.items():
+        path = tmp_path / f"{name}.rnnx"
+        write(path, files={**files(), README: page.encode()}, targets=TARGETS[:1])
+        row = TargetRow("c", "fp32", None, ("targets/c-fp32/vad|1.c",), {"name": "vad"})
+        given = extend_bundle(open_bundle(path), row, {"targets/c-fp32/vad|1.c": b"c"}).read(README).decode()
+        if name == "own":
+            assert given == page
+        else:
+            assert given == before.replace("\n\n## How", "\n- c (fp32): `targets/c-fp32/vad\\|1.c`\n\n## How")
 
 
 def test_a_file_of_two_targets_outlives_one_of_them(path: Path) -> None:

@@ -437,6 +437,51 @@ def test_bad_input_and_output_of_run(run: Run, bundle: Path, source: str, output
     assert not Path("y.npy").exists()
 
 
+def write_table(path: str, rows: int = 6) -> None:
+    lines = [f"2026-01-01 0{at}:00,{at},{at / 2},{-at}" for at in range(rows)]
+    Path(path).write_text("\n".join(["time,b,c,a", *lines]))
+
+
+def test_columns_of_a_csv_are_picked_by_name_and_number(run: Run, bundle: Path) -> None:
+    write_table("t.csv")
+    at = np.arange(6, dtype=np.float32)
+    np.save("t.npy", np.stack([-at, at, at / 2], 1))
+    expected = run("run", bundle, "t.npy")
+    assert expected.exit_code == 0, expected.output
+    assert run("run", bundle, "t.csv", "--columns", "a,b,c").stdout == expected.stdout
+    assert run("run", bundle, "t.csv", "--columns", " a, 2 ,3").stdout == expected.stdout
+    refused = run("run", bundle, "t.csv")
+    assert "t.csv cannot be read as .csv: line 2, column 1 ('time') holds '2026-01-01 00:00'" in refused.stderr
+    assert "leave the column out, --columns b,c,a (in Python Csv('t.csv', ['b', 'c', 'a']))" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--data", "--calibrate"])
+def test_columns_of_a_recording_to_export_with(run: Run, option: str) -> None:
+    write_table("t.csv")
+    arguments = ("export", "nets.py:net", "-o", "picked.rnnx", "--target", "c", "--precision", "int8", option, "t.csv")
+    result = run(*arguments, "--columns", "a,speed")
+    assert "t.csv has no column 'speed': it has time, b, c, a" in result.stderr
+    assert not Path("picked.rnnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "BUNDLE", "x.npy", "--columns", "a"), "--columns picks columns of a .csv, and none is given"),
+        (("loadtest", "BUNDLE", "--rate", "100", "--columns", "a"), "--columns picks columns of a .csv, and none is"),
+        (
+            ("build", "BUNDLE", "--target", "c", "--columns", "a"),
+            "--columns picks columns of a .csv, and none is given",
+        ),
+        (("run", "BUNDLE", "x.csv", "--columns", "a,,b"), "'a,,b': give names of columns, or numbers from 1 on"),
+    ],
+)
+def test_columns_that_are_of_no_csv(run: Run, bundle: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*(bundle if word == "BUNDLE" else word for word in arguments))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
 # --- the face of it
 
 

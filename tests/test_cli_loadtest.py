@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from rnn_export.cli.main import main
-from rnn_export.cli.tables import live_streams
+from rnn_export.cli.tables import live_streams, load_test
 from rnn_export.runtime.bench.live import search
 
 from .test_cli import FACTORY
@@ -43,6 +43,7 @@ def test_numbers_of_streams_are_tried_once_each_in_order(run: Run, tmp_path: Pat
     assert [point["streams"] for point in found["points"]] == [2, 8]
     assert found["at_least"] == found["points"][-1]["held"]
     assert found["held_by"] == "one core"
+    assert found["preempted"] >= 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -74,6 +75,17 @@ def test_mistakes_on_the_command_line(run: Run, words: tuple[str, ...], code: in
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("preempted", [0, 1092])
+def test_a_core_that_was_busy_is_said(preempted: int, capsys: pytest.CaptureFixture[str]) -> None:
+    point = {"streams": 4, "rounds": 9.0, "batch": 1.0, "p50": 1.0, "p99": 2.0, "worst": 3.0, "held": True}
+    about = {"source": "a.rnnx", "backend": "native", "precision": "fp32", "device": "cpu", "held_by": "one core"}
+    rate = {"frames_per_second": 5, "frame_ms": 200}
+    load_test({**about, **rate, "points": [point], "held": 4, "at_least": True, "preempted": preempted})
+    words = " ".join(capsys.readouterr().out.split())
+    said = "the core was taken away 1,092 times meanwhile: on a quiet machine latencies are lower" in words
+    assert said == (preempted > 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 LINES = (
     "from rnn_export import export",
+    "import rnn_export; assert callable(rnn_export.export)",
     "import rnn_export.export",
     "from rnn_export.export import export as function",
     "from rnn_export.export.api import export as inner",
@@ -24,7 +25,7 @@ def run(code: str) -> str:
 
 # Every order of two, since what counts is which of them loads the package first; torch makes each a second.
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(LINES[:3], 2)))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(LINES[:4], 2)))
 def test_export_can_be_called_in_whatever_order_it_was_imported(first, second):
     call = """
 from rnn_export import export
@@ -37,6 +38,27 @@ assert callable(rnn_export.export)
 assert rnn_export.export.export is rnn_export.export.api.export
 """
     assert run(f"{first}\n{second}\n{call}") == "BundleError\n"
+
+
+@pytest.mark.slow
+def test_the_package_alone_exports_and_shows_the_signature_of_export():
+    code = """
+import inspect, rnn_export
+from rnn_export.errors import BundleError
+try:
+    rnn_export.export(None, (), "nowhere/net.rnnx")
+except BundleError as error:
+    print(error)
+import rnn_export.export.api, rnn_export.export.lift
+assert inspect.signature(rnn_export.export) == inspect.signature(rnn_export.export.api.export)
+assert callable(rnn_export.lift), rnn_export.lift
+"""
+    assert run(code).startswith("nowhere/net.rnnx")
+
+
+@pytest.mark.parametrize("name", ["Batcher", "export", "load", "report"])
+def test_each_name_can_be_called_first_thing(name):
+    assert run(f"import rnn_export; print(callable(rnn_export.{name}))") == "True\n"
 
 
 def test_nothing_is_loaded_before_it_is_used():

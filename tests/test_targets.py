@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from rnn_export.cli.main import main
 from rnn_export.errors import ExportError
 from rnn_export.precision import PRECISIONS, precisions_of_gpu
+from rnn_export.runtime.build.native.machines import MACHINES, find_machine
 from rnn_export.targets import TARGETS, find_target, find_targets, table_rows
 
 ENGINES = [name for name, row in TARGETS.items() if row.library]
@@ -62,6 +63,58 @@ def test_every_row_can_be_asked_for_as_it_stands(name):
 def test_what_there_is_not(name, precision, opset, message):
     with pytest.raises(ExportError, match=re.escape(message)):
         find_target(name, precision, opset)
+
+
+MEANT = {
+    "cortex-m4": ("c", "--triple cortex-m4"),
+    "Cortex_M33": ("c", "--triple cortex-m33"),
+    "cortex-m7": ("c", "--triple cortex-m7"),
+    "cortex-a53": ("c", "--triple aarch64-linux-gnu --cpu cortex-a53"),
+    "cortex-a7": ("c", "--triple arm-linux-gnueabihf --cpu cortex-a7"),
+    "esp32-c3": ("c", "--triple rv32imc"),
+    "raspberry pi": ("c", "--triple aarch64-linux-gnu"),
+    "raspberry-pi-pico": ("c", "--triple cortex-m0plus"),
+    "riscv": ("c", "--triple riscv64-linux-gnu"),
+    "windows": ("c", "--triple x86_64-windows-gnu"),
+    "macos": ("c", "--triple aarch64-macos"),
+    "linux": ("c", "--triple x86_64-linux-gnu"),
+    **{triple: ("c", f"--triple {triple}") for triple in MACHINES},
+}
+OTHERS = {"esp32": "c", "esp32-s3": "c", "android": "litert", "ios": "coreml", "browser": "wasm", "node": "wasm"}
+
+
+@pytest.mark.parametrize(("name", "target", "build"), [(name, *meant) for name, meant in MEANT.items()])
+def test_a_machine_is_answered_with_its_target_and_triple(name, target, build):
+    message = f"no target {name!r}: that is a machine: --target {target}"
+    with pytest.raises(ExportError, match=re.escape(message)) as error:
+        find_target(name, "fp32", None)
+    assert f", then rnn-export build NAME.rnnx --target c {build}." in str(error.value)
+    words = build.split()
+    assert find_machine(words[1], words[3] if "--cpu" in words else None)
+
+
+@pytest.mark.parametrize(("name", "target"), OTHERS.items())
+def test_a_machine_without_a_triple_is_answered_with_its_target(name, target):
+    with pytest.raises(ExportError, match=rf"that is a machine: --target {target}\b.*\(targets=\('{target}',\)"):
+        find_target(name, "fp32", None)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_target_is_taken_for_a_machine(name):
+    with pytest.raises(ExportError, match=f"did you mean .*{name}"):
+        find_target(f"{name}x", "fp32", None)
+
+
+@pytest.mark.parametrize("name", ["onnx", "c", "jetson-nano"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_precision_that_a_target_lacks_is_answered_with_those_that_have_it(name, precision):
+    if precision in TARGETS[name].precisions:
+        return
+    with pytest.raises(ExportError) as error:
+        find_target(name, precision, None)
+    listed = str(error.value).partition(f"Targets in {precision}: ")[2].removesuffix(".").split(", ")
+    assert listed
+    assert all(find_target(other, precision, None) for other in listed)
 
 
 def test_an_opset_is_for_the_targets_that_have_one():

@@ -18,12 +18,14 @@ from rnn_export.errors import BundleError, ExportError, SourceError, first_line
 from rnn_export.export.from_onnx.expansions import KeepSizes
 from rnn_export.export.from_onnx.layout import Layout, Placed
 from rnn_export.export.from_onnx.reading import Source, array_of, graphs_of, opset_of, tensors_of
+from rnn_export.export.graph.passes.describing import Describe
 from rnn_export.export.graph.passes.foreign import foreign_graph
+from rnn_export.export.graph.passes.naming import NameByModules
 from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
-from rnn_export.spec import BATCH, METADATA_KEY, StreamSpec, sized
+from rnn_export.spec import BATCH, StreamSpec, sized
 
 # Every target is written from a step of this opset, or of a later one where the file has what came later.
 BASE_OPSET = 18
@@ -50,10 +52,9 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
     _lay_out(proto, layout, spec)
     graph = ir.from_proto(proto)
     graph = apply(_with_shapes(graph), common.ClearMetadataAndDocStringPass(), SayFirstStates(), Simplify(FOLDED))
-    graph.producer_name, graph.producer_version = "rnn-export", None
-    graph.metadata_props.clear()
-    graph.metadata_props[METADATA_KEY] = spec.dumps()
-    graph = _with_shapes(graph)
+    reasons = {pair.input: f"a state of the file ({pair.why})" for pair in layout.pairs}
+    names = NameByModules(keep=_names(source.model.graph))
+    graph = apply(_with_shapes(graph), names, Describe(spec, spec.chunk, reasons, source.path.stem))
     try:
         step = serialise(graph, check=True)
     except Exception as error:  # the checker raises several kinds
@@ -67,6 +68,13 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
             f"{source.path} as a step cannot be used: {why} In a step every size follows from shapes, and a loop has a "
             "constant number of trips: export the model for one step, its loops unrolled."
         ) from error
+
+
+def _names(graph: GraphProto) -> set[str]:
+    """Those that the author of a file gave to nodes and values."""
+    nodes = [node for body in graphs_of(graph) for node in body.node]
+    stored = {tensor.name for body in graphs_of(graph) for tensor in body.initializer}
+    return {name for node in nodes for name in (node.name, *node.output) if name} | stored
 
 
 def digest_of(spec: StreamSpec, source: Source, fixed: Mapping[str, Array], initial: Arrays) -> str:

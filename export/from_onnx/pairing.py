@@ -82,7 +82,7 @@ def find_pairs(
         raise SourceError(
             f"the file gives {', '.join(map(repr, lost))}, by its name a state for the next step, but takes none: it "
             f"takes {_told(taken)}. Export the model with its states as inputs too, or say that there are none, "
-            "states={}."
+            "states={} in Python, or --state NAME=none for an input."
         )
     return tuple(found[name] for name in taken if name in found)
 

@@ -120,9 +120,11 @@ class _Scan:
         for part in (self.step.inputs, self.step.outputs, self.step.initializers):
             part.clear()
         self.step.remove(nodes)
+        for value in (*starts, *ends):
+            value.doc_string = None
         for value in (*starts, *(value for node in nodes for value in node.outputs)):
             if value.name:
-                value.name = f"step/{value.name}"
+                value.name = f"step:{value.name}"
         return ir.Graph(starts, ends, nodes=nodes, name="step")
 
     def node(self, op_type: str, inputs: list[ir.Value], output: ir.Value | str, **attributes: Any) -> ir.Value:

@@ -4,19 +4,26 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
+from torch import nn
 
+from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, LiftError
-from rnn_export.export.graph.passes.module_paths import KeepModulePaths
+from rnn_export.export.graph.passes.describing import Describe
+from rnn_export.export.graph.passes.module_paths import INSIDE, KeepModulePaths
+from rnn_export.export.graph.passes.naming import NameByModules
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
+from rnn_export.export.lift.layers.bare_layers import bare_path
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
+from rnn_export.spec import BATCH, TIME, StreamSpec, sized
 
 # Frames of a window, of which sequence.onnx does not hold one for each frame of the sequence.
 WIDE = 512
+# Those of weights that numpy has too.
+NUMBERS = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
 # Every target of an export is made of the same step, which takes torch seconds to translate.
 _steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
 
@@ -61,7 +68,7 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
             "the model takes whole sequences through a projected LSTM (proj_size), for which ONNX has no operator, and "
             "which is written frame after frame where there is a step. Leave proj_size out, or sequence_only."
         )
-    return _written(apply(parse(step), SequenceFromStep(model.spec)), model.spec, None)
+    return _written(apply(parse(step), SequenceFromStep(model.spec)), model, None)
 
 
 def _has_wide_windows(model: StreamingModel) -> bool:
@@ -71,18 +78,31 @@ def _has_wide_windows(model: StreamingModel) -> bool:
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = translate(model.program(frames), model.spec)
-    apply(graph, KeepModulePaths(), Simplify())
+    inside = ".".join(filter(None, (INSIDE, bare_path(model.original.model))))
+    apply(graph, KeepModulePaths(inside), Simplify())
     _name_dimensions(graph, model.spec)
-    return _written(apply(graph, ConvertOpset(opset)), model.spec, frames)
+    apply(graph, ConvertOpset(opset), NameByModules(weights=_weights(model), inside=inside))
+    return _written(graph, model, frames)
 
 
-def _written(graph: ir.Model, spec: StreamSpec, frames: int | None) -> bytes:
-    graph.producer_name = "rnn-export"
-    graph.metadata_props.clear()
-    graph.metadata_props[METADATA_KEY] = spec.dumps()
+def _written(graph: ir.Model, model: StreamingModel, frames: int | None) -> bytes:
+    reasons = {origin.name: origin.reason for origin in model.origins}
+    apply(graph, Describe(model.spec, frames, reasons, type(_users(model)).__name__))
     serialised = serialise(graph, check=True)
-    _refuse_frozen(graph.graph, spec, frames)
+    _refuse_frozen(graph.graph, model.spec, frames)
     return serialised
+
+
+def _users(model: StreamingModel) -> nn.Module:
+    """The module that the user gave."""
+    return model.original.model.get_submodule(bare_path(model.original.model))
+
+
+def _weights(model: StreamingModel) -> dict[str, Array]:
+    """The parameters and buffers of the user's module, by name."""
+    own = _users(model)
+    tensors = (*own.named_parameters(remove_duplicate=False), *own.named_buffers(remove_duplicate=False))
+    return {name: t.detach().numpy() for name, t in tensors if t.layout is torch.strided and t.dtype in NUMBERS}
 
 
 def _name_dimensions(graph: ir.Model, spec: StreamSpec) -> None:

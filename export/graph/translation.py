@@ -12,7 +12,7 @@ from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_at
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph import logarithms, matrices, order, statistics
+from rnn_export.export.graph import division, logarithms, matrices, order, statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.graph.shortcuts import shortcuts
 from rnn_export.export.lift.program.fx import END
@@ -45,6 +45,12 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     packets |= {aten.kthvalue: order.kthvalue, aten._cdist_forward: order.cdist}
     packets |= {getattr(aten, write.__name__): write for write in MATRICES}
     table = {packet.default: write for packet, write in packets.items()} | {
+        aten.floor_divide.default: division.floor_divide,
+        aten.remainder.Tensor: division.remainder,
+        aten.remainder.Scalar: division.remainder,
+        aten.remainder.Scalar_Tensor: division.remainder,
+        aten.div.Tensor_mode: division.div_mode,
+        aten.div.Scalar_mode: division.div_mode,
         aten.median.dim: order.median,
         aten.nanmedian.dim: order.median,
         aten.searchsorted.Tensor: order.searchsorted,

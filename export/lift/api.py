@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
-from rnn_export.arrays import Array
 from rnn_export.choices import Chunk, chunk_problem
 from rnn_export.errors import (
     DecidedByValue,
@@ -21,6 +19,7 @@ from rnn_export.errors import (
     RowsDepend,
     StateMovesByCall,
     WrongChunk,
+    keyword,
 )
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
@@ -28,7 +27,6 @@ from rnn_export.export.lift.capture import Capture, capture, capture_sequence, o
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.copying import copied
 from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.filling_states import with_room
 from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.input_rates import at_any_rates
@@ -36,6 +34,7 @@ from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import many_frames
+from rnn_export.export.lift.memory_by_call import moves_by_call, refuse_memory_by_call
 from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
@@ -43,11 +42,11 @@ from rnn_export.export.lift.one_row import takes_one, why_one
 from rnn_export.export.lift.own_lengths import cut_as_given
 from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.picked_entries import refuse_beyond_entries
-from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import beside_unasked, said
 from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
+from rnn_export.export.lift.program.outside import Outside
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.scripted_functions import scripted_functions_followed
@@ -75,10 +74,11 @@ from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.lift.undefined_starts import begin_as_said, refuse_undefined_start
-from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.threads import one_thread
 
 
 @alone
+@one_thread
 @eager
 @scripted_functions_followed
 def lift(
@@ -101,13 +101,16 @@ def lift(
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`, and `progress` is called at each stage.
 
-    Raises LiftError with what was found, where, and what to do.
+    As `export` does, it takes its turn in the process, and has one thread. Raises LiftError with what was found, where,
+    and what to do.
     """
     if problem := chunk_problem(chunk):
         raise LiftError(problem)
     asked, names = None if chunk == "auto" else chunk, (input_names, output_names)
     options = _Options(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
-    flat = _flat_model(model, example_inputs, options)
+    flat, outside = _flat_model(model, example_inputs, options)
+    # Never run nor traced, so that verification starts from what the user gave.
+    clean, clean_outside = copy.deepcopy((flat.model, outside))
     flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
     while True:
         try:
@@ -126,13 +129,16 @@ def lift(
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
-            f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
+            f"{keyword('max_context', max_context)}: no causal attention of the model could be bounded so. Leave it "
+            "out."
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
             f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
             "Leave it out."
         )
+    lifted.original.model, lifted.original.outside = clean, clean_outside
+    lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
     return packed(lifted) if pack_states else lifted
 
 
@@ -180,13 +186,16 @@ class _Probed:
     states: tuple[LiftedState, ...]
 
 
-def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Options) -> FlatModel:
-    """A copy of the user's model, called with flat tensors; what is wrong before anything is lifted is refused."""
+def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Options) -> tuple[FlatModel, Outside]:
+    """A copy of the user's model, called with flat tensors, and copies of what its code reads outside of it.
+
+    What is wrong before anything is lifted is refused.
+    """
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
     for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
         refuse(model)
-    model, states = copied(model), options.states
+    (model, outside), states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     refuse_narrow_example(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
@@ -202,7 +211,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     if not options.sequence_only and (states is None or states):
         refuse_forgotten_states(flat, options.plain)
     flat.check_names()
-    return flat
+    return flat, outside
 
 
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
@@ -273,8 +282,8 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
             raise
         times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
         raise LiftError(
-            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
-            "(--time-axis none)."
+            f"{error} That is along {keyword('time_axis', times)}, which was found; if one call is one frame, say "
+            f"{keyword('time_axis', None)}."
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
@@ -292,7 +301,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     at_once, step = captured.dynamic_time and streamed.at_once, streamed.step
     lifted = StreamingModel(spec, flat, probed.axes, captured.module, at_once, initial, states, notes, step, shortest)
     if captured.dynamic_time and probed.flat.states:
-        _refuse_memory_by_call(lifted, probed.flat)
+        refuse_memory_by_call(lifted, probed.flat)
     return lifted
 
 
@@ -305,8 +314,8 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     while axes := _next(candidates, flat):
         if options.frames > 1 and not axes.has_time:
             raise LiftError(
-                f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must "
-                "be 1."
+                f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
+                "chunk must be 1."
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
@@ -346,8 +355,9 @@ def _refuse_rivals(probed: _Probed) -> None:
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
-            found, other = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            raise LiftError(f"more than one axis could be time: time_axis={found} or time_axis={other}. Say which.")
+            times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
+            found, other = (keyword("time_axis", time) for time in times)
+            raise LiftError(f"more than one axis could be time: {found} or {other}. Say which.")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
@@ -368,7 +378,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES, flat.names)
     streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
-        raise _moves_by_call(probed.states[i].name, bool(streamed.states))
+        raise moves_by_call(probed.states[i].name, bool(streamed.states))
     if not axes.causal and streamed.end is None:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
@@ -399,36 +409,3 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
     notes = (WHOLE, *shared_notes(spec, flat, probed.axes))
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), notes, shortest=shortest)
-
-
-def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
-    """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
-    spec, own = lifted.spec, [leaf.name for leaf in flat.states]
-    frames, rows = spec.chunk * max(1, spec.settling_steps), spec.rows or 2
-    drawn = BatchFirst(flat, lifted.axes).sample(2, 2 * frames, 3)
-    loop = ClosedLoop(spec, inputs_of(spec, drawn))
-
-    def after(states: Mapping[str, Array], *edges: int) -> Mapping[str, Array]:
-        driver = torch_driver(spec, lifted.module, states)
-        loop.run(driver, edges)
-        return driver.states()
-
-    states: Mapping[str, Array] = {
-        **{s.name: lifted.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in spec.states},
-        **{name: value.numpy() for name, value in zip(own, drawn[len(spec.inputs) :], strict=True)},
-    }
-    if spec.has_delay:
-        states = after(after(states, 0, frames), 0, frames)
-    once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
-    for name in own:
-        if not np.allclose(once[name], twice[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol):
-            raise _moves_by_call(name, len(spec.states) > len(own))
-
-
-def _moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
-    return StateMovesByCall(
-        has_others,
-        f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
-        "sequence is cut otherwise. If one call is one frame, say time_axis=None; if not, let every frame move it, or "
-        "take it out where nothing reads it.",
-    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rnn_export.errors import LiftError, NoBatchAxis
+from rnn_export.errors import LiftError, NoBatchAxis, keyword
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
 from rnn_export.export.lift.batch_search import ALONE, MOVED, batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel
@@ -110,7 +110,7 @@ def _odd_order(model: FlatModel, axes: Axes) -> LiftError:
     return LiftError(
         f"{found}: no axes in a usual order are time and batch (rows along axis 0 depend on each other, or cannot be "
         f"any number), but most models have the batch first, or time and then the batch. If it is meant so, say it: "
-        f"time_axis={times}. Else look for what mixes rows along axis 0."
+        f"{keyword('time_axis', times)}. Else look for what mixes rows along axis 0."
     )
 
 
@@ -123,7 +123,8 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
         raise LiftError(
             f"inputs with time must have as many frames as each other, or stand in a ratio that the code holds to, but "
             f"in the example {found}, and none was found. Give all of them the same number, several values in one "
-            "frame where one has more (N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
+            "frame where one has more (N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None} "
+            "(--time-axis NAME=AXIS --time-axis OTHER=none)."
         )
 
 
@@ -201,7 +202,10 @@ def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
         return tuple(_axis(model, i, time_axis.get(leaf.name)) for i, leaf in enumerate(model.inputs))
     if time_axis is None or type(time_axis) is int:
         return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))
-    raise LiftError(f"time_axis={time_axis!r}: it must be 'auto', None, an axis, or an axis for each input by name.")
+    raise LiftError(
+        f"time_axis={time_axis!r}: it must be 'auto', None, an axis, or an axis for each input by name (--time-axis "
+        "auto, none, N, or NAME=N for each input)."
+    )
 
 
 def _axis(model: FlatModel, number: int, axis: int | None) -> int | None:
@@ -209,4 +213,6 @@ def _axis(model: FlatModel, number: int, axis: int | None) -> int | None:
     rank = leaf.example.dim() - (rated is not None and rated.frames > 1)
     if axis is None or -rank <= axis < rank:
         return None if axis is None else axis % rank
-    raise LiftError(f"time_axis={axis}: input {leaf.name!r} has only {rank} axes, {tuple(leaf.example.shape)}.")
+    raise LiftError(
+        f"{keyword('time_axis', axis)}: input {leaf.name!r} has only {rank} axes, {tuple(leaf.example.shape)}."
+    )

@@ -73,7 +73,7 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     raise NoBatchAxis(
         f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
         "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
-        f"state that is passed in, states={{argument: output}}. {one}Tried:\n"
+        f"state that is passed in, states={{argument: output}} (--state ARGUMENT=OUTPUT). {one}Tried:\n"
         + "\n".join(tried[:TRIED] or ["  no axis"]),
         free,
         alone,

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.program.outside import Outside, outside_of
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of `model`; raises LiftError where there can be none."""
+def copied(model: nn.Module) -> tuple[nn.Module, Outside]:
+    """Deep copies of `model` and of what its code reads outside of it; raises LiftError where there can be none."""
     values = [value for module in model.modules() for value in vars(module).values()]
     # What a hook of torch's computed from parameters cannot be copied as it is, nor what only wraps a function, nor a
     # scripted one.
     made = {id(t): t.detach().clone() for t in values if isinstance(t, Tensor) and not t.is_leaf}
     functions = {id(f): f.__func__ for f in values if isinstance(f, staticmethod)}
     scripted = {id(f): _Scripted(f) for f in values if isinstance(f, torch.jit.ScriptFunction)}
+    memo: dict[int, Any] = {**made, **functions, **scripted}
     try:
-        return copy.deepcopy(model, {**made, **functions, **scripted})
+        return copy.deepcopy(model, memo), outside_of(model, memo)
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
 

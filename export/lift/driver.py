@@ -22,14 +22,15 @@ def torch_driver(
     """`module` takes (inputs..., states...) and gives (outputs..., next states...), all in the order of `spec`.
 
     `states` are those of the contract that it takes, by name, (rows, ...); it keeps the others itself. Whoever takes
-    whole sequences leaves out the frames of the delay.
+    whole sequences leaves out the frames of the delay. Arrays are copied on both ways: `module` may write to what it
+    takes, and may change later what it gave.
     """
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states if s.name in states)]
 
     def call(feed: dict[str, Array]) -> dict[str, Array]:
         with torch.no_grad():
-            results = module(*map(torch.from_numpy, feed.values()))
-        return {name: value.detach().numpy() for name, value in zip(names, results, strict=True)}
+            results = module(*map(torch.tensor, feed.values()))
+        return {name: value.detach().numpy().copy() for name, value in zip(names, results, strict=True)}
 
     return StepDriver(spec, row_by_row(spec, call), states, leaves_out_delay)
 

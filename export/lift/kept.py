@@ -31,7 +31,7 @@ OTHERS = (str, bytes, complex, set, frozenset)
 STARTS, TRIED = 6, 64
 INSTEAD = (
     "Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it as an argument, "
-    "return its next value, and declare it: states={argument: output}."
+    "return its next value, and declare it: states={argument: output} (--state ARGUMENT=OUTPUT)."
 )
 
 

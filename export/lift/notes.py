@@ -64,7 +64,8 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
     """Those of whole sequences too."""
     if isinstance(flat.model, WithLengths):
         names = ", ".join(map(repr, flat.model.lengths))
-        yield f"{names}: lengths, which no stream has, so every row has all frames; states={{NAME: None}} keeps one"
+        keep = "states={NAME: None} (--state NAME=none)"
+        yield f"{names}: lengths, which no stream has, so every row has all frames; {keep} keeps one"
     for name, kind in flat.left_out.items():
         yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
     if idle := ", ".join(repr(str(group[0])) for group in flat.idle):

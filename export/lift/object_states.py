@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import LiftError, keyword
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.carried import Carrying
 from rnn_export.export.lift.program.records import opened
@@ -63,4 +63,4 @@ def refuse_left_out(flat: FlatModel) -> None:
 
 def declaring(name: str) -> str:
     """How an argument is declared to be a state that comes back under its own name."""
-    return f"states={{{name!r}: {name!r}}} (--state {name}={name})"
+    return keyword("states", {name: name})

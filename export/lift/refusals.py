@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
-from rnn_export.errors import LiftError, TraceFailed
+from rnn_export.errors import LiftError, TraceFailed, keyword
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
@@ -155,8 +155,8 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
         if name in flat.written and name not in plain:
             raise LiftError(
                 f"the model writes to its input {leaf.name!r}: it looks like a state. Declare where it comes back, in "
-                f"the input itself states={{{name!r}: {name!r}}} (--state {name}={name}), or in an output; or say that "
-                f"it is none, states={{{name!r}: None}} (--state {name}=none)."
+                f"the input itself {keyword('states', {name: name})}, or in an output; or say that it is none, "
+                f"{keyword('states', {name: None})}."
             )
     if len(set(flat.output_keys)) + len(flat.states) >= 2:
         _refuse_returned(flat, others, plain)
@@ -187,8 +187,7 @@ def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[st
         raise LiftError(
             f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {keys}: it looks like "
             "a state. Declare where it comes back, in the order of the model most likely "
-            f"states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say that it is none, "
-            f"states={{{name!r}: None}} (--state {name}=none)."
+            f"{keyword('states', {name: likely})}, or say that it is none, {keyword('states', {name: None})}."
         )
 
 
@@ -234,5 +233,5 @@ def refuse_other_start(
     if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
-            f"initial={{{unsaid[0]!r}: tensor}}, one row of it."
+            f"initial={{{unsaid[0]!r}: tensor}}, one row of it (of a command, in what the factory returns third)."
         )

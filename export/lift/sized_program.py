@@ -7,6 +7,7 @@ what size each value has.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.tracing import lift_error, quiet
 
+NO_WORD = re.compile(r"\W", re.ASCII)
 # By which a loop joins what its frames gave.
 JOINS = {torch.stack: aten.stack.default, torch.cat: aten.cat.default}
 
@@ -99,7 +101,8 @@ class _Writer(fx.proxy.TracerBase):
         name = self.names.get(id(value)) or f"constant_{len(self.weights)}"
         if name not in self.weights:
             with self.graph.inserting_before(next(n for n in self.graph.nodes if n not in self.weights.values())):
-                node = self.graph.placeholder(f"b_{name.replace('.', '_')}")
+                # Keys of a ModuleDict need be no identifiers.
+                node = self.graph.placeholder(f"b{len(self.weights)}_{NO_WORD.sub('_', name)}")
             node.meta["val"] = self.mode.from_tensor(value.detach(), static_shapes=True)
             self.weights[name], self.kept[name] = node, value.detach()
         return _Value(self.weights[name], self)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import BoundedAxis, LiftError
+from rnn_export.errors import BoundedAxis, LiftError, keyword
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
 from rnn_export.export.lift.fixed_time import FixedAxes, refuse_first_frames
 from rnn_export.export.lift.layers.replacement import LAYERS
@@ -66,8 +66,7 @@ def _declared_so(model: FlatModel) -> str:
     name, key = next(iter([*given, *left_out]), ("", ""))
     if not name:
         return ""
-    said = f"states={{{name!r}: {key!r}}} (--state {name}={key})"
-    return f"If {name!r} is its state, declare where it comes back: {said}. "
+    return f"If {name!r} is its state, declare where it comes back: {keyword('states', {name: key})}. "
 
 
 def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
@@ -83,12 +82,12 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
         found = search.candidate(said, True)
         if found is None:
             raise LiftError(
-                f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}. If it takes "
-                "so many frames at most, say max_frames=N (--max-frames N)."
+                f"{keyword('time_axis', probe.by_name(said))}: the model cannot run at other lengths. {probe.failure}. "
+                "If it takes so many frames at most, say max_frames=N (--max-frames N)."
             )
         return found
     best = search.best()
-    found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)
+    found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
@@ -111,7 +110,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
         refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
         raise LiftError(
             f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
-            f"frame, say which axis is time: {found_axes}. If one call is one frame: time_axis=None."
+            f"frame, say which axis is time: {found_axes}. If one call is one frame: {NONE}."
         )
     if len(best) > 1:
         raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
@@ -162,8 +161,8 @@ class TimeSearch:
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
-            f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say time_axis=None "
-            "(--time-axis none). If that axis is time, let the code take it of any length, x.shape[1]."
+            f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say {NONE}. "
+            "If that axis is time, let the code take it of any length, x.shape[1]."
         )
 
     @property

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from rnn_export.arrays import Arrays
+from rnn_export.export.graph.passes.naming import NameByModules, names_in
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.runtime.backends.api import Artefacts
@@ -33,7 +34,7 @@ def from_step(
     model = parse(step)
     if options.opset not in (None, model.opset_imports.get("")):
         assert options.opset is not None
-        apply(model, ConvertOpset(options.opset))
+        apply(model, ConvertOpset(options.opset), NameByModules(keep=names_in(model)))
         step = serialise(model, check=True)
     return {"step.onnx": step}
 

@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 
 from rnn_export.export.triton.config import Serving
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.remote.wire import BYTES, SEED, SNAPSHOT, WireFormat, WireTensor
 from rnn_export.spec import StreamSpec
 
 NEEDS = {
     "python": """
-The Python of the server needs this toolkit, and a backend that runs the bundle. In the container that is
+The Python of the server needs this toolkit, and a backend that runs the bundle. On the machine that wrote this page
+they are installed by
 
-    pip install rnn-export onnxruntime
+    {install}
 
-or, for the `native` backend, a bundle whose C was compiled for the server's machine (`rnn-export build --target c`).
+In the container, install the same package: a wheel that `pip wheel --no-deps .` makes in a checkout, with the extra
+`cpu`; or, for the `native` backend, a bundle whose C was compiled for the server's machine (`rnn-export build --target
+c`).
 
 Of the code in the bundle (compiled C, engines, TorchScript) the server runs what `config.pbtxt` names under
 `rnn_export.trusted`, which was trusted where this was written, and what the server's own user trusts. It passes over
@@ -57,7 +61,7 @@ ones, with UNAVAILABLE.
 
 ## Call it
 
-    from rnn_export.runtime import load                  # pip install 'rnn-export[remote]'
+    from rnn_export.runtime import load                  # {remote}
 
     stream = load("grpc://127.0.0.1:8001/{name}").stream()
     y = stream.step(x)                                   # as with the bundle itself
@@ -117,7 +121,8 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     yield f"{serving.backend} backend.\nEach sequence of the server is a stream, whose state stays there between "
     yield f"requests. Digest {spec.digest[:12]}, {serving.precision}.\n"
     gpus = "--gpus all " if serving.backend == "tensorrt" else ""
-    yield START.format(needs=NEEDS[serving.backend], name=serving.name, gpus=gpus)
+    needs = NEEDS[serving.backend].format(install=pip_install("cpu"))
+    yield START.format(needs=needs, name=serving.name, gpus=gpus, remote=pip_install("remote"))
     for tensor in wire.inputs:
         yield f"| input | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_input(tensor, spec, wire)} |\n"
     memory = f"the {'memory' if wire.kind == BYTES else 'state'} after this step"

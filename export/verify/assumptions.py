@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rnn_export.errors import ParityError
+from rnn_export.errors import ParityError, keyword
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
 
@@ -17,8 +17,8 @@ def assumptions_seen(model: StreamingModel) -> list[dict[str, Any]]:
         seen = counts.get(assumption.at, Counter[bool]())
         if assumption.why == "said" and not seen:
             raise ParityError(
-                f'assume={{"{assumption.at}": {assumption.value}}} cannot be checked: on what it is verified on, the '
-                "model itself never asks a tensor there. Leave it out, or give a recording on which it does. "
+                f"{keyword('assume', {assumption.at: assumption.value})} cannot be checked: on what it is verified on, "
+                "the model itself never asks a tensor there. Leave it out, or give a recording on which it does. "
                 f"{CONSEQUENCE}"
             )
         found.append({**vars(assumption), "was_true": seen[True], "was_false": seen[False]})

@@ -62,8 +62,8 @@ def changed_outputs(model: StreamingModel, loop: ClosedLoop, changes: int = CHAN
     """What copies of the module give, on as many rows, where all that is computed with is a little different."""
     for seed in range(changes):
         other = copy.deepcopy(model.original)
-        # What is decided on an edge may be decided otherwise now.
-        other.decisions = replace(other.decisions, checked=False)
+        # A decision on an edge may go the other way now. Every other one is the module's own.
+        other.decisions = replace(other.decisions, checked=False, chosen=frozenset())
         changing, fed = _changed(seed, other, loop)
         with changing:
             yield own_trace(replace(model, original=other), fed).outputs

@@ -11,6 +11,7 @@ from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest, write_manifest
 from rnn_export.bundle.reading import Bundle, checksum, open_bundle
+from rnn_export.bundle.readme import README, with_targets
 from rnn_export.bundle.reporting import inside_page
 from rnn_export.bundle.signature import SIGNATURE, Signature
 from rnn_export.errors import BundleError
@@ -91,8 +92,9 @@ def extend_bundle(
 ) -> Bundle:
     """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
 
-    Its report.html, where it has one, is written anew. What others have added to it since `bundle` was opened stays: of
-    this row, what `keep` says of the bundle as it is now and the path of a file.
+    Its report.html and the list of targets in its README.md, where it has them, are written anew. What others have
+    added to it since `bundle` was opened stays: of this row, what `keep` says of the bundle as it is now and the path
+    of a file.
     One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
     """
     try:
@@ -113,12 +115,15 @@ def _extended(
     old = set(replaced.files if replaced else ())
     of_others = sorted(name for name in old - set(files) if keep(bundle, name))
     gone = old - set(of_others) - {name for known in others for name in known.files}
+    kept = {name: bundle.read(name) for name in bundle.files if name not in gone}
+    targets = [*others, replace(row, files=(*row.files, *of_others))]
+    page = {README: with_targets(kept[README], targets)} if README in kept else {}
     return write_bundle(
         bundle.path,
         spec=bundle.spec,
         producer=bundle.producer,
-        files={**{name: bundle.read(name) for name in bundle.files if name not in gone}, **files},
-        targets=[*others, replace(row, files=(*row.files, *of_others))],
+        files={**kept, **files, **page},
+        targets=targets,
         weights=bundle.weights,
         extra=bundle.extra,
         force=True,

@@ -10,7 +10,14 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
-from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities, trust_option
+from rnn_export.cli.options import (
+    batch_range,
+    calibrate_option,
+    columns_option,
+    compute_capabilities,
+    trust_option,
+    with_columns,
+)
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BUNDLE, PRECISION, TARGET, TRIPLE
 from rnn_export.errors import BuildError
@@ -56,12 +63,13 @@ OF_C = f"--target c --triple {WASI} makes a library to be linked with a program 
 )
 @click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
 @calibrate_option
+@columns_option
 @click.option("--rebuild", is_flag=True, help="Build again what is there already.")
 @trust_option
 def build_command(
     bundle: Path, target: str, precision: Precision | None, batch: tuple[int, int, int] | None,
     state_precision: Precision | None, memory: int | None, compute: tuple[str, ...] | None, triple: str | None,
-    cpu: str | None, calibrate: Path | None, rebuild: bool, trust: bool, as_json: bool,
+    cpu: str | None, calibrate: Path | None, columns: tuple[str, ...] | None, rebuild: bool, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
 
@@ -76,6 +84,7 @@ def build_command(
     from rnn_export.runtime.build.tensorrt.engine import BuildOptions
     from rnn_export.targets import find_target
 
+    (recorded,) = with_columns(columns, calibrate)
     # C says itself which precisions a bundle has.
     complete = target not in ("c", "wasm") and find_target(target, precision or "fp32", None).library is None
     of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
@@ -93,11 +102,11 @@ def build_command(
     with stages("build", STAGES) as stage:
         opened = open_bundle(bundle)
         if target == "c":
-            compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage, trust)
+            compiled = build_c_target(opened, precision, Destination(triple, cpu), recorded, rebuild, stage, trust)
         elif target == "wasm":
-            packed = build_wasm_target(opened, precision, calibrate, rebuild, stage, trust)
+            packed = build_wasm_target(opened, precision, recorded, rebuild, stage, trust)
         elif complete:
-            written = write_target(opened, target, precision, calibrate, rebuild, stage)
+            written = write_target(opened, target, precision, recorded, rebuild, stage)
         else:
             engine = build_engine_target(opened, target, precision, options, stage, trust)
     if target == "wasm":

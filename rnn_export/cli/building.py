@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.code import code_of
@@ -20,7 +19,7 @@ from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builde
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
 from rnn_export.runtime.build.wasm.build import BuiltWasm, build_wasm, has_sources, refuse_rebuild
 from rnn_export.runtime.build.wasm.compile import find_zig
-from rnn_export.runtime.recording import read
+from rnn_export.runtime.recording import Source, read
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.target_options import TargetOptions, check_batch
 from rnn_export.targets import find_target
@@ -38,7 +37,7 @@ def build_c_target(
     bundle: Bundle,
     precision: str | None,
     destination: Destination,
-    calibrate: Path | None,
+    calibrate: Source | None,
     rebuild: bool,
     stage: Stage,
     trust: bool = False,
@@ -63,7 +62,7 @@ def build_c_target(
 
 
 def build_wasm_target(
-    bundle: Bundle, precision: str | None, calibrate: Path | None, rebuild: bool, stage: Stage, trust: bool = False
+    bundle: Bundle, precision: str | None, calibrate: Source | None, rebuild: bool, stage: Stage, trust: bool = False
 ) -> BuiltWasm:
     """Compile C to WebAssembly: that of the bundle where it is trusted, else written from the step."""
     refuse_rebuild(bundle, precision, rebuild)
@@ -98,7 +97,7 @@ class WrittenTarget:
 
 
 def write_target(
-    bundle: Bundle, target: str, precision: str | None, calibrate: Path | None, rebuild: bool, stage: Stage
+    bundle: Bundle, target: str, precision: str | None, calibrate: Source | None, rebuild: bool, stage: Stage
 ) -> WrittenTarget:
     """Write what has nothing to build: files that a runtime of its own reads."""
     found, row = find_target(target, precision or "fp32", None), find_row(bundle, target, precision)
@@ -130,7 +129,7 @@ def write_target(
     return WrittenTarget(row, sum(map(len, proved.files.values())), report, notes)
 
 
-def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Path | None) -> None:
+def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Source | None) -> None:
     if row.requires.get("scales") == "calibrated" and calibrate is None:
         raise BuildError(
             f"the C of {bundle.path} in {row.precision} is not trusted, so it is written anew, but its scales came "
@@ -156,14 +155,14 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
 
 
 def _added(
-    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, calibrate: Path | None, stage: Stage
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, calibrate: Source | None, stage: Stage
 ) -> Draft:
     from rnn_export.export.add_target import add_target
 
     return add_target(bundle, target, _order(bundle, precision, options, calibrate), stage)
 
 
-def _order(bundle: Bundle, precision: str | None, options: BuildOptions, calibrate: Path | None) -> TargetOptions:
+def _order(bundle: Bundle, precision: str | None, options: BuildOptions, calibrate: Source | None) -> TargetOptions:
     check_batch(options.batch, bundle.spec.rows)
     return TargetOptions(
         precision or "fp32",

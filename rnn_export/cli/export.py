@@ -14,7 +14,14 @@ from rnn_export.choices import Chunk, Precision
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
-from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
+from rnn_export.cli.options import (
+    ExportFlags,
+    batch_range,
+    calibrate_option,
+    columns_option,
+    source_options,
+    with_columns,
+)
 from rnn_export.cli.voice import logged_notes, stages
 from rnn_export.cli.words import PRECISION, TARGET
 
@@ -50,9 +57,10 @@ REPORT, STEP = "report.html", "step.onnx"
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="A recording to verify on, beside what is tried in any case: .npy, .npz, .csv or .wav.",
+    help="A recording to verify on, beside what is tried in any case: .npy, .npz, .csv, .wav, .flac or .ogg.",
 )
 @calibrate_option
+@columns_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--max-frames", type=click.IntRange(1), help="Of one stream, where the model takes no more.")
 @click.option("--max-context", type=click.IntRange(1), help="Frames that attention without a bound may look at.")
@@ -79,6 +87,7 @@ def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: Chunk | None, data: Path | None, calibrate: Path | None,
+    columns: tuple[str, ...] | None,
     sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
     rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
     assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, pack_states: bool, force: bool,
@@ -95,9 +104,10 @@ def export_command(
     from rnn_export.cli.functions import find_metric, stdout_kept
     from rnn_export.export.api import STAGES, export
 
+    recorded, calibration = with_columns(columns, data, calibrate)
     flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
-        state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
+        state_precision=state_precision, batch=batch, data=recorded, calibrate=calibration, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip

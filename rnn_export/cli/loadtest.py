@@ -9,13 +9,14 @@ import click
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command
-from rnn_export.cli.options import finite, trust_option
+from rnn_export.cli.options import columns_option, finite, trust_option, with_columns
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 
 if TYPE_CHECKING:
     from rnn_export.arrays import Arrays
     from rnn_export.runtime.engine import Engine
+    from rnn_export.runtime.recording import Source
     from rnn_export.spec import StreamSpec
 
 
@@ -52,14 +53,18 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--backend", type=BACKEND, default="auto", show_default=True, help="Which backend to run on.")
 @click.option("--precision", type=PRECISION, help="Which precision, where the bundle has several.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="A recording to take frames from: .npy, .npz, .csv, .wav."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A recording to take frames from: .npy, .npz, .csv, .wav, .flac, .ogg.",
 )
+@columns_option
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw latency over load as well.")
 @trust_option
 def loadtest_command(
     bundle: str, rate: float | None, streams: list[int], seconds: float, backend: BackendName | ServerAddress,
-    precision: Precision | None, data: Path | None, core: int | None, plot: Path | None, trust: bool, as_json: bool,
+    precision: Precision | None, data: Path | None, columns: tuple[str, ...] | None,
+    core: int | None, plot: Path | None, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Find how many live streams of BUNDLE one core holds, or the servers of ADDRESS do.
 
@@ -68,11 +73,12 @@ def loadtest_command(
     frames are done within a frame's time.
     """
     from rnn_export.runtime.bench.live import frames_of, load_test
-    from rnn_export.runtime.bench.this_machine import describe, pinned
+    from rnn_export.runtime.bench.this_machine import describe, pinned, preemptions
     from rnn_export.runtime.engine import load
 
     if plot is not None:
         plots.check(plot)
+    (recorded,) = with_columns(columns, data)
     engine = load(bundle, backend, precision, trust=trust)
     tables.skipped_backends(engine)
     steps = _rate(engine.spec, rate)
@@ -80,11 +86,13 @@ def loadtest_command(
         raise click.BadParameter(
             f"{seconds:g} s is less than a step of a stream takes, {1 / steps:g} s.", param_hint="--seconds"
         )
-    frames = frames_of(_frames(bundle, engine.spec, data), engine.spec)
+    frames = frames_of(_frames(bundle, engine.spec, recorded), engine.spec)
     with pinned(core) as chosen, stages("loadtest", len(streams) or None, lines=False) as stage:
+        before = preemptions()
         points, ended = load_test(
             engine, frames, 1 / steps, seconds, streams, lambda number: stage(f"{number:,} streams")
         )
+        preempted = preemptions() - before
         machine = describe(chosen)
     if ended:
         tables.note(ended)
@@ -95,6 +103,7 @@ def loadtest_command(
         "precision": engine.precision,
         "device": engine.device,
         "machine": machine,
+        "preempted": preempted,
         "frames_per_second": steps * engine.spec.chunk,
         "frame_ms": 1e3 / steps,
         "points": [asdict(point) for point in points],
@@ -120,7 +129,7 @@ def _rate(spec: "StreamSpec", rate: float | None) -> float:
     return rate / spec.chunk
 
 
-def _frames(bundle: str, spec: "StreamSpec", data: Path | None) -> "Arrays":
+def _frames(bundle: str, spec: "StreamSpec", data: "Source | None") -> "Arrays":
     """Frames (rows, frames, ...) of a recording, else those that the bundle was verified with, else noise."""
     import numpy as np
 

@@ -1,13 +1,17 @@
 """Options of the command that are more than a word or a number, and how they are read."""
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from rnn_export.choices import Chunk, Precision, chunk_problem
+
+if TYPE_CHECKING:
+    from rnn_export.runtime.recording import Source
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class ExportFlags:
     precision: Precision | None = None
     state_precision: Precision | None = None
     batch: tuple[int, int, int] | None = None
-    data: Path | None = None
-    calibrate: Path | None = None
+    data: "Source | None" = None
+    calibrate: "Source | None" = None
     sample_rate: int | None = None
     steps: int | None = None
     atol: float | None = None
@@ -154,6 +158,33 @@ def trust_option(function: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         help="Run machine code, TorchScript and engines of BUNDLE though nobody trusted has made or signed them.",
     )(function)
+
+
+def columns_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--columns",
+        type=column_names,
+        metavar="NAME,NAME|N,N",
+        help="Columns of a .csv to read, in this order: names of its header, or numbers from 1 on.  [default: all]",
+    )(function)
+
+
+def column_names(text: str) -> tuple[str, ...]:
+    """Names with commas between them, quoted where a name has one itself."""
+    names = tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
+    if not names or "" in names:
+        raise click.BadParameter(f"{text!r}: give names of columns, or numbers from 1 on, with commas between them.")
+    return names
+
+
+def with_columns(columns: tuple[str, ...] | None, *files: Path | None) -> "list[Source | None]":
+    """`files`, of each .csv the columns that --columns picks; raises UsageError where it has no .csv to pick from."""
+    from rnn_export.runtime.recording import Csv
+
+    picked = {file: Csv(file, columns) for file in files if columns and file and file.suffix.lower() == ".csv"}
+    if columns and not picked:
+        raise click.UsageError("--columns picks columns of a .csv, and none is given: leave it out.")
+    return [file and picked.get(file, file) for file in files]
 
 
 def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import click
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
-from rnn_export.cli.options import trust_option
+from rnn_export.cli.options import columns_option, trust_option, with_columns
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 
@@ -21,12 +21,14 @@ from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 @click.option("--backend", type=BACKEND, default="auto", show_default=True, help="Which backend to run on.")
 @click.option("--precision", type=PRECISION, help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
+@columns_option
 @trust_option
 def run_command(
     bundle: str, recording: str, output: Path | None, backend: BackendName | ServerAddress, precision: Precision | None,
-    device: str | None, trust: bool, as_json: bool,
+    device: str | None, columns: tuple[str, ...] | None, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
+    """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv, .wav, .flac or .ogg file, or - for raw
+    values on stdin.
 
     ADDRESS is grpc://HOST:PORT,HOST:PORT/NAME, a model that `rnn-export triton` wrote, on one or several servers. The
     stream goes on at another server when one fails or takes too long: behind NAME, ?deadline_ms=1000&snapshot_every=16
@@ -38,6 +40,7 @@ def run_command(
     from rnn_export.cli.run_io import run_file, run_raw
     from rnn_export.runtime.engine import load
 
+    (file,) = with_columns(columns, Path(recording))
     engine = load(bundle, backend, precision, device, trust=trust)
     tables.skipped_backends(engine)
     try:
@@ -45,7 +48,7 @@ def run_command(
             return run_raw(engine, sys.stdin.buffer, output, as_json)
         with stages("run", 1, lines=False) as stage:
             stage(recording)
-            result = run_file(engine, recording, output, as_json)
+            result = run_file(engine, file, output, as_json)
         if not as_json:
             tables.say(tables.speed(result), err=True)
         return result

@@ -18,7 +18,7 @@ from rnn_export.runtime.engine import Engine
 SUFFIXES = (".npy", ".npz", ".csv")
 
 
-def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) -> dict[str, Any]:
+def run_file(engine: Engine, source: recording.Source, output: Path | None, as_json: bool) -> dict[str, Any]:
     """Stream a recording; the outputs go to `output`, to stdout as CSV, or into the result where `as_json`."""
     _check_output(engine, output)
     inputs = recording.read(source, engine.spec)
@@ -26,7 +26,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     chunk = engine.spec.chunk
     if engine.spec.without_output(0, frames // chunk * chunk) and not engine.spec.tail:
         why = f"a step takes {chunk}, and the first {engine.spec.delay} give none"
-        raise SourceError(f"{source} has {frames} frames, which give no output: {why}.")
+        name = source.path if isinstance(source, recording.Csv) else source
+        raise SourceError(f"{name} has {frames} frames, which give no output: {why}.")
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))

@@ -59,6 +59,7 @@ def verify_command(
     from rnn_export.runtime.replay.checks import replay_golden
     from rnn_export.runtime.replay.figures import task_figures
     from rnn_export.runtime.replay.golden import FILE, Golden
+    from rnn_export.threads import one_thread_each
     from rnn_export.trust import read_public_key
 
     refuse_address(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
@@ -68,7 +69,7 @@ def verify_command(
         check_signature(opened, read_public_key(signed_by), signed_by)
     engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
     tables.skipped_backends(engine)
-    with stages("verify", STAGES) as stage:
+    with one_thread_each(), stages("verify", STAGES) as stage:
         golden = Golden.from_arrays(opened.arrays(FILE), opened.spec)
         report = replay_golden(engine, golden, stage)
         if function is not None and report.ok:

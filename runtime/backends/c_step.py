@@ -41,6 +41,26 @@ def check_indices(backend: str, table_rows: Mapping[str, int], what: str, inputs
             raise StreamError(f"{backend} refused the {what}: {name!r} is out of its table, {why}.")
 
 
+class WrongIndices(NamedTuple):
+    """What a compiled step says of indices that it computes: the texts, and where a struct has the number of one.
+
+    The number counts from 1, and stays until states are written; the state is then that of a wrong index.
+    """
+
+    texts: tuple[str, ...]
+    offset: int
+
+    def numbers(self, structs: Array) -> Array:
+        """Those of structs (count, stride), uint8: a view."""
+        numbers: Array = structs[:, self.offset : self.offset + 4].view(np.uint32)
+        return numbers
+
+    def check(self, backend: str, what: str, structs: Array) -> None:
+        """Raise StreamError where one of the structs has a number."""
+        if found := int(self.numbers(structs).max()):
+            raise StreamError(f"{backend} refused the {what}: {self.texts[found - 1]}.")
+
+
 class StatePlace(NamedTuple):
     """Where a struct has a state: the bytes before its memory, and those before the number of values that it is behind.
 

@@ -28,7 +28,7 @@ _LIBRARY = """
     errno size_t ptrdiff_t int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t NULL linux unix i386 arm
 """
 # Parameters and members of what is written, files beside NAME.c, and the prefix of the glue's own functions.
-_WRITTEN = "state states weights way front rows steps main selftest golden kernels rnn rnn_team"
+_WRITTEN = "state states weights way wrong_index front rows steps main selftest golden kernels rnn rnn_team"
 # Headers that a step and its programs read, or that those read in turn: a NAME.h beside them would be read instead; and
 # targets that CMake has of its own.
 _HEADERS = """

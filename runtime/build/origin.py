@@ -47,8 +47,13 @@ class Origin:
 
 
 def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> TargetRow | None:
-    """The row of `target`, None where there is none; raises BuildError where `precision` does not say which of them."""
+    """The row of `target`, None where there is none; without `precision` its only one, or fp32.
+
+    Raises BuildError where there are several, and none in fp32.
+    """
     rows = [row for row in bundle.targets if row.target == target and precision in (None, row.precision)]
+    if len(rows) > 1:
+        rows = [row for row in rows if row.precision == "fp32"] or rows
     if len(rows) > 1:
         precisions = ", ".join(row.precision for row in rows)
         raise BuildError(f"{on_disk(bundle).path} has {target!r} in {precisions}: say which, --precision P.")

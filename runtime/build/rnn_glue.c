@@ -81,6 +81,16 @@ RNN_EXPORT size_t rnn_input_rows(size_t i)
     }
 }
 
+/* What was wrong with an index that a step computed, and where a struct has the number (uint32_t) of that, 0 for nothing. */
+#ifdef NAME_WRONG_INDICES
+static const char *const rnn_wrong[] = {NAME_WRONG_INDICES};
+RNN_EXPORT size_t rnn_wrong_indices(void) { return sizeof rnn_wrong / sizeof *rnn_wrong; }
+RNN_EXPORT const char *rnn_wrong_index(size_t number) { return rnn_wrong[number - 1]; }
+RNN_EXPORT size_t rnn_wrong_offset(void) { return offsetof(name_state, wrong_index); }
+#else
+RNN_EXPORT size_t rnn_wrong_indices(void) { return 0; }
+#endif
+
 #ifdef RNN_PROFILE
 RNN_EXPORT size_t rnn_operators(void) { return NAME_OPERATORS; }
 RNN_EXPORT const char *rnn_operator_layer(size_t i) { return name_profile[i].layer; }

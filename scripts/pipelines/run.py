@@ -142,7 +142,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in PIPELINES]:
         parser.error(f"there is no pipeline {unknown[0]!r}: {', '.join(PIPELINES)}")
-    torch.set_num_threads(1)
     arguments.folder.mkdir(exist_ok=True)
     for name in arguments.names or PIPELINES:
         print(shown(name, arguments.folder), flush=True)

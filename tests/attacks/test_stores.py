@@ -216,7 +216,7 @@ def test_an_export_that_cannot_be_recorded_warns(
     elsewhere.parent.parent.mkdir()
     elsewhere.parent.write_text("in the way")
     example, path = (torch.zeros(1, 1, 2),), tmp_path / "m.rnnx"
-    said = r"^load\(\) will not run the code of .*m\.rnnx without trust=True: nothing is recorded as trusted, for "
+    said = r"^load\(\) will not run the code of .*m\.rnnx without trust=True .--trust.: nothing is recorded as "
     export(nn.GRU(2, 3).eval(), example, path, targets=("onnx", "torchscript"), steps=8)
     (record,) = (r for r in caplog.records if r.name.startswith("rnn_export"))
     assert (record.name, record.levelname) == ("rnn_export.export", "WARNING")
@@ -238,7 +238,9 @@ def test_the_command_says_it_once_and_as_a_note(elsewhere: Path, tmp_path: Path)
     command = [sys.executable, "-c", code, "export", f"{tmp_path}/nets.py:net", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (line,) = without_stages(done.stderr).splitlines()
-    assert line.startswith(f"note: load() will not run the code of {tmp_path}/m.rnnx without trust=True: nothing is")
+    assert line.startswith(
+        f"note: load() will not run the code of {tmp_path}/m.rnnx without trust=True (--trust): nothing is"
+    )
     assert json.loads(done.stdout)["parity"]["ok"]
 
 

@@ -264,6 +264,45 @@ def test_the_first_error_is_told(compiler):
         compile_native({"sum.h": FILES["sum.h"]}, "sum", SUM.spec, compiler)
 
 
+CRASH = "*(volatile int *)8 = 1;"
+
+
+@pytest.mark.parametrize("where", ["init", "step", "load"])
+def test_code_that_crashes_ends_a_process_of_its_own(compiler, where):
+    text = FILES["sum.c"].decode()
+    text = {
+        "init": text.replace("memset", f"{CRASH} memset", 1),
+        "step": text.replace("(void)all;", f"(void)all; if (s->h[0] == 0) {CRASH}"),
+        "load": f"{text}\n__attribute__((constructor)) static void starts(void) {{ {CRASH} }}",
+    }[where]
+    assert text != FILES["sum.c"].decode()
+    with pytest.raises(BuildError) as error:
+        compile_native({**FILES, "sum.c": text.encode()}, "sum", SUM.spec, compiler)
+    message = str(error.value)
+    assert message.startswith(f"the step that {compiler.title} compiled (-O3 ")
+    assert ") made its first steps in a process of its own, which ended with SIGSEGV. A process that loads" in message
+    assert "Nothing was written. Take another compiler: CC=clang, or CC=zig after pip install ziglang, " in message
+
+
+def test_first_steps_have_the_weights_of_a_file(compiler):
+    """Of so many that each window was moved back, by one stream and by several."""
+    body = "    const float *w = s->weights;\n    for (int i = 0; i < 3; i++) y[i] = s->h[i] += w[i] * x[i];\n"
+    files = sources("sum", SUM.spec, body, macs=1, weights=np.ones(3, np.float32).tobytes())
+    assert compile_native(files, "sum", SUM.spec, compiler)
+    # Without them nothing can be stepped.
+    assert compile_native({name: files[name] for name in ("sum.c", "sum.h")}, "sum", SUM.spec, compiler)
+    late = files["sum.c"].replace(b"s->weights = weights;", b"s->weights = weights; s->h[0] = -7;")
+    late = late.replace(b"(void)all;", b"(void)all; s->h[0] += 1; if (s->h[0] >= 123) " + CRASH.encode())
+    with pytest.raises(BuildError, match="SIGSEGV"):
+        compile_native({**files, "sum.c": late}, "sum", SUM.spec, compiler)
+
+
+def test_a_library_for_a_larger_cpu_is_not_stepped(compiler, monkeypatch):
+    monkeypatch.setattr(compiling, "features", lambda macros: ["of another one"])
+    text = FILES["sum.c"].replace(b"memset", f"{CRASH} memset".encode())
+    assert compile_native({**FILES, "sum.c": text}, "sum", SUM.spec, compiler)
+
+
 def test_a_compiler_that_is_gone():
     with pytest.raises(BuildError, match=r"mine 1 cannot be started: .*No such file"):
         compile_native(FILES, "sum", SUM.spec, Compiler(("/nowhere/cc",), "mine 1"))

@@ -120,7 +120,10 @@ def test_a_row_is_found_by_its_precision(bundle: Bundle) -> None:
     row = bundle.targets[1]
     assert find_row(bundle, "c", None) == find_row(bundle, "c", "fp32") == row
     assert find_row(bundle, "c", "bf16") is find_row(bundle, "pt2", None) is None
-    both = replace(draft(bundle), targets=(row, replace(row, precision="bf16")))
-    with pytest.raises(BuildError, match=r"lstm\.rnnx has 'c' in fp32, bf16: say which, --precision P\.$"):
+    low, int8 = replace(row, precision="bf16"), replace(row, precision="int8")
+    # As it was before the other came.
+    assert find_row(replace(draft(bundle), targets=(low, row)), "c", None) is row
+    both = replace(draft(bundle), targets=(low, int8))
+    with pytest.raises(BuildError, match=r"lstm\.rnnx has 'c' in bf16, int8: say which, --precision P\.$"):
         find_row(both, "c", None)
     assert on_disk(both) is bundle

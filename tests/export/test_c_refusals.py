@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from rnn_export.errors import ExportError
+from rnn_export.errors import BuildError, ExportError
+from rnn_export.export import export
 
 from ..runtime.graphs import state, tensor  # noqa: TID252
 from .c_models import X, Y, model, written
@@ -229,3 +231,13 @@ def test_a_cell_with_computed_weights_is_refused():
     ]
     said = refused(nodes, image=IMAGE, row=np.array([1, 3]), **CELL)
     assert said.startswith("node 'cell' (GRU) cannot be written in C: its input 'r2' is computed, and only a constant")
+
+
+def test_code_that_crashes_leaves_no_bundle(tmp_path, monkeypatch):
+    crash, place = tmp_path / "crash.h", tmp_path / "out"
+    crash.write_text("__attribute__((constructor)) static void starts(void) { *(volatile int *)8 = 1; }\n")
+    place.mkdir()
+    monkeypatch.setenv("CC", f"gcc -include {crash}")
+    with pytest.raises(BuildError, match=r"in a process of its own, which ended with SIGSEGV\. .* Nothing was written"):
+        export(torch.nn.GRU(3, 3, batch_first=True), torch.zeros(1, 4, 3), place / "net.rnnx", targets=("onnx", "c"))
+    assert not list(place.iterdir())

@@ -134,7 +134,7 @@ BAD = {
         ExportError,
         r"exported with example_inputs, a tuple of tensors to call it",
     ),
-    "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9: input 'x' has only 3 axes"),
+    "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9 \(--time-axis 9\): input 'x' has only 3 axes"),
     "states": ({"states": {"h": 1}}, LiftError, r"states names the argument 'h'"),
     "frame": ({"data": np.zeros((9, 5), np.float32)}, SourceError, r"'x' has shape \(9, 5\), but a frame has \(4,\)"),
     "empty": ({"data": np.zeros((0, 4), np.float32)}, SourceError, r"has shape .*0, 4\).* not empty"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rnn_export import __version__
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
@@ -99,7 +100,7 @@ def test_the_checker_passes_at_the_default_opset(graphs, name):
     for graph, _ in both(graphs(name)):
         onnx.checker.check_model(graph, full_check=True)
         assert [(o.domain, o.version) for o in graph.opset_import] == [("", 18)]
-        assert graph.producer_name == "rnn-export"
+        assert (graph.producer_name, graph.producer_version) == ("rnn-export", __version__)
         assert not graph.functions
 
 
@@ -180,3 +181,139 @@ def test_a_spread_is_written_in_its_own_size(spread):
     feeds = dict(zip(names, (x.numpy(), h.numpy()), strict=True))
     got = ort.InferenceSession(step).run([lifted.spec.outputs[0].name], feeds)[0]
     np.testing.assert_allclose(got, wanted.numpy(), 1e-5, 1e-6)
+
+
+class Keyed(nn.Module):
+    """A convolution with its norm behind it, a GRU, and layers by keys that are no identifiers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6)
+        self.rnn = nn.GRU(6, 5, 2, batch_first=True)
+        self.heads = nn.ModuleDict({"a b": nn.Linear(5, 3), "a/b": nn.Linear(3, 3), "tür": nn.Linear(3, 2)})
+        with torch.no_grad():
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(nn.functional.pad(x.transpose(1, 2), (2, 0)))).relu().transpose(1, 2)
+        y = self.rnn(y)[0]
+        for head in self.heads.values():
+            y = head(y)
+        return y
+
+
+@pytest.fixture(scope="module")
+def keyed():
+    torch.manual_seed(0)
+    model = Keyed().eval()
+    raw = step_graph(lift(model, (torch.zeros(1, 9, 4),)))
+    return model, raw, onnx.load_from_string(raw)
+
+
+def all_names(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
+    """Of nodes and of values, those inside of nodes too."""
+    nodes = [node.name for node in graph.node]
+    values = [*(v.name for v in (*graph.input, *graph.initializer)), *(n for node in graph.node for n in node.output)]
+    for body in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
+        for names, more in zip((nodes, values), all_names(body), strict=True):
+            names += more
+    return nodes, [name for name in values if name]
+
+
+@every_model
+def test_every_node_and_value_has_a_name_of_its_own(graphs, name):
+    for graph, _ in both(graphs(name)):
+        for names in all_names(graph.graph):
+            assert len({*names}) == len(names)
+            assert not [n for n in names if not n.isprintable() or n.startswith(("val_", "node_", "flat."))]
+
+
+def test_nodes_are_called_by_module_and_operator(keyed):
+    nodes = {node.name: node for node in keyed[2].graph.node}
+    modules = ["conv/Conv", "rnn.l0/GRU", "rnn.l1/GRU", *(f"heads.{k}/{op}" for k in ("a b", "a/b", "tür") for op in
+               ("MatMul", "Add"))]  # fmt: skip
+    assert [name for name in nodes if name in modules] == modules
+    # Of no module: the model's own code, and what reads and writes states.
+    assert {"Relu", "Unsqueeze", "Unsqueeze_2"} <= set(nodes)
+    assert list(nodes["rnn.l0/GRU"].output) == ["rnn.l0/GRU", "rnn.l0/GRU:1"]
+
+
+def test_weights_are_called_as_in_the_model_and_say_what_became_of_them(keyed):
+    model, _, graph = keyed
+    stored = {
+        tensor.name: (onnx.numpy_helper.to_array(tensor), tensor.doc_string) for tensor in graph.graph.initializer
+    }
+    known = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for name in set(stored) & set(known):
+        np.testing.assert_array_equal(stored[name][0], known[name])
+    assert set(stored) & set(known) == {f"heads.{key}.bias" for key in ("a b", "a/b", "tür")}
+    for key in ("a b", "a/b", "tür"):
+        array, text = stored[f"heads.{key}.weight.T"]
+        np.testing.assert_array_equal(array, known[f"heads.{key}.weight"].T)
+        assert text == f"heads.{key}.weight, transposed"
+    assert {name: text for name, (_, text) in stored.items() if name.startswith(("conv", "rnn"))} == {
+        "conv.weight.folded": "conv.weight, with norm folded in",
+        "conv.bias.folded": "conv.bias, with norm folded in",
+        **{
+            f"rnn.l{i}.{letter}": f"{source} as {letter} of ONNX's GRU, gates z, r, h"
+            for i in (0, 1)
+            for letter, source in {
+                "W": f"rnn.weight_ih_l{i}",
+                "R": f"rnn.weight_hh_l{i}",
+                "B": f"rnn.bias_ih_l{i} and rnn.bias_hh_l{i}",
+            }.items()
+        },
+    }
+
+
+def test_constants_are_called_by_what_reads_them_or_by_their_value(keyed):
+    graph = keyed[2].graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    (sliced,) = [node for node in graph.node if node.op_type == "Slice"]
+    assert list(sliced.input) == ["Concat", "Slice/starts", "Slice/ends", "Slice/axes", "int64[1]"]
+    assert stored["int64[1]"].tolist() == [1]
+
+
+def test_a_bare_layer_is_called_as_its_states_are():
+    graph = onnx.load_from_string(step_graph(lift(nn.LSTM(4, 5, bias=False).eval(), (torch.zeros(1, 1, 4),)))).graph
+    stored = {tensor.name: tensor.doc_string for tensor in graph.initializer}
+    assert graph.name == "LSTM"
+    assert "l0/LSTM" in {node.name for node in graph.node}
+    assert stored["l0.W"] == "weight_ih_l0 as W of ONNX's LSTM, gates i, o, f, c"
+    assert stored["l0.B"] == "zeros as B of ONNX's LSTM, gates i, o, f, c"
+
+
+def test_the_graph_says_how_it_is_fed(keyed):
+    graph = keyed[2]
+    assert graph.doc_string.splitlines() == [
+        "Keyed as a pure function of inputs and states: one step of 1 frame a call, any number of streams (batch).",
+        "A stream feeds each state back, from call to call:",
+        "- conv.frames <- conv.frames.next: the 2 frames before each window of 3; starts at zero",
+        "- rnn.l0.h <- rnn.l0.h.next: h of the layer rnn.l0; starts at zero",
+        "- rnn.l1.h <- rnn.l1.h.next: h of the layer rnn.l1; starts at zero",
+        f"Written by rnn-export {__version__}; the whole contract is the JSON of rnn_export.spec in the metadata.",
+    ]
+    docs = {value.name: value.doc_string for value in (*graph.graph.input, *graph.graph.output)}
+    assert docs["x"] == "Axes: batch (streams), time (1 frame), 4."
+    assert docs["rnn.l0.h"] == (
+        "State: h of the layer rnn.l0. It starts at zero; feed rnn.l0.h.next back at the next call."
+    )
+    assert docs["rnn.l0.h.next"] == "The next rnn.l0.h: feed it as rnn.l0.h at the next call."
+
+
+def test_the_docs_say_what_is_not_usual(graphs):
+    _, step, sequence = graphs("learned")
+    assert step.graph.input[1].doc_string.endswith(
+        "It starts at its row of initial_states.npz; feed gru.l0.h.next back at the next call."
+    )
+    assert sequence.doc_string.startswith("LearnedStart as a pure function of inputs and states: any number of steps ")
+    assert sequence.graph.input[0].doc_string == "Axes: batch (streams), time (frames), 4."
+    assert graphs("ids")[1].graph.input[0].doc_string.startswith("Whole numbers; axes: batch (streams), time (1 frame)")
+    chunk = graphs("chunk")[1]
+    assert "one step of 3 frames a call" in chunk.doc_string
+    assert "time (3 frames)" in chunk.graph.input[0].doc_string
+
+
+def test_the_same_export_gives_the_same_bytes(keyed):
+    model, raw, _ = keyed
+    assert step_graph(lift(model, (torch.zeros(1, 9, 4),))) == raw

@@ -21,9 +21,11 @@ from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
+from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.api import lift
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
-from rnn_export.export.targets.tensorrt.writer import DEVICE
+from rnn_export.export.targets.tensorrt.writer import DEVICE, lower_for_tensorrt
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import load
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
@@ -98,6 +100,18 @@ def test_a_row_has_a_graph_and_a_recipe(exported, kind, target, precision):
     assert row.files == (f"{place}/step.onnx", f"{place}/recipe.json")
     assert row.opset == TARGETS[target].opset
     assert row.requires == {"library": TARGETS[target].library, "batch": list(BATCH)}
+
+
+def test_what_recurrent_layers_become_is_called_by_their_module():
+    row = TARGETS["tensorrt"]
+    raw = lower_for_tensorrt(step_graph(lift(tagger("gru"), (X,))), row, TargetOptions("fp16", opset=row.opset))
+    graph = onnx.load_from_string(raw).graph
+    nodes = [node.name for node in graph.node]
+    values = [*(tensor.name for tensor in graph.initializer), *(name for node in graph.node for name in node.output)]
+    assert {"rnn.l0/Gemm", "rnn.l0/Gemm_2", "rnn.l0/Tanh"} <= {*nodes}
+    assert {"rnn.l0/Gemm/B.fp16", "rnn.l0/Gemm_2/C.fp16"} <= {*values}
+    assert not [name for name in (*nodes, *values) if name.startswith(("node_", "val_"))]
+    assert len({*nodes}) == len(nodes)
 
 
 @every_kind_and_row
@@ -333,7 +347,10 @@ BAD = {
         r"state_precision 'bf16' does not go with precision 'fp16': states are fp16 or fp32",
     ),
     "states of fp32": ({"state_precision": "fp16"}, r"'fp16' does not go with precision 'fp32': states are fp32"),
-    "whole sequences": ({"sequence_only": True}, r"sequence_only writes whole sequences, which the target onnx alone"),
+    "whole sequences": (
+        {"sequence_only": True},
+        r"sequence_only \(--sequence-only\) writes whole sequences, which the target onnx alone",
+    ),
 }
 
 

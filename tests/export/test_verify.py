@@ -23,11 +23,15 @@ from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.precision import TOLERANCES
+from rnn_export.runtime import load
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..models import outside_nets  # noqa: TID252
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
 
@@ -355,3 +359,60 @@ def test_a_model_that_makes_large_differences_of_small_ones_is_said_to(tmp_path)
     steps = int(re.search(r"\(--steps (\d+)\)", str(refused.value)).group(1))
     assert 4 <= steps <= 64
     export(model, (torch.randn(2, 8, 4),), tmp_path / "chaos.rnnx", steps=steps)
+
+
+# --- the reference is what the user gave, whatever lifting ran
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: outside_nets.Gained({}),
+        lambda: outside_nets.InSet(set()),
+        lambda: outside_nets.InSlots(outside_nets.Slots()),
+        lambda: outside_nets.InArray(np.zeros(1)),
+        outside_nets.InGlobal,
+        outside_nets.InClass,
+        outside_nets.InDefault,
+        outside_nets.InClosure,
+    ],
+    ids=["dict", "set", "slots", "array", "global", "class", "default", "closure"],
+)
+def test_a_flag_that_a_trace_sets_is_not_set_in_the_reference(make: Callable[[], nn.Module], tmp_path) -> None:
+    with pytest.raises(ParityError, match="memory over time that lifting did not see"):
+        export(make().eval(), (torch.randn(1, 8),), tmp_path / "net.rnnx", time_axis=None, steps=24)
+    assert not (tmp_path / "net.rnnx").exists()
+
+
+def test_each_run_of_the_reference_starts_from_the_globals_that_the_user_has(tmp_path) -> None:
+    """Lifting calls the model more than 20 times: shared, the count would be past its threshold from frame 0."""
+    outside_nets.calls = 0
+    lifted = lift(outside_nets.Counted().eval(), (torch.randn(1, 8),), time_axis=None)
+    assert outside_nets.calls > 20
+    inputs = {"x": np.ones((1, 60, 8), np.float32)}
+    before = outside_nets.calls
+    first, second = (own_trace(lifted, ClosedLoop(lifted.spec, inputs)).outputs["output"] for _ in range(2))
+    assert np.array_equal(first, second)
+    jumps = np.flatnonzero(np.diff(first[0, :, 0]) > 0.9)
+    assert jumps.tolist() == [19]
+    assert outside_nets.calls == before
+
+
+def test_an_output_that_is_the_state_in_place_is_copied_as_it_was(tmp_path) -> None:
+    export(outside_nets.Leaks().eval(), (torch.randn(1, 8),), tmp_path / "net.rnnx", time_axis=None, steps=24)
+    stream, h = load(tmp_path / "net.rnnx").stream(), np.zeros(8, np.float32)
+    for x in np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32):
+        h = h * np.float32(0.9) + x
+        np.testing.assert_allclose(stream.step(x), h, rtol=1e-5, atol=1e-6)
+
+
+def test_an_object_that_cannot_be_copied_is_named_in_the_notes() -> None:
+    ticks = (tick for tick in range(10**6))
+
+    class Ticking(nn.GRU):
+        def forward(self, x):  # type: ignore[override]
+            next(ticks)
+            return super().forward(x)
+
+    notes = lift(Ticking(4, 4, batch_first=True).eval(), (torch.zeros(1, 5, 4),)).notes
+    assert any("generator" in note and "cannot be copied" in note for note in notes), notes

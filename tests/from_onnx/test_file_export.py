@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from rnn_export import load
+from rnn_export import __version__, load
 from rnn_export.bundle import Bundle
 from rnn_export.errors import BuildError, ExportError, ParityError, RnnExportError, SourceError
 from rnn_export.export.api import export
@@ -62,6 +62,21 @@ def test_an_lstm_of_any_opset(opset: int, made: Make, tmp_path: Path) -> None:
     want = stepped(file, [f[None, None] for f in x], {"h": ("hn", zeros), "c": ("cn", zeros)}, {}, "x")
     stream = load(bundle.path).stream()
     np.testing.assert_allclose([stream.step(f[None]) for f in x], np.array(want)[:, :, 0], atol=1e-6)
+
+
+def test_the_author_s_names_stay_and_what_has_none_gets_one(made: Make, tmp_path: Path) -> None:
+    file = nets.lstm(tmp_path / "lstm.onnx")
+    step = onnx.load_from_string(made(file).read("step.onnx"))
+    assert (step.producer_name, step.producer_version, step.graph.name) == ("rnn-export", __version__, "lstm")
+    nodes = {node.name: node for node in step.graph.node}
+    assert set(nodes) == {"rnn", "Squeeze", "MatMul", "Transpose", "Transpose_2", "Transpose_3", "Transpose_4"}
+    assert list(nodes["rnn"].input[:4]) == ["x", "W", "R", "B"]
+    assert {"W", "R", "B", "M"} <= {tensor.name for tensor in step.graph.initializer}
+    docs = {value.name: value.doc_string for value in step.graph.input}
+    assert docs["h"] == (
+        "State: a state of the file (by name and shape). It starts at zero; feed hn back at the next call."
+    )
+    assert "- h <- hn: a state of the file (by name and shape); starts at zero" in step.doc_string.splitlines()
 
 
 def test_c_is_written_and_held_to_the_file(made: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -10,11 +11,16 @@ import pytest
 import torch
 import torch._dynamo
 import torch.utils._sympy.functions as sizes
+from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 from torch import nn
 
 from rnn_export.alone import alone
+from rnn_export.cli.main import main
 from rnn_export.errors import LiftError
+from rnn_export.export import export
 from rnn_export.export.lift import lift
+from rnn_export.threads import LARGE, one_thread
 
 THREADS = 3
 # The process while a module is traced; a module is copied, and so would be a list of its own.
@@ -90,3 +96,72 @@ def test_what_is_alone_waits_for_its_turn_and_a_call_inside_does_not() -> None:
         outer()  # type: ignore[call-arg]
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(outer, 1).result(5) == 2
+
+
+# --- threads
+
+THREADS_SEEN: set[int] = set()
+
+
+class Counting(nn.Module):
+    """It keeps how many threads each call has, and is interrupted in its first trace."""
+
+    def __init__(self, interrupted: bool = False, width: int = 4) -> None:
+        super().__init__()
+        self.gru, self.interrupted = nn.GRU(4, 4, batch_first=True), interrupted
+        self.table = nn.Parameter(torch.ones(width, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        THREADS_SEEN.update({torch.get_num_threads(), *blas_threads()})
+        if self.interrupted and torch.compiler.is_exporting():
+            raise KeyboardInterrupt
+        y: torch.Tensor = self.gru(x)[0] * self.table[0]
+        return y
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    THREADS_SEEN.clear()
+    yield
+    torch.set_num_threads(before)
+
+
+def factory() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    return Counting().eval(), (torch.zeros(1, 6, 4),)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda folder: lift(*factory()),
+        lambda folder: export(*factory(), folder / "net.rnnx", steps=8),
+        lambda folder: CliRunner().invoke(main, ["inspect", f"{__name__}:factory"], catch_exceptions=False),
+    ],
+    ids=["lift", "export", "inspect"],
+)
+def test_the_model_is_called_on_one_thread(call: Callable[[Any], object], three_threads: None, tmp_path: Any) -> None:
+    blas = blas_threads()
+    call(tmp_path)
+    assert {1} == THREADS_SEEN
+    assert torch.get_num_threads() == 3
+    assert blas_threads() == blas
+
+
+def test_an_interrupt_gives_the_threads_back(three_threads: None, tmp_path: Any) -> None:
+    blas = blas_threads()
+    with pytest.raises(KeyboardInterrupt):
+        export(Counting(interrupted=True).eval(), (torch.zeros(1, 6, 4),), tmp_path / "net.rnnx")
+    assert {1} == THREADS_SEEN
+    assert torch.get_num_threads() == 3
+    assert blas_threads() == blas
+
+
+def test_a_model_with_a_large_weight_keeps_the_threads_of_the_caller(three_threads: None) -> None:
+    one_thread(lambda model: model(torch.zeros(1, 6, 4)))(Counting(width=LARGE // 4))
+    assert 3 in THREADS_SEEN

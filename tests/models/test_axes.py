@@ -109,7 +109,8 @@ def test_no_time_makes_a_call_one_frame(axis):
 def test_time_is_asked_for_by_name_where_two_axes_could_be_it():
     x = torch.randn(2, 7, 4)
     with pytest.raises(
-        LiftError, match=r"more than one axis could be time: time_axis=\{'x': 1\} or time_axis=\{'x': 2\}"
+        LiftError,
+        match=r"more than one axis could be time: time_axis=\{'x': 1\} \(--time-axis x=1\) or time_axis=\{'x': 2\}",
     ):
         lift(Elementwise().eval(), (x,))
     assert axes_of(Elementwise(), x, time_axis={"x": 2})["x"] == ("batch", 7, "time")
@@ -125,18 +126,23 @@ def test_axes_in_an_unusual_order_are_asked_for():
 
 def test_an_output_as_of_the_last_frame_needs_a_word_on_time():
     x = torch.randn(2, 7, 4)
-    with pytest.raises(LiftError, match=r"no output has a time axis, .* time_axis=\{'x': 1\}\. .* time_axis=None"):
+    with pytest.raises(
+        LiftError, match=r"no output has a time axis, .* time_axis=\{'x': 1\} \(--time-axis x=1\)\. .*None \(--time-"
+    ):
         lift(LastFrame().eval(), (x,))
     assert axes_of(LastFrame(), x, time_axis=1) == {"x": ("batch", "time", 4), "output": ("batch", 3)}
     assert axes_of(LastFrame(), x, time_axis=None) == {"x": ("batch", 7, 4), "output": ("batch", 3)}
 
 
 BAD_TIME = {
-    "range": (3, r"time_axis=3: input 'x' has only 3 axes, \(2, 7, 4\)"),
-    "below": (-4, r"time_axis=-4: input 'x' has only 3 axes"),
+    "range": (3, r"time_axis=3 \(--time-axis 3\): input 'x' has only 3 axes, \(2, 7, 4\)"),
+    "below": (-4, r"time_axis=-4 \(--time-axis -4\): input 'x' has only 3 axes"),
     "name": ({"y": 1}, r"time_axis names \['y'\], but the inputs are \['x'\]"),
     "word": ("time", r"time_axis='time': it must be 'auto', None, an axis"),
-    "features": (2, r"no batch axis found|time_axis=\{'x': 2\}: the model cannot run at other lengths"),
+    "features": (
+        2,
+        r"no batch axis found|time_axis=\{'x': 2\} \(--time-axis x=2\): the model cannot run at other lengths",
+    ),
     "batch": (0, r"no batch axis found in x \(2, 7, 4\).*rows depend on each other"),
 }
 
@@ -264,6 +270,8 @@ class Leveller(nn.Module):
 def test_features_that_look_like_time_are_told_as_what_was_found():
     """It was said alone that statistics over time cannot stream."""
     x = torch.randn(1, 8)
-    with pytest.raises(LiftError, match=r"\(amax\).* along time_axis={'x': 1}, which was found; .* time_axis=None"):
+    with pytest.raises(
+        LiftError, match=r"\(amax\).* along time_axis={'x': 1} \(--time-axis x=1\), which was found; .* time_axis=None"
+    ):
         lift(Leveller(), (x,))
     assert [s.name for s in lift(Leveller(), (x,), time_axis=None).spec.states] == ["most"]

@@ -102,8 +102,8 @@ def test_what_looks_ahead_beside_a_number_of_bands():
     bands = nn.Parameter(torch.ones(32))
     model = Call(lambda s, x: (x - x.mean(1, keepdim=True)) * s.bands[: x.shape[2]], bands=bands)
     message = (
-        r"which axis is time must be said: with time_axis=\{'x': 1\} an output depends on later frames, and axis 2 of "
-        r"input 0 may only be up to 32 long"
+        r"which axis is time must be said: with time_axis=\{'x': 1\} \(--time-axis x=1\) an output "
+        r"depends on later frames, and axis 2 of input 0 may only be up to 32 long"
     )
     with pytest.raises(LiftError, match=message):
         lift(model, (BANDS,))

@@ -129,12 +129,13 @@ def test_attention_that_looks_ahead_is_not_bounded():
 
 @pytest.mark.parametrize("frames", [0, 10_000, 2.0, True])
 def test_a_context_is_a_number_of_frames(frames):
-    with pytest.raises(LiftError, match=r"max_context is .*: it must be a number of frames, from 1 to 8192"):
+    with pytest.raises(LiftError, match=r"max_context=.*: it must be a number of frames, from 1 to 8192"):
         lift(Call(lambda s, x: by_flag(s, x), qkv=QKV), (X,), max_context=frames)
 
 
 def test_a_context_that_bounds_nothing_is_refused():
     with pytest.raises(
-        LiftError, match=r"max_context=4: no causal attention of the model could be bounded so\. Leave it"
+        LiftError,
+        match=r"max_context=4 .--max-context 4.: no causal attention of the model could be bounded so\. Leave it",
     ):
         lift(Call(lambda s, x: s.gru(x)[0], gru=nn.GRU(8, 4, batch_first=True)), (X,), max_context=4)

@@ -429,9 +429,9 @@ def test_what_is_refused_can_be_taken_as_whole_sequences():
         with torch.no_grad():
             torch.testing.assert_close(lifted.module(x)[0], model(x))
         assert "cannot stream" in lifted.notes[0]
-    with pytest.raises(LiftError, match="sequence_only: the model takes one frame per call"):
+    with pytest.raises(LiftError, match=r"sequence_only \(--sequence-only\): the model takes one frame per call"):
         lift(nn.GRUCell(4, 5).eval(), (X[:, 0],), sequence_only=True)
-    with pytest.raises(LiftError, match="sequence_only: whole sequences have neither states"):
+    with pytest.raises(LiftError, match=r"sequence_only \(--sequence-only\): whole sequences have neither states"):
         lift(model, (X,), time_axis=1, sequence_only=True, chunk=2)
 
 

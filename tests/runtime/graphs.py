@@ -142,6 +142,13 @@ TIME_MAJOR = Model(
 STORED = Model(spec("stored", [X], [Y], [state("h", 3, initial="stored")]), SUM.step, initial={"h": START})
 
 # Two inputs, outputs and states: s' = s + a, p' = p + a * b.
+# A running maximum, whose first and last channel start from -inf.
+LARGEST = Model(
+    spec("largest", [X], [Y], [state("h", 3, initial="stored")]),
+    [("Max", ["x", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})],
+    initial={"h": np.array([-np.inf, 2, -np.inf], np.float32)},
+)
+
 PAIR = Model(
     spec(
         "pair",
@@ -252,6 +259,7 @@ MODELS = {
     "fewer_by_step": fewer(8, 4, sequence=False),
     "time_major": TIME_MAJOR,
     "stored": STORED,
+    "largest": LARGEST,
     "pair": PAIR,
     "mixed": MIXED,
     "mixed_by_step": MIXED_BY_STEP,

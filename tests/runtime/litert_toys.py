@@ -87,6 +87,11 @@ def elementwise(kind: str) -> Callable[..., None]:
     return write
 
 
+def maximum(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
+    a, b = (graph.zeros[name] for name in inputs)
+    graph.operator("MAXIMUM", inputs, output, np.maximum(a, b), schema.MaximumMinimumOptionsT())
+
+
 def identity(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
     """The tensor itself, under another name."""
     graph.numbers[output], graph.zeros[output] = graph.numbers[inputs[0]], graph.zeros[inputs[0]]
@@ -122,6 +127,7 @@ def slice_(graph: Graph, inputs: list[str], output: str, constants: Mapping, att
 
 WRITERS: Mapping[str, Callable[..., None]] = {
     **{kind.title(): elementwise(kind) for kind in ("ADD", "SUB", "MUL")},
+    "Max": maximum,
     "Identity": identity,
     "CumSum": cumsum,
     "Unsqueeze": unsqueeze,

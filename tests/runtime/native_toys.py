@@ -17,7 +17,14 @@ from ..trusting import trusted  # noqa: TID252
 from .graphs import MODELS, TABLE, Model
 
 # The C writer knows their operators and dtypes; the others stay written by hand.
-WRITTEN = {"sum", "stored", "pair", "tokens", *(f"previous_{dtype}" for dtype in ("float32", "int64", "int32", "bool"))}
+WRITTEN = {
+    "sum",
+    "stored",
+    "largest",
+    "pair",
+    "tokens",
+    *(f"previous_{dtype}" for dtype in ("float32", "int64", "int32", "bool")),
+}
 C_TYPES = {
     "float32": "float",
     "float64": "double",

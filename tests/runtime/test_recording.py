@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+import sys
 import wave
 import zipfile
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import SourceError
+from rnn_export.installing import pip_install
 from rnn_export.runtime import recording
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -200,7 +203,7 @@ def test_files_that_cannot_be_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.mp3", "is of no known kind: give a .npy, .npz, .csv, .wav file"),
+        ("a.mp3", "is of no known kind: give a .npy, .npz, .csv, .wav, .flac, .ogg file"),
         ("a", "is of no known kind"),
         ("none.npy", "does not exist or is not a file"),
         ("folder.csv", "does not exist or is not a file"),
@@ -252,7 +255,139 @@ def test_csv_with_nan_names_the_file(tmp_path):
         read(tmp_path / "a.csv", spec(2))
 
 
-# --- wav
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+# As pandas writes a DataFrame with a column of times: its row numbers have no name.
+PANDAS = ",timestamp,load,temp\n0,2026-01-01 00:00:00,1,2\n1,2026-01-01 01:00:00,3,4\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [(["load", "temp"], [[1, 2], [3, 4]]), (["temp", 3], [[2, 1], [4, 3]]), (("4", "1"), [[2, 0], [4, 1]])],
+)
+def test_columns_are_picked_by_name_or_number(tmp_path, columns, wanted):
+    source = recording.Csv(written(tmp_path / "a.csv", PANDAS), columns)
+    assert read(source, spec(2, rate=None)).tolist() == [wanted]
+
+
+def test_one_picked_column_is_a_signal(tmp_path):
+    source = recording.Csv(written(tmp_path / "a.csv", "time,volt\n0,1\n1,2\n2,3\n"), ["volt"])
+    assert read(source, spec(2)).tolist() == [[[1, 2], [3, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('"a, b","c"\n"1","2"\n', [[1, 2]]),
+        ('"left ""raw""", right\n 1, "2"\n', [[1, 2]]),
+        ('"two\nlines",c\n1,2\n', [[1, 2]]),
+    ],
+    ids=repr,
+)
+def test_quoted_csv(tmp_path, text, wanted):
+    assert read(written(tmp_path / "a.csv", text), spec(2)).tolist() == [wanted]
+
+
+def test_a_frame_of_several_axes_is_a_line(tmp_path):
+    assert read(written(tmp_path / "a.csv", "1,2,3,4,5,6\n"), spec(2, 3)).tolist() == [[[[1, 2, 3], [4, 5, 6]]]]
+
+
+TWO = StreamSpec(
+    (TensorSpec("gain", "float32", ("batch", "time", 1)), TensorSpec("id", "int64", ("batch", "time"))),
+    (TensorSpec("y", "float32", ("batch", "time")),),
+    (),
+)
+
+
+def test_several_inputs_are_columns_of_their_names(tmp_path):
+    path = written(tmp_path / "a.csv", "id,time,gain\n1,0:00,0.1\n2,0:01,0.2\n")
+    given = recording.read(recording.Csv(path, ["gain", "id"]), TWO)
+    assert given["id"].tolist() == [[1, 2]]
+    np.testing.assert_array_equal(given["gain"], np.array([[[0.1], [0.2]]], np.float32))
+
+
+FIX = "leave the column out, --columns load,temp (in Python Csv('{0}', ['load', 'temp']))"
+WRONG_CSV = {
+    "timestamp": (
+        PANDAS,
+        (),
+        spec(2),
+        "line 2, column 2 ('timestamp') holds '2026-01-01 00:00:00', which is no number: " + FIX,
+    ),
+    "a cell": (
+        "\n\na,b\n1,2\n3,?\n",
+        (),
+        spec(2),
+        "line 5, column 2 ('b') holds '?', which is no number: correct it, or leave the column out, --columns a",
+    ),
+    "no header": (
+        "1,2\n3,\n",
+        (),
+        spec(2),
+        "line 2, column 2 holds '', which is no number: correct it, or leave the column",
+    ),
+    "one column": ("x\n1\n1_0\n", (), spec(), "line 3, column 1 ('x') holds '1_0', which is no number: correct it."),
+    "a comma": (
+        '"a, b",c\n1,z\n',
+        (),
+        spec(1),
+        "line 2, column 2 ('c') holds 'z', which is no number: leave the column out, --columns 1 (in Python Csv(",
+    ),
+    "empty line of values": (",\n1,2\n,\n", (), spec(2), "line 3, column 1 holds '', which is no number"),
+    "ragged": ("a,b\n1,2\n3\n", (), spec(2), "line 3 has 1 values, but the first line has 2"),
+    "quotes": ('a,"b\n1,2\n', (), spec(2), "cannot be read as .csv: unexpected end of data."),
+    "name": (
+        PANDAS,
+        ["lod"],
+        spec(2),
+        "has no column 'lod': it has timestamp, load, temp; columns have the numbers 1 to 4",
+    ),
+    "zero": ("1,2\n", ["0"], spec(2), "has no column '0': it has no header; columns have the numbers 1 to 2"),
+    "twice": ("a,a\n1,2\n", ["a"], spec(1), "has several columns 'a', so give the number of one: it has a, a"),
+    "wide": (
+        "time,load,temp\n0,1,2\n",
+        (),
+        spec(2),
+        "has 3 columns (time, load, temp), but a frame of 'x' has 2 values: pick 2, for example " + FIX[22:],
+    ),
+    "its name": (
+        "x,time\n0,1\n",
+        (),
+        spec(rate=None),
+        "has 2 columns (x, time), but a frame of 'x' has 1 value: pick 1, for example --columns x (in Python",
+    ),
+    "narrow": ("1,2\n", (), spec(3), "has 2 columns, but a frame of 'x' has 3 values: give all of them."),
+    "one of features": ("1\n", (), spec(3, rate=None), "has 1 column, but a frame of 'x' has 3 values"),
+    "inputs": (
+        "id,gein\n1,2\n",
+        (),
+        TWO,
+        "has the columns ['id', 'gein'], but the model has the inputs ['gain', 'id']: name one column after each",
+    ),
+    "inputs without header": ("1,2\n", (), TWO, "has 2 columns and no header, but the model has the inputs"),
+    "wide inputs": ("x,id,speaker\n1,2,3\n", (), MIXED, "['x', 'id', 'speaker']: give an .npz with these names."),
+}
+
+
+@pytest.mark.parametrize(("text", "columns", "contract", "message"), WRONG_CSV.values(), ids=WRONG_CSV)
+def test_a_csv_that_does_not_fit_names_the_place_and_what_to_do(tmp_path, text, columns, contract, message):
+    path = written(tmp_path / "a.csv", text)
+    with pytest.raises(SourceError) as error:
+        recording.read(recording.Csv(path, columns), contract)
+    assert str(error.value).startswith(str(path))
+    assert message.format(path) in str(error.value)
+
+
+def test_columns_are_of_csv_alone(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((3, 2), np.float32))
+    with pytest.raises(SourceError, match=r"a\.npy has no columns to pick, which a \.csv has: leave --columns out"):
+        recording.read(recording.Csv(tmp_path / "a.npy", ["x"]), spec(2))
+
+
+# --- sound
 
 
 def write_wav(path: Path, raw: bytes, width: int, rate: int = 16000, channels: int = 1) -> Path:
@@ -328,3 +463,61 @@ def test_a_wav_that_is_cut_off_is_refused(tmp_path):
 def test_features_in_one_row_are_no_signal():
     with pytest.raises(SourceError, match=r"has shape \(8,\), but a frame has \(4,\)"):
         read(np.zeros(8, np.float32), spec(4, rate=None))
+
+
+def float_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
+    """RIFF with format 3, written by hand: no library is needed to try what is said without one."""
+    data, width = samples.tobytes(), samples.dtype.itemsize
+    form = struct.pack("<HHIIHH", 3, 1, rate, rate * width, width, 8 * width)
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+def test_wav_of_floats(tmp_path, dtype):
+    pytest.importorskip("soundfile")
+    samples = np.array([0, 0.5, -1, 1.5, 1e-6], dtype)
+    np.testing.assert_array_equal(
+        read(float_wav(tmp_path / "a.wav", samples), spec()), samples[None].astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize(("name", "error"), [("a.flac", 1e-4), ("a.ogg", 0.1)])
+def test_flac_and_ogg(tmp_path, name, error):
+    soundfile = pytest.importorskip("soundfile")
+    samples = np.sin(np.arange(1600, dtype=np.float32) / 20) / 2
+    soundfile.write(tmp_path / name, samples, 16000)
+    given = read(tmp_path / name, spec(16))
+    assert given.shape == (1, 100, 16)
+    np.testing.assert_allclose(given.reshape(-1), samples, atol=error)
+    with pytest.raises(SourceError, match=re.escape(f"{name} has 16000 Hz, but the model was made for 8000 Hz")):
+        read(tmp_path / name, spec(16, rate=8000))
+    soundfile.write(tmp_path / name, np.stack([samples, samples], 1), 16000)
+    with pytest.raises(SourceError, match=re.escape(f"{name} has 2 channels, but one is needed")):
+        read(tmp_path / name, spec(16))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_sound_of_soundfile_that_is_cut_off(tmp_path, name):
+    soundfile = pytest.importorskip("soundfile")
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    path = tmp_path / name
+    float_wav(path, noise) if name == "a.wav" else soundfile.write(path, noise, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match=re.escape(f"{path} ")):
+        read(path, spec(16))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a.wav", r"samples other than PCM \(unknown format: 3; 3 is floats\) are read"), ("a.ogg", r"\.ogg is read")],
+)
+def test_sound_without_soundfile_says_what_brings_it(tmp_path, monkeypatch, name, what):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    path = float_wav(tmp_path / name, np.zeros(8, "<f4"))
+    install = re.escape(pip_install("audio"))
+    with pytest.raises(
+        SourceError, match=f"cannot be read: {what} by soundfile, .*: {install}, or convert it, `sox {name}"
+    ):
+        read(path, spec(4))

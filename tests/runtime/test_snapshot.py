@@ -12,9 +12,9 @@ import pytest
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime import load
-from rnn_export.snapshot import CHECK, HEADER, MAGIC
+from rnn_export.snapshot import CHECK, HEADER, MAGIC, Snapshot, pack
 
-from .graphs import MODELS, SUM, Model, frames
+from .graphs import LARGEST, MODELS, SUM, Model, frames
 
 DRIVE = """
 import sys, numpy as np
@@ -68,6 +68,41 @@ def test_goes_on_exactly_in_another_stream_and_engine(engine, bundle, name, at):
         assert other.snapshot() == snapshot
         check_equal(other.run(rest), want)
         check_equal(other.states, stream.states)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fresh_snapshot_of_a_running_maximum_restores(engine, batch):
+    stream, other = engine("largest").stream(batch), engine("largest").stream(batch, states={"h": [7, 7, 7]})
+    other.restore(stream.snapshot())
+    pool = engine("largest").pool()
+    np.testing.assert_array_equal(other.states["h"], [[-np.inf, 2, -np.inf]] * batch)
+    again = engine("largest").stream(batch, states=other.states)
+    x = np.array([[-5, 1, -7], [0, 3, -1]][:batch], np.float32).squeeze()
+    np.testing.assert_array_equal(other.step(x), stream.step(x))
+    np.testing.assert_array_equal(again.step(x), stream.step(x))
+    if batch == 1:
+        first = pool.open()
+        second, third = pool.open(snapshot=pool.snapshot(first)), pool.open(states=pool.states(first))
+        pool.restore(third, pool.snapshot(second))
+        np.testing.assert_array_equal(pool.step([second, third], [x, x]), [[-5, 2, -7]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("h", "at"), [([np.inf, 2, 3], 0), ([1, -np.inf, 3], 1), ([1, 2, np.nan], 2), ([-np.inf, 2, np.nan], 2)]
+)
+def test_any_other_infinity_is_refused(engine, h, at):
+    h = np.array(h, np.float32)
+    stream, pool = engine("largest").stream(), engine("largest").pool()
+    raw = pack(LARGEST.spec, 1, Snapshot(0, {"h": h[None]}, {}))
+    given = {"h": h}
+    for index, refused in (
+        (f"(0, {at})", lambda: stream.restore(raw)),
+        (f"(0, {at})", lambda: pool.open(snapshot=raw)),
+        (f"({at},)", lambda: pool.open(states=given)),
+        (f"({at},)", lambda: engine("largest").stream(states=given)),
+    ):
+        with pytest.raises(StreamError, match=re.escape(f"'h' holds NaN or Inf at index {index}")):
+            refused()
 
 
 def test_a_snapshot_does_not_follow_the_stream(engine):

@@ -34,7 +34,7 @@ def opened(model: Model, batch: int = 1):
 
 def stream_of(model: Model, engine: HostEngine, batch: int = 1) -> Stream:
     rows = {s.name: np.zeros((batch, *s.row), s.dtype) for s in model.spec.states}
-    return Stream(model.spec, host_session(model.spec, engine), batch, rows)
+    return Stream(model.spec, host_session(model.spec, engine), batch, rows, {n: a[0] for n, a in rows.items()})
 
 
 def names(memory, calls: list[tuple]) -> list[tuple]:

@@ -17,6 +17,7 @@ from rnn_export.bundle import atomic, open_bundle, write_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.triton.repository import write_repository
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 
 from ..runtime.graphs import MODELS, WHOLE, Model, frames, spec, tensor  # noqa: TID252
@@ -85,7 +86,7 @@ def test_launch_starts_triton_on_the_loopback(bundle, tmp_path, streams, request
 
 def test_the_readme_says_what_it_is(bundle, tmp_path):
     for backend, words in {
-        "python": ["pip install rnn-export", "grpc://127.0.0.1:8001/lstm", "`rnn_snapshot`", "on Triton 2.51 on a CPU"],
+        "python": [pip_install("cpu"), "grpc://127.0.0.1:8001/lstm", "`rnn_snapshot`", "on Triton 2.51 on a CPU"],
         "onnxruntime": ["| input | `l0.h.seed` | float32 | (1, 16) | a state to begin from |", "no part of them"],
         "tensorrt": ["**Still to do:** run `./build`", "**Not run on hardware:**"],
     }.items():

@@ -3,6 +3,7 @@
 import numpy as np
 from torch import nn, zeros
 
+import rnn_export
 from rnn_export import Batcher, export, load
 
 load("vad.rnnx", backend="onnxrt")  # refused
@@ -10,6 +11,8 @@ load("vad.rnnx", backend="grpc://server:8001/vad")  # refused
 load("vad.rnnx", precision="fp99")  # refused
 load("vad.rnnx", on_nan="reset")  # refused
 export(nn.Linear(2, 2), (zeros(1, 2),), "vad.rnnx", precision="fp99")  # refused
+rnn_export.export(nn.Linear(2, 2), (zeros(1, 2),), "vad.rnnx", precision="fp99")  # refused
+rnn_export.load("vad.rnnx", precision="fp99")  # refused
 
 engine = load("vad.rnnx")
 engine.pool(on_nan="drop")  # refused

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn, zeros
 
+import rnn_export
 from rnn_export import Batcher, export, load
 from rnn_export.choices import BackendName, ServerAddress
 from rnn_export.errors import BackendUnavailable, StreamError
@@ -93,6 +94,8 @@ def chosen(backend: BackendName) -> float:
 
 def exported(model: nn.Module, example: Tensor) -> None:
     print(export(model, (example,), "vad.rnnx", targets=("onnx", "c"), precision="bf16").spec.delay)
+    print(rnn_export.export(model, (example,), "vad.rnnx").spec.delay, rnn_export.load("vad.rnnx").batches)
+    print(rnn_export.lift(model, (example,)).spec.delay)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,30 @@ def test_pieces_of_any_length_are_those_of_python_and_so_are_their_snapshots(pac
             assert result["step"] == ["RnnError", message]
 
 
+def test_a_fresh_snapshot_of_a_running_maximum_restores_and_no_other_infinity_does(packed):
+    its = packed("below-the-peak")
+    stream = load(its.bundle, "native").stream()
+    fresh, (state,) = stream.snapshot(), stream.spec.states
+    assert np.isneginf(stream.states[state.name]).all()
+    wrong = []
+    for value in (np.inf, np.nan):
+        raw = bytearray(fresh)
+        raw[-8:-4] = np.float32([value]).tobytes()
+        raw[-4:] = zlib.crc32(bytes(raw[:-4])).to_bytes(4, "little")
+        wrong.append(bytes(raw))
+    code = """
+    const stream = (await load()).stream(), refused = [];
+    const [fresh, ...wrong] = given.map((text) => Buffer.from(text, "base64"));
+    for (const raw of wrong) refused.push(await refusal(() => stream.restore(raw)));
+    stream.restore(fresh);
+    stream.restore(stream.snapshot());
+    return { refused, y: stream.step([3, -2, 1]), again: stream.step([1, -1, 2]) };
+    """
+    got = node(its.folder, code, [base64.b64encode(raw).decode() for raw in (fresh, *wrong)])
+    message = f'this snapshot cannot be used: "{state.name}" has NaN or Inf. The memory is unchanged.'
+    assert got == {"refused": [["RnnError", message]] * 2, "y": [0, 0, 0], "again": [-2, 0, 0]}
+
+
 def flat(outputs):
     return list(outputs.values()) if isinstance(outputs, dict) else [] if outputs is None else [outputs]
 

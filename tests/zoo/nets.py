@@ -75,6 +75,13 @@ def two_rates() -> Built:
     return Vocoder().eval(), (torch.randn(2, 1, 28), torch.randn(2, 7, 3)), {"chunk": 2}
 
 
+class BelowThePeak(nn.Module):
+    """How far each frame is below the largest before it: a state that starts from -inf."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.cummax(1).values
+
+
 NETS: Mapping[str, Net] = {
     **{case.name: Net(case.build, ("onnx", "torchscript", "c")) for case in CASES},
     **{f.name: Net(lambda f=f: (f.load(), f.example, f.options)) for f in FIXTURES},  # type: ignore[misc]
@@ -84,6 +91,7 @@ NETS: Mapping[str, Net] = {
     "denoised-sound": Net(denoised_sound, ("c",)),
     "many-cells": Net(many_cells, ("onnx",)),
     "two-rates": Net(two_rates),
+    "below-the-peak": Net(lambda: (BelowThePeak().eval(), (torch.zeros(1, 6, 3),), {})),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
     "two-layers-of-pages": Net(two_layers, ("torchscript", "pt2", "tensorrt")),

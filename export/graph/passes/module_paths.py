@@ -8,6 +8,8 @@ from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.onnx_file import MODULE
 
+# Where the user's model stands in what is exported.
+INSIDE = "flat.model"
 # Where torch.onnx notes the modules around a node, outermost first, and then the operator.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 # A layer of a lifted recurrent module, which the user knows by the module's own path.
@@ -17,7 +19,7 @@ _LAYER = "OpaqueLayer"
 class KeepModulePaths(InPlacePass):
     """All other notes go, doc strings too. `inside` is where the user's model stands in what was exported."""
 
-    def __init__(self, inside: str = "flat.model") -> None:
+    def __init__(self, inside: str = INSIDE) -> None:
         super().__init__()
         self.inside = inside
 

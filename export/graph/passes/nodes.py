@@ -79,6 +79,8 @@ class Replacement(Tape):
         assert isinstance(graph, ir.Graph)
         for old, new in zip(self.node.outputs, results, strict=False):
             new.shape, new.type = old.shape, old.type
+        for node in self.nodes:
+            node.metadata_props.update(self.node.metadata_props)
         graph.insert_before(self.node, self.nodes)
         for weight in self.initializers:
             graph.register_initializer(weight)

@@ -59,6 +59,14 @@ class HiddenCellModel(nn.Module):
         return output, h, c
 
 
+BARE = (HiddenModel, HiddenCellModel)
+
+
+def bare_path(model: nn.Module) -> str:
+    """Where a bare layer stands in what it was wrapped in; "" where `model` is the user's own."""
+    return "layer" if isinstance(model, LayerModel) else "module" if isinstance(model, BARE) else ""
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """A model, its example inputs, the result that is the next value of each argument that is a state, and names for

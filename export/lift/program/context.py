@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import LiftError, keyword
 
 # The exponential of a score as low as this is zero beside any that a model makes: zipformers write -1000.
 MASKED = -900.0
@@ -68,7 +68,7 @@ class Context:
 def context_of(max_context: int | None, max_frames: int | None) -> Context | None:
     """What a user says of how many frames are looked at, and how many there are; raises LiftError."""
     if max_context is not None and (type(max_context) is not int or not 1 <= max_context <= MOST):
-        raise LiftError(f"max_context is {max_context!r}: it must be a number of frames, from 1 to {MOST}.")
+        raise LiftError(f"{keyword('max_context', max_context)}: it must be a number of frames, from 1 to {MOST}.")
     frames = min([n for n in (max_context, max_frames) if n is not None], default=MOST + 1)
     return Context(frames, max_frames) if frames <= MOST else None
 

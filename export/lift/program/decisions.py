@@ -214,7 +214,8 @@ class Deciding(TorchFunctionMode):
         if len(files := sorted(seen.files[known.at])) > 1:
             raise LiftError(
                 f"{known.at} is a line of {' and of '.join(files)}, and each of them decides by the value of a tensor: "
-                f'say of both how, with their folders, assume={{"FOLDER/{known.at}": True}}.'
+                f'say of both how, with their folders, assume={{"FOLDER/{known.at}": True}} (--assume '
+                f"FOLDER/{known.at}=true)."
             )
         if decisions.checked:
             value = ask()

@@ -23,6 +23,7 @@ from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.inner_states import put_back, taken_out
 from rnn_export.export.lift.program.leaf_parts import joined, named_parts, part_names, parts_of
 from rnn_export.export.lift.program.leaves import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
+from rnn_export.export.lift.program.outside import Outside
 from rnn_export.export.lift.program.rated_inputs import Rated
 from rnn_export.export.lift.program.reckoned import Kept, keep_number, refuse_others
 from rnn_export.export.lift.program.records import closed, opened
@@ -59,6 +60,7 @@ class FlatModel(nn.Module):
         packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
         decisions: what is known of those that it takes by the value of a tensor.
         rated: by number, the inputs that have several frames for each of the others: forward takes them folded.
+        outside: of a copy that is a reference, the values outside of the model that it has for itself.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class FlatModel(nn.Module):
         self.decisions = Decisions()
         self.packs = self.packs_full_rows = False
         self.rated: dict[int, Rated] = {}
+        self.outside = Outside()
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.chunk = 1
@@ -220,7 +223,8 @@ class FlatModel(nn.Module):
         picking = (
             TensorNumbers(self.decisions.seen.picks) if torch.compiler.is_exporting() else contextlib.nullcontext()
         )
-        with picking, deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
+        bounding = self.context.bounding() if self.context else contextlib.nullcontext()
+        with picking, deciding, packing, bounding, self.outside.placed():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))

@@ -245,7 +245,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
             raise refusal(
                 node,
                 "an output is made of first frames alone, which are not all there when it is given. Let the code go "
-                "over all frames (x.shape[1] in place of a number); or, if one call is one frame, say time_axis=None.",
+                "over all frames (x.shape[1] in place of a number); or, if one call is one frame, say time_axis=None "
+                "(--time-axis none).",
             )
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:

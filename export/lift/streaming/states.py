@@ -152,6 +152,12 @@ class LiftedState:
     kind: str
     why: str
 
+    @property
+    def reason(self) -> str:
+        """What it holds, in a few words."""
+        layer, _, letter = self.name.rpartition(".")
+        return f"{letter} of the layer {layer}" if self.kind == "layer" and layer else self.why
+
 
 @dataclass(frozen=True)
 class _Added:

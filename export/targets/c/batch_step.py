@@ -43,6 +43,8 @@ class BatchStep:
             yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
         for member, place, size in self._states(self.gathered, "states[row]"):
             yield f"memcpy({place}, {member}, {size});"
+        if note := self.code.note_member:
+            yield f"{note} = 0;"
 
     def scatter(self) -> Iterator[str]:
         """Statements that copy from place `r` to the outputs and the state of that row."""
@@ -50,6 +52,9 @@ class BatchStep:
             yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
         for member, place, size in self._states(self.results, "states[r]"):
             yield f"memcpy({member}, {place}, {size});"
+        if note := self.code.note_member:
+            # Any row of the batch may have it.
+            yield f"states[r]->wrong_index = {note} ? {note} : states[r]->wrong_index;"
 
     def _states(self, tensors: Sequence[CTensor], state: str) -> Iterator[tuple[str, str, str]]:
         """Where each state lies in `state`, where row `r` of it does, and its bytes: the last of `tensors` are they."""
@@ -77,7 +82,7 @@ def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> Batch
     if spec.rows is not None:
         return "the model takes one stream at a time"
     shared = len(alone.weights.arrays)
-    code = CodeBuilder(alone.weights, alone.precision, alone.scales)
+    code = CodeBuilder(alone.weights, alone.precision, alone.scales, notes=alone.notes)
     try:
         graph = static_graph(step, ROWS)
         values = {str(value.name): value for value in graph.graph.inputs}

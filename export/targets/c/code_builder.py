@@ -32,6 +32,7 @@ class CodeBuilder:
     `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
     With `by_team`, `phases` are the operators that a team of threads can share.
     `strided` has what is not written in the order of its axes, until somebody reads it so.
+    `notes` are the texts of what a step finds wrong, by the number that it leaves in `note_member`.
     """
 
     def __init__(
@@ -41,9 +42,12 @@ class CodeBuilder:
         scales: Mapping[str, float] | None = None,
         way_member: str = "",
         by_team: bool = False,
+        note_member: str = "",
+        notes: dict[str, int] | None = None,
     ) -> None:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
         self.way_member, self.two_ways = way_member, False
+        self.note_member, self.notes = note_member, {} if notes is None else notes
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
@@ -225,6 +229,11 @@ class CodeBuilder:
         buffer = Buffer(size, self.node_index, self.node_index) if c_type == "float" else None
         self._variables.append((name, c_type, buffer or size))
         return CTensor(name, c_type, tuple(shape), buffer)
+
+    def note(self, text: str) -> str:
+        """The C that notes what is wrong: in a variable, unless there is a member for it."""
+        self.note_member = self.note_member or f"{self.alloc('uint32_t', (1,)).address}[0]"
+        return f"{self.note_member} = {self.notes.setdefault(text, len(self.notes) + 1)};"
 
     def way(self) -> str:
         """The C of what is 0 in one step and 1 in the next; empty where a step has no memory for it."""

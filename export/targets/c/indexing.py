@@ -1,6 +1,7 @@
 """Operators that read or write where indices say.
 
-An index beyond an axis reads its last or first value, and writes nothing, since a step cannot fail.
+An index beyond an axis reads its last or first value, and writes nothing. The state notes it, unless the graph shows
+that there is none, or it is an input, which is looked at before a step.
 """
 
 import math
@@ -8,9 +9,12 @@ import re
 
 import onnx_ir as ir
 
+from rnn_export.export.graph.passes.module_paths import module_of
+from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.data_movement import slice_along
 from rnn_export.export.targets.c.notation import index_expression, strides_of
+from rnn_export.export.targets.c.ranges import range_of
 from rnn_export.export.targets.c.tensors import CTensor
 
 # What a value {u} does where there is {y}.
@@ -24,7 +28,7 @@ UPDATES = {
 
 
 def gather(code: CodeBuilder, node: ir.Node) -> None:
-    """Rows of a table; an index beyond it takes the last or first row, since a step cannot fail."""
+    """Rows of a table."""
     x, index = code.read(node, 0), code.input(node, 1)
     axis = node.attributes.get_int("axis", 0) % len(x.shape)
     outer, rows, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
@@ -36,10 +40,13 @@ def gather(code: CodeBuilder, node: ir.Node) -> None:
         slice_along(code, node, x, part, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
         return
     index, y = code.with_address(index), code.new_output(node)
+    note = ""
     if port := re.match(r"\(*(in\d+)\b", index.address):
         code.table_rows[port[1]] = min(rows, code.table_rows.get(port[1], rows))
+    else:
+        note = _note(code, node, rows)
     with code.loops(["o", "j"], [outer, index.size]):
-        _emit_clamped(code, f"{index.address}[j]", rows)
+        _emit_clamped(code, f"{index.address}[j]", rows, note)
         target = f"{y.address} + (o * {index.size} + j) * {inner}"
         code.emit(f"memcpy({target}, {x.address} + (o * {rows} + row) * {inner}, {inner} * sizeof({x.c_type}));")
 
@@ -49,9 +56,10 @@ def gather_elements(code: CodeBuilder, node: ir.Node) -> None:
     x, index, y = code.read(node, 0), code.read(node, 1), code.new_output(node)
     axis = node.attributes.get_int("axis", 0) % len(x.shape)
     loops = [f"n{a}" for a in range(len(x.shape))]
+    note = _note(code, node, x.shape[axis])
     with code.loops(loops, index.shape):
         at = index_expression(loops, strides_of(index.shape))
-        _emit_clamped(code, f"{index.address}[{at}]", x.shape[axis])
+        _emit_clamped(code, f"{index.address}[{at}]", x.shape[axis], note)
         places = ["row" if a == axis else n for a, n in enumerate(loops)]
         code.emit(f"{y.address}[{at}] = {x.address}[{index_expression(places, strides_of(x.shape))}];")
 
@@ -66,7 +74,8 @@ def gather_nd(code: CodeBuilder, node: ir.Node) -> None:
         code.emit(f"int64_t from = o * {math.prod(named) * part};")
         for i, (size, stride) in enumerate(zip(named, strides_of(named), strict=True)):
             code.emit("{")
-            _emit_clamped(code, f"{index.address}[(o * {places} + j) * {depth} + {i}]", size)
+            note = _note(code, node, size, i)
+            _emit_clamped(code, f"{index.address}[(o * {places} + j) * {depth} + {i}]", size, note)
             code.emit(f"from += row * {stride * part};")
             code.emit("}")
         target = f"{y.address} + (o * {places} + j) * {part}"
@@ -80,7 +89,7 @@ def scatter_elements(code: CodeBuilder, node: ir.Node) -> None:
     loops = [f"n{a}" for a in range(len(y.shape))]
     with code.loops(loops, index.shape):
         at = index_expression(loops, strides_of(index.shape))
-        code.emit(f"const int64_t row = {_from_end(f'{index.address}[{at}]', y.shape[axis])};")
+        _emit_row(code, f"{index.address}[{at}]", y.shape[axis], _note(code, node, y.shape[axis]))
         places = ["row" if a == axis else n for a, n in enumerate(loops)]
         target = f"{y.address}[{index_expression(places, strides_of(y.shape))}]"
         code.emit(f"if (row >= 0 && row < {y.shape[axis]})")
@@ -97,7 +106,7 @@ def scatter_nd(code: CodeBuilder, node: ir.Node) -> None:
         code.emit("int inside = 1;")
         for i, (size, stride) in enumerate(zip(named, strides_of(named), strict=True)):
             code.emit("{")
-            code.emit(f"    const int64_t row = {_from_end(f'{index.address}[j * {depth} + {i}]', size)};")
+            _emit_row(code, f"{index.address}[j * {depth} + {i}]", size, _note(code, node, size, i))
             code.emit(f"    inside = inside && row >= 0 && row < {size};")
             code.emit(f"    to += inside ? row * {stride * part} : 0;")
             code.emit("}")
@@ -153,7 +162,34 @@ def _from_end(index: str, size: int) -> str:
     return f"({index} < 0 ? {index} + {size} : {index})"
 
 
-def _emit_clamped(code: CodeBuilder, index: str, size: int) -> None:
+def _emit_clamped(code: CodeBuilder, index: str, size: int, note: str) -> None:
     """Define `row`, an index within an axis."""
-    code.emit(f"int64_t row = {_from_end(index, size)};")
+    _emit_row(code, index, size, note)
     code.emit(f"row = row < 0 ? 0 : row >= {size} ? {size - 1} : row;")
+
+
+def _emit_row(code: CodeBuilder, index: str, size: int, note: str) -> None:
+    """Define `row`, an index that may be beyond the axis: then with a `note`."""
+    code.emit(f"int64_t row = {_from_end(index, size)};")
+    if note:
+        code.emit(f"if (row < 0 || row >= {size})")
+        code.emit(f"    {note}")
+
+
+def _note(code: CodeBuilder, node: ir.Node, size: int, column: int | None = None) -> str:
+    """The C that notes an index beyond an axis of so many values; nothing where there is none.
+
+    `column` is which of the last axis of the indices goes along that axis. Raises ExportError where one is constant.
+    """
+    index = code.input(node, 1)
+    low, high = range_of(node.inputs[1])
+    if index.constant is not None and index.size:
+        of_axis = index.constant if column is None else index.constant[..., column]
+        low, high = int(of_axis.min()), int(of_axis.max())
+    if -size <= low and high < size:
+        return ""
+    if index.constant is not None:
+        raise refusal(node, f"its indices go from {low} to {high}, and the axis has {size}")
+    of = f"{node.op_type} of {module_of(node)}"
+    inside = f"an index must be within the inclusive range [{-size},{size - 1}]"
+    return code.note(f"{input_name(node, 1)} ({of}) is out of its table, {inside}")

@@ -103,7 +103,8 @@ def template_values(
         "states": states,
         "slides": len(slides),
         "two_ways": code.two_ways,
-        "memoryless": not states and weights.embedded and not code.two_ways,
+        "notes": ", ".join(f'"{printable(text)}"' for text in code.notes),
+        "memoryless": not states and weights.embedded and not code.two_ways and not code.notes,
         "init": init,
         "parts": parts.functions,
         "declarations": _block(parts.declarations),
@@ -115,7 +116,7 @@ def template_values(
         **({"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)),
         "batch_weights": weights.batch_definitions(),
         "batch_reads_weights": weights.reads_file(batch_text),
-        "batch_memoryless": not states and not weights.reads_file(batch_text),
+        "batch_memoryless": not states and not weights.reads_file(batch_text) and not code.notes,
         **phase_values(code.phases, types, weights),
         **_port_values(ports),
     }

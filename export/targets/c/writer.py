@@ -91,7 +91,7 @@ def sources(
     graph = static_graph(step)
     weights = Weights()
     init = initial_statements(spec, initial, weights)
-    code = CodeBuilder(weights, precision, scales, "state->way", by_team=True)
+    code = CodeBuilder(weights, precision, scales, "state->way", by_team=True, note_member="state->wrong_index")
     addresses = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
     addresses |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}

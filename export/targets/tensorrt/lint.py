@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError
+from rnn_export.errors import ExportError, keyword
 from rnn_export.export.graph.passes.nodes import RECURRENT, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import with_shapes
 from rnn_export.export.targets.tensorrt.parser_rules import ParserRules
@@ -85,7 +85,7 @@ class _Linter:
         name = graph.name or "graph"
         if self.opset > self.rules.opset:
             rule = f"its opset is {self.opset}, and {self.rules.name} reads up to {self.rules.opset}"
-            yield Finding(name, "graph", rule, f"export it with opset={self.rules.opset}")
+            yield Finding(name, "graph", rule, f"export it with {keyword('opset', self.rules.opset)}")
         if self.precision not in self.rules.precisions:
             known = ", ".join(self.rules.precisions)
             yield Finding(name, "graph", f"{self.rules.name} has no {self.precision}", f"choose from {known}")

@@ -13,6 +13,7 @@ from rnn_export.arrays import Arrays
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, FLOAT_TYPES, MATRIX, ToMixedPrecision
+from rnn_export.export.graph.passes.naming import NameByModules, names_in
 from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
@@ -122,7 +123,7 @@ def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> b
     assert options.opset is not None
     model = parse(step)
     try:
-        apply(model, DecomposeRecurrent(), ConvertOpset(options.opset))
+        apply(model, DecomposeRecurrent(), ConvertOpset(options.opset), NameByModules(keep=names_in(model)))
     except ExportError as error:
         raise ExportError(f"target {target.name!r} does not take this graph: {error}") from error
     apply(model, ToMixedPrecision(options.precision, options.state_precision))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.errors import BackendUnavailable
+from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
-from rnn_export.runtime.backends.c_step import StatePlaces, check_indices, row_buffer, row_shape
+from rnn_export.runtime.backends.c_step import StatePlaces, WrongIndices, check_indices, row_buffer, row_shape
 from rnn_export.runtime.backends.native.team import Team
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
@@ -71,6 +71,20 @@ class CompiledStep:
         check_indices("native", self.table_rows, what, inputs)
 
     @cached_property
+    def wrong(self) -> WrongIndices | None:
+        """What it says of indices that it computes; None where none can be wrong, and of an earlier rnn-export."""
+        try:
+            count = int(self.call.rnn_wrong_indices())
+        except AttributeError:
+            return None
+        if not count:
+            return None
+        self.call.rnn_wrong_index.restype, self.call.rnn_wrong_index.argtypes = ctypes.c_char_p, (SIZE,)
+        self.call.rnn_wrong_offset.restype = SIZE
+        texts = tuple(self.call.rnn_wrong_index(number).decode() for number in range(1, count + 1))
+        return WrongIndices(texts, self.call.rnn_wrong_offset())
+
+    @cached_property
     def places(self) -> StatePlaces:
         """Where a struct has the states."""
         try:
@@ -109,9 +123,19 @@ class NativeBuffers(StreamBuffers):
     def step(self) -> None:
         if self.compiled.table_rows:
             self.check_indices()
+        wrong = self.compiled.wrong
+        before = None if wrong is None else self.structs.copy()
         # One call in C, before which no interrupt comes: `compute` is it, and no function of Python's.
         self.frames += self.chunk
         self.compute()
+        if wrong is None or before is None:
+            return
+        try:
+            wrong.check("native", "frame", self.structs)
+        except StreamError:
+            self.structs[...] = before
+            self.frames -= self.chunk
+            raise
 
     def check_indices(self) -> None:
         self.compiled.check_indices("frame", self.inputs)
@@ -132,6 +156,8 @@ class NativeBuffers(StreamBuffers):
             self.call_of(ins, outs, outs[0].shape[1])()
             for result, part in zip(results, outs, strict=True):
                 result[:, piece] = part
+        if self.compiled.wrong is not None:
+            self.compiled.wrong.check("native", "sequence", self.structs)
         return {t.name: _by_time(a, t, spec) for t, a in zip(spec.outputs, results, strict=True)}
 
     def read(self) -> dict[str, Array]:
@@ -139,6 +165,8 @@ class NativeBuffers(StreamBuffers):
 
     def write(self, states: Mapping[str, Array]) -> None:
         self.compiled.places.write(self.structs, states)
+        if self.compiled.wrong is not None:
+            self.compiled.wrong.numbers(self.structs)[...] = 0
 
 
 class NativeStateStore(StateStore):
@@ -189,7 +217,7 @@ class NativeStateStore(StateStore):
         outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
         nan_rows = self.suspect[rows] if self.suspicious else np.zeros(count, np.bool_)
         each = max(1, MACS_OF_A_CALL // self.compiled.macs)
-        if count <= each:
+        if count <= each and self.compiled.wrong is None:
             arguments = self._arguments(rows, ins, outs, nan_rows)
             # One call in C, before which no interrupt comes.
             self.rounds += 1
@@ -203,7 +231,7 @@ class NativeStateStore(StateStore):
         return outputs, nan_rows if found else None
 
     def _in_pieces(self, each: int, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> int:
-        """A long round, between whose pieces an interrupt can come; then none was stepped."""
+        """A round between whose pieces an interrupt can come, or that finds a wrong index: then none was stepped."""
         found, saved = 0, self.structs[rows]
         self.before = rows, saved
         try:
@@ -211,6 +239,8 @@ class NativeStateStore(StateStore):
                 at = slice(start, start + each)
                 piece = [a[at] for a in ins], [a[at] for a in outs]
                 found += self.call(*self._arguments(rows[at], *piece, nan_rows[at]))
+            if self.compiled.wrong is not None:
+                self.compiled.wrong.check("native", "frame", self.structs[rows])
         except BaseException:
             self.finish()
             raise
@@ -235,6 +265,8 @@ class NativeStateStore(StateStore):
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         self.compiled.places.write(self.structs, states, slots)
+        if self.compiled.wrong is not None:
+            self.compiled.wrong.numbers(self.structs)[slots] = 0
         self.suspect[slots] = self.suspicious = True
 
 
@@ -245,7 +277,9 @@ class NativeSession(Session):
     has_sequence = run_is_steps = survives_fork = steps_rows_apart = True
 
     def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
-        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
+        self.compiled, self.spec, self.precision = compiled, compiled.spec, compiled.precision
+        # The stepper looks at no index that a step computes.
+        self.stepper = stepper if compiled.wrong is None else None
 
     def stream_buffers(self, batch: int) -> NativeBuffers:
         return NativeBuffers(self.compiled, batch)

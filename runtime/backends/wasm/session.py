@@ -13,7 +13,14 @@ import wasmtime
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends.api import Session, StreamBuffers, UndoingStore, rows_with_nan
-from rnn_export.runtime.backends.c_step import StatePlaces, check_indices, contract_sha256, row_buffer, row_shape
+from rnn_export.runtime.backends.c_step import (
+    StatePlaces,
+    WrongIndices,
+    check_indices,
+    contract_sha256,
+    row_buffer,
+    row_shape,
+)
 from rnn_export.spec import BATCH, StreamSpec
 
 # Bytes that an address is a multiple of, and in a pool the start of a struct; those of a page, and of a pointer.
@@ -58,7 +65,7 @@ class Instance:
         return np.ctypeslib.as_array(self.memory.data_ptr(self.store), (self.memory.data_len(self.store),))
 
     def text(self, address: int) -> str:
-        return bytes(self.bytes_at(address, LINE)).decode()
+        return bytes(self.bytes_at(address, PAGE)).partition(b"\0")[0].decode()
 
 
 class Rows:
@@ -91,6 +98,8 @@ class Rows:
             raise StreamError(f"wasm refused the frame: {str(error).splitlines()[0]}") from error
         outputs = [instance.bytes_at(a, count * n).copy().view(d).reshape(count, *s) for a, n, d, s in out]
         after = instance.bytes_at(self.structs, structs.nbytes).copy().reshape(structs.shape)
+        if self.session.wrong is not None:
+            self.session.wrong.check("wasm", "frame", after)
         return outputs, after
 
 
@@ -114,6 +123,10 @@ class WasmSession(Session):
         self.places = StatePlaces(spec, offset, front if "rnn_state_front" in first.exports else lambda number: 0)
         rows = {t.name: first.call("rnn_input_rows", i) for i, t in enumerate(spec.inputs)}
         self.table_rows = {name: n for name, n in rows.items() if n}
+        self.wrong = None
+        if "rnn_wrong_indices" in first.exports and (count := first.call("rnn_wrong_indices")):
+            texts = tuple(first.text(first.call("rnn_wrong_index", n)) for n in range(1, count + 1))
+            self.wrong = WrongIndices(texts, first.call("rnn_wrong_offset"))
 
     def instance(self) -> Instance:
         return Instance(self.engine, self.module, self.weights)

@@ -16,6 +16,7 @@ from rnn_export.runtime.backends.native.record import Record, numpy_major, sourc
 from rnn_export.runtime.build.compiler import FLAGS, Compiler, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.compiler import find_compiler, link, with_team
+from rnn_export.runtime.build.native.first_run import run_first
 from rnn_export.spec import StreamSpec
 
 STEPPER = "stepper.c"
@@ -34,8 +35,9 @@ def compile_native(
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
     Python is made where its headers are here, or as `extension` says. With `profile` the operators of a step are timed,
-    which one thread computes. Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first
-    error, and BackendUnavailable where there is none.
+    which one thread computes. What comes out makes its first steps in a process of its own, where this CPU can run it.
+    Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first error, or where that process
+    crashed, and BackendUnavailable where there is no compiler.
     """
     compiler = compiler or find_compiler()
     headers = python_headers() if extension is None or extension else None
@@ -55,6 +57,10 @@ def compile_native(
         defines = [with_rows(name), *(["-DRNN_PROFILE"] if profile else with_team(name, host_triple()))]
         compiler.compile([*flags, *defines, *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
+        cpu = this_cpu()
+        if not cpu.features or cpu.features.issuperset(used):
+            weights = folder / "step" / f"{name}.bin"
+            run_first(folder / LIBRARY, weights if weights.is_file() else None, spec, [compiler.title, *flags])
     python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
     numpy = None if headers is None else numpy_major()
     sha256 = sources_sha256(files)

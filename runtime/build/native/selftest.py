@@ -101,7 +101,7 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
             "there what the model does: the bundle is as it was. Another compiler or --cpu may do better."
         )
     said = _said(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    raise BuildError(f"{where} crashed ({_end(done.returncode)}): {_shown(said)}")
+    raise BuildError(f"{where} crashed ({end_of(done.returncode)}): {_shown(said)}")
 
 
 def _is_here(machine: Machine) -> bool:
@@ -111,7 +111,7 @@ def _is_here(machine: Machine) -> bool:
     return sys.platform == "linux" and platform.machine() == own and bool(rest)
 
 
-def _end(code: int) -> str:
+def end_of(code: int) -> str:
     """How a process ended; shells and emulators say 128 + N for the signal N."""
     number = -code if code < 0 else code - 128
     try:

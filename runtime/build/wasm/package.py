@@ -110,7 +110,7 @@ def _port(spec: StreamSpec, tensor: TensorSpec) -> dict[str, Any]:
 def _audio(spec: StreamSpec) -> dict[str, Any]:
     """How samples become steps: as many as an input takes, in their order; or why they cannot."""
     if spec.sample_rate is None:
-        return {"why": "it was exported without a sample rate, sample_rate=16000"}
+        return {"why": "it was exported without a sample rate, sample_rate=16000 (--sample-rate 16000)"}
     if len(spec.inputs) != 1:
         return {"why": f"it has {len(spec.inputs)} inputs, and audio is one"}
     (tensor,) = spec.inputs

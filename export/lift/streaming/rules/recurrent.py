@@ -71,7 +71,8 @@ def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, let
     if context.is_computed(operand) and not isinstance(context.info.get(operand), FirstFrames):
         raise LiftError(
             f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot "
-            "be carried between calls. Take it as an argument and declare it: states={argument: output}."
+            "be carried between calls. Take it as an argument and declare it: "
+            "states={argument: output} (--state ARGUMENT=OUTPUT)."
         )
 
 

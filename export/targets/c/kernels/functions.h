@@ -67,7 +67,13 @@ RNN_INLINE rnn_v rnn_exp(rnn_v x)
     const rnn_v half = (rnn_reduced(beyond, &far) + 1.0f) * rnn_power_of_2(far);
     return RNN_IF(rnn_abs(x) > 86.0f, half * half, e);
 }
-RNN_INLINE rnn_v rnn_sigmoid(rnn_v x) { return 1.0f / (2.0f + rnn_em1(-x)); }
+/* 1 / (1 + e^-x), to the 0 that it is where e^-x is Inf: that by its half, as 2^128 is no number. */
+RNN_INLINE rnn_v rnn_sigmoid(rnn_v x)
+{
+    rnn_vi n;
+    const rnn_v p = rnn_reduced(rnn_min(rnn_max(-x, rnn_all(-40.0f)), rnn_all(89.0f)), &n), half = rnn_power_of_2(n - 1);
+    return 1.0f / (1.0f + 2.0f * (p * half + half));
+}
 RNN_INLINE rnn_v rnn_tanh(rnn_v x)
 {
     const rnn_v e = rnn_em1(x + x);

@@ -125,7 +125,14 @@ RNN_INLINE rnn_v rnn_load_part(const float *p, int m)
     if (m == 4)
         return (rnn_v)_mm512_zextps128_ps512(_mm_loadu_ps(p));
 #endif
+#if defined(__clang__)
     return (rnn_v)_mm512_maskz_loadu_ps((__mmask16)((1u << m) - 1u), p);
+#else
+    /* gcc 12 makes aligned loads of some of these intrinsics, whose addresses are not (-ftree-slp-vectorize). */
+    rnn_v a;
+    __asm__("vmovups %1, %0%{%2%}%{z%}" : "=v"(a) : "m"(*(const float(*)[])p), "Yk"((__mmask16)((1u << m) - 1u)));
+    return a;
+#endif
 #elif defined(__AVX__) && RNN_LANES == 8
     const rnn_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
 #if RNN_ZERO_EXTENDS

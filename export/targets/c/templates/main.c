@@ -58,6 +58,13 @@ int main(int argc, char **argv)
             return 1;
         }
         name_step(&state, $buffers);
+//@if notes
+        if (state.wrong_index) {
+            static const char *const wrong[] = {NAME_WRONG_INDICES};
+            fprintf(stderr, "%s\n", wrong[state.wrong_index - 1]);
+            return 1;
+        }
+//@end notes
 //@if delay
         if (frames <= NAME_DELAY)
             frames += NAME_CHUNK;

@@ -48,6 +48,9 @@ $init
 //@if two_ways
     state->way = 0;
 //@end two_ways
+//@if notes
+    state->wrong_index = 0;
+//@end notes
     state->weights = weights;
 }
 //@end weights_file
@@ -61,6 +64,9 @@ $init
 //@if two_ways
     state->way = 0;
 //@end two_ways
+//@if notes
+    state->wrong_index = 0;
+//@end notes
 }
 //@end weights_file
 

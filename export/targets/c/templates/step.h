@@ -44,6 +44,10 @@ extern "C" {
 #define NAME_${macro}_ROWS $table_rows
 //@end table_rows
 //@end ports
+//@if notes
+/** By number, from 1 on, what wrong_index of a state says. */
+#define NAME_WRONG_INDICES $notes
+//@end notes
 
 /** The memory of one stream. */
 typedef struct {
@@ -64,6 +68,9 @@ typedef struct {
 //@if two_ways
     unsigned char way; /**< which way the next step reads weights: no result depends on it */
 //@end two_ways
+//@if notes
+    uint32_t wrong_index; /**< 0, or since the start an index was out of its table, and the nearest row was read */
+//@end notes
 //@if memoryless
     char none; /**< the model keeps nothing */
 //@end memoryless

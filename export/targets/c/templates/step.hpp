@@ -111,6 +111,11 @@ public:
     void finish(size_type rest) noexcept { name_finish(&state_, rest); }
 //@end tail
 
+//@if notes
+    /** 0, or since the start an index was out of its table: which of NAME_WRONG_INDICES, from 1 on. */
+    uint32_t wrong_index() const noexcept { return state_.wrong_index; }
+//@end notes
+
     /** A copy of all that it remembers: plain bytes, as $name.h has them. */
     name_state snapshot() const noexcept { return state_; }
 

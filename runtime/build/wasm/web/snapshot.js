@@ -32,8 +32,8 @@ export function pack({ digest, chunk, inputs }, { frames, ended, parts: states, 
   return bytes;
 }
 
-/** Checked: {frames, ended, parts, wait}. */
-export function unpack({ digest, chunk, inputs, states }, snapshot) {
+/** Checked: {frames, ended, parts, wait}. `start(i)` gives the bytes of state `i` at the start of a stream. */
+export function unpack({ digest, chunk, inputs, states }, snapshot, start) {
   const bytes = asBytes(snapshot), magic = String.fromCharCode(...bytes.subarray(0, 8));
   if (bytes.length < HEADER || magic !== MAGIC) {
     throw new RnnError("this is not a snapshot: give the bytes that stream.snapshot() returned.");
@@ -60,20 +60,24 @@ export function unpack({ digest, chunk, inputs, states }, snapshot) {
     throw new RnnError(`this snapshot is damaged: it says that ${frames} frames were fed.`);
   }
   let at = HEADER;
-  const take = (tensor) => {
+  const take = (tensor, initial) => {
     const values = new ARRAYS[tensor.dtype](bytes.slice(at, (at += bytesOf(tensor))).buffer);
-    check(values, tensor);
+    check(values, tensor, initial);
     return values;
   };
-  const parts = states.map((state) => new Uint8Array(take(state).buffer));
+  const parts = states.map((state, i) => new Uint8Array(take(state, () => start(i)).buffer));
   const wait = framed.map((tensor) => (tensor ? transposed(take(tensor), tensor, true) : null));
   return { frames: Number(frames), ended, parts, wait: waiting ? wait : null };
 }
 
-function check(values, { name, dtype }) {
+/** An Inf that the initial value has at the same place is as it should be: a running maximum starts from -inf. */
+function check(values, { name, dtype }, initial) {
   const bad = { float32: (v) => !Number.isFinite(v), float64: (v) => !Number.isFinite(v), bool: (v) => v > 1,
     float16: (v) => (v & 0x7c00) === 0x7c00 }[dtype];
-  if (bad && values.some(bad)) {
+  if (!bad || !values.some(bad)) return;
+  const from = initial && dtype !== "bool" ? new ARRAYS[dtype](initial().buffer) : [];
+  const same = (v, i) => v === from[i] && (dtype !== "float16" || (v & 0x3ff) === 0);
+  if (values.some((v, i) => bad(v) && !same(v, i))) {
     const what = dtype === "bool" ? "a value that is neither true nor false" : "NaN or Inf";
     throw new RnnError(`this snapshot cannot be used: "${name}" has ${what}. The memory is unchanged.`);
   }

@@ -8,7 +8,7 @@ const LINE = 64, PAGE = 65536, POINTER = 4;
 
 /** A loaded module. `contract` is the content of model.json, `weights` that of weights.bin where there is one. */
 export class Model {
-  #exports; #free = []; #end; #weights = 0; #views = new Map(); #buffer; #inputs; #outputs; #stride; #offsets; #fronts; #tables;
+  #exports; #free = []; #end; #weights = 0; #views = new Map(); #buffer; #inputs; #outputs; #stride; #offsets; #fronts; #tables; #wrong;
 
   constructor(instance, contract, weights) {
     this.contract = contract;
@@ -36,6 +36,7 @@ export class Model {
     this.#offsets = states.map((_, i) => this.#exports.rnn_state_offset(i));
     this.#fronts = states.map((_, i) => this.#exports.rnn_state_front(i));
     this.#tables = inputs.map((_, i) => this.#exports.rnn_input_rows(i));
+    this.#wrong = this.#exports.rnn_wrong_indices() ? this.#exports.rnn_wrong_offset() : null;
   }
 
   /** A stream at its start. All streams of a model share its code and weights. */
@@ -48,11 +49,23 @@ export class Model {
       piece: (x, wait) => piece(this.contract, this.#tables, x, wait),
       rest: (x, wait) => rest(this.contract, this.#tables, x, wait),
       loadStep: (values, step) => this.#loadStep(values, step),
-      step: (at) => this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers),
+      step: (at) => this.#step(at),
       output: (i) => this.#view(this.#outputs.ports[i]),
+      start: (i) => this.#start(i),
       memory: (at) => new Uint8Array(this.#memory, at, this.#stride),
       state: (at, i) => this.#state(at, i),
     });
+  }
+
+  /** One step of the struct at `at`, which is as it was where the step notes an index beyond its table. */
+  #step(at) {
+    const struct = () => new Uint8Array(this.#memory, at, this.#stride);
+    const before = this.#wrong === null ? null : struct().slice();
+    this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers);
+    const number = before && new Uint32Array(this.#memory, at + this.#wrong, 1)[0];
+    if (!number) return;
+    struct().set(before);
+    throw new RnnError(`${this.#text(this.#exports.rnn_wrong_index(number))}: the memory is unchanged.`);
   }
 
   /** The bytes of state `i` of the struct at `at`: a window that moves along begins some values behind its offset. */
@@ -60,6 +73,14 @@ export class Model {
     const tensor = this.contract.states[i], bytes = bytesOf(tensor), front = this.#fronts[i];
     const before = front ? new Uint32Array(this.#memory, at + front, 1)[0] : 0;
     return new Uint8Array(this.#memory, at + this.#offsets[i] + before * (bytes / tensor.size), bytes);
+  }
+
+  /** A copy of the bytes of state `i` as a stream starts. */
+  #start(i) {
+    const at = this.#free.pop() ?? this.#take(this.#stride);
+    this.#exports.rnn_init(at, this.#weights);
+    this.#free.push(at);
+    return this.#state(at, i).slice();
   }
 
   get #memory() { return this.#exports.memory.buffer; }
@@ -99,8 +120,8 @@ export class Model {
   }
 
   #text(address) {
-    const bytes = new Uint8Array(this.#memory, address, LINE);
-    return String.fromCharCode(...bytes);
+    const bytes = new Uint8Array(this.#memory, address);
+    return String.fromCharCode(...bytes.subarray(0, bytes.indexOf(0)));
   }
 }
 
@@ -242,7 +263,7 @@ export class Stream {
   /** Go on from a snapshot, taken here or by a stream of one row in Python. On an error the memory stays. */
   restore(snapshot) {
     this.#checkOpen();
-    const { inputs } = this.model.contract, { frames, ended, parts, wait } = unpack(this.model.contract, snapshot);
+    const { inputs } = this.model.contract, { frames, ended, parts, wait } = unpack(this.model.contract, snapshot, this.#inside.start);
     // What waits was never fed, so ids are yet to be held to their tables.
     if (wait) this.#inside.piece(byName(inputs, (t, i) => wait[i] ?? new ARRAYS[t.dtype](t.size)), null);
     parts.forEach((part, i) => this.#inside.state(this.#at, i).set(part));
