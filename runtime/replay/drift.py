@@ -80,7 +80,7 @@ def drift(
         error, limit = _error(given[:, part], wanted[:, part]), allowed[:, part]
         error[no_more[:, part]] = 0.0
         with np.errstate(invalid="ignore", over="ignore"):
-            # What is allowed may be no less than it is said to be, however it is rounded.
+            # Of limits below the least float the quotient may be on the wrong side of 1.
             share = np.nan_to_num(error / np.maximum(limit, TINY), nan=0.0, posinf=np.inf)
             return error, np.where(error > limit, np.maximum(share, BEYOND), np.minimum(share, 1.0))
 
