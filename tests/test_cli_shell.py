@@ -77,10 +77,10 @@ def test_a_shell_completes(tmp_path: Path, words: tuple[str, ...], offered: list
     assert complete(tmp_path, *words) == offered
 
 
-MISSING = "zig is missing (not found): pip install ziglang"
+MISSING = "zig is not installed (not found): pip install ziglang"
 FINDINGS = [
     Finding("gcc", "ok", "gcc 12"),
-    Finding("zig", "missing", "not found", "pip install ziglang"),
+    Finding("zig", "not installed", "not found", "pip install ziglang"),
     Finding("CC", "broken", "does not run", "install it again"),
 ]
 
@@ -93,7 +93,7 @@ FINDINGS = [
         (
             ("--strict",),
             1,
-            "error: zig is missing (not found): pip install ziglang; CC is broken (does not run): install",
+            "error: zig is not installed (not found): pip install ziglang; CC is broken (does not run): install",
         ),
         (("--strict", "zig", "gcc"), 1, f"error: {MISSING}\n"),
         (("zig",), 0, ""),
