@@ -118,8 +118,8 @@ def lift(
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
-            f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
-            "Leave it out."
+            f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
+            "taken there. Leave it out."
         )
     return packed(lifted) if pack_states else lifted
 
