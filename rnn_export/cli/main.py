@@ -51,9 +51,9 @@ class Commands(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if near and "did you mean" not in error.message.lower():
-                error.message = f"{error.message.rstrip('.')}: did you mean {near[0]}?"
-            raise
+            if not near or "did you mean" in error.message.lower():
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')}: did you mean {near[0]}?", ctx) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
