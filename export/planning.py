@@ -63,7 +63,10 @@ def plan_of(
     targets = find_targets(names, precision, opset)
     portable = TARGETS[PORTABLE]
     if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
-        raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
+        raise ExportError(
+            "batch (--batch) and state_precision (--state-precision) are for targets that an engine is built for: "
+            "leave them out."
+        )
     name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
     options = TargetOptions(precision, state_precision or "fp32", batch=batch, name=name)
     plan = [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
@@ -98,7 +101,7 @@ def check_chunk(chunk: object) -> None:
 def check_calibration(calibrate: object, precision: Precision) -> None:
     """Scales of activations are for int8 alone."""
     if calibrate is not None and precision != "int8":
-        raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
+        raise ExportError(f"calibrate (--calibrate) is for precision int8, not for {precision}: leave it out.")
 
 
 def tolerance_of(precision: Precision, atol: float | None, rtol: float | None) -> Tolerance:

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ class Csv:
     columns: Sequence[str | int] = ()
 
 
+Reader = Callable[[Path, StreamSpec], Array | Mapping[str, Array]]
 Source = str | os.PathLike[str] | Csv | Array | Mapping[str, Any]
 
 
@@ -54,13 +55,17 @@ def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
 
 
 def _load(path: Path, columns: Sequence[str | int], spec: StreamSpec) -> Array | Mapping[str, Array]:
-    text = partial(_csv, columns=columns)
-    readers = {".npy": _npy, ".npz": _npy, ".csv": text, ".wav": _sound, ".flac": _sound, ".ogg": _sound}
+    text, sound = partial(_csv, columns=columns), dict.fromkeys((".wav", ".flac", ".ogg"), _sound)
+    readers: dict[str, Reader] = {".npy": _npy, ".npz": _npy, ".csv": text, **sound}
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise SourceError(f"{path} is of no known kind: give a {', '.join(readers)} file.")
     if columns and suffix != ".csv":
         raise SourceError(f"{path} has no columns to pick, which a .csv has: leave --columns out, and Csv in Python.")
+    if isinstance(columns, str):
+        raise SourceError(
+            f"columns of {path} are {columns!r}: give a list of names, Csv({str(path)!r}, [{columns!r}])."
+        )
     if not path.is_file():
         raise SourceError(f"{path} does not exist or is not a file.")
     try:
@@ -113,15 +118,10 @@ def _csv(path: Path, spec: StreamSpec, columns: Sequence[str | int]) -> Array | 
         raise ValueError(_no_number(path, names, lines, chosen)) from None
     if len(spec.inputs) > 1:
         return _by_input(path, spec, [names[at] for at in chosen], table)
-    (tensor,), found = spec.inputs, len(chosen)
-    if found != (wanted := math.prod(tensor.frame)) and not (found == 1 and _is_signal(spec, tensor)):
-        listed = f" ({', '.join(names[at] or 'one without a name' for at in chosen)})" if named else ""
-        example = [at for at in chosen if names[at] == tensor.name] if wanted == 1 else []
-        example = example or list(_with_names(names, chosen))[-wanted:]
-        fix = f"pick {wanted}, for example {_columns(path, names, example)}" if found > wanted else "give all of them"
-        has, takes = (f"{number} {what}{'s' * (number > 1)}" for number, what in ((found, "column"), (wanted, "value")))
-        raise SourceError(f"{path} has {has}{listed}, but a frame of {tensor.name!r} has {takes}: {fix}.")
-    return table[:, 0] if found == 1 else table.reshape(-1, *tensor.frame)
+    (tensor,), one = spec.inputs, len(chosen) == 1
+    if len(chosen) != math.prod(tensor.frame) and not (one and _is_signal(spec, tensor)):
+        raise SourceError(_other_width(path, names, chosen, tensor))
+    return table[:, 0] if one else table.reshape(-1, *tensor.frame)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,17 @@ def _columns(path: Path, names: Sequence[str], chosen: Sequence[int]) -> str:
 def _with_names(names: Sequence[str], chosen: Sequence[int]) -> Sequence[int]:
     """Without the columns that have no name where others have one, such as the row numbers that pandas writes."""
     return [at for at in chosen if names[at]] or chosen
+
+
+def _other_width(path: Path, names: Sequence[str], chosen: Sequence[int], tensor: TensorSpec) -> str:
+    """A message for columns that are no frame of the only input."""
+    found, wanted = len(chosen), math.prod(tensor.frame)
+    listed = f" ({', '.join(names[at] or 'one without a name' for at in chosen)})" if any(names) else ""
+    example = [at for at in chosen if names[at] == tensor.name] if wanted == 1 else []
+    example = example or list(_with_names(names, chosen))[-wanted:]
+    fix = f"pick {wanted}, for example {_columns(path, names, example)}" if found > wanted else "give all of them"
+    has, takes = (f"{number} {what}{'s' * (number > 1)}" for number, what in ((found, "column"), (wanted, "value")))
+    return f"{path} has {has}{listed}, but a frame of {tensor.name!r} has {takes}: {fix}."
 
 
 def _no_number(path: Path, names: Sequence[str], lines: Sequence[_Line], chosen: Sequence[int]) -> str:

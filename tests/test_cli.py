@@ -243,7 +243,13 @@ def test_weights_that_do_not_fit_are_named(run: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nets.py", "is no source: give file.py:factory or package.module:factory"),
+        ("nets", "'nets' is no source: give file.py:factory or package.module:factory"),
+        ("nets.py", "nets.py has no function 'factory'; it has "),
+        (
+            "net.PT",
+            "net.PT holds weights, and not the code of a model: write a function that makes the model, and give",
+        ),
+        ("net.safetensors", "give it with them, file.py:factory --weights net.safetensors."),
         ("gone.py:net", "gone.py does not exist"),
         ("nets.py:gone", "nets.py has no function 'gone'; it has Net, Explicit"),
         ("no.such.package:net", "importing no.such.package raised ModuleNotFoundError"),
@@ -511,7 +517,15 @@ def test_every_command_has_help_and_json(name: str) -> None:
 def test_a_command_that_there_is_not() -> None:
     result = CliRunner().invoke(main, ["exprot"])
     assert result.exit_code == 2
-    assert "No such command 'exprot'" in result.stderr
+    assert "No such command 'exprot': did you mean export?" in result.stderr
+    assert "did you mean" not in CliRunner().invoke(main, ["abacus"]).stderr
+
+
+def test_a_file_alone_is_its_factory(run: Run, folder: Path) -> None:
+    (folder / "single.py").write_text(f"{FACTORY}\n\ndef factory():\n    return net()\n")
+    result = run("inspect", "single.py", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["spec"] == json.loads(run("inspect", "nets.py:net", "--json").stdout)["spec"]
 
 
 def test_what_the_command_line_chooses_are_keywords_of_export() -> None:

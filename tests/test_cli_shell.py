@@ -1,8 +1,10 @@
 """The command as a shell meets it: by either name, in a pipe, completed, and in scripts that ask for what they need."""
 
 import os
+import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from rnn_export.cli import tables
+from rnn_export.cli.export import export_command
 from rnn_export.cli.main import COMMANDS, main
+from rnn_export.cli.options import ExportFlags
 from rnn_export.cli.probes import Finding
-from rnn_export.errors import StreamError
+from rnn_export.errors import StreamError, keyword
 from rnn_export.runtime import load
 
 from .runtime.graphs import MODELS
@@ -77,10 +81,10 @@ def test_a_shell_completes(tmp_path: Path, words: tuple[str, ...], offered: list
     assert complete(tmp_path, *words) == offered
 
 
-MISSING = "zig is missing (not found): pip install ziglang"
+MISSING = "zig is not installed (not found): pip install ziglang"
 FINDINGS = [
     Finding("gcc", "ok", "gcc 12"),
-    Finding("zig", "missing", "not found", "pip install ziglang"),
+    Finding("zig", "not installed", "not found", "pip install ziglang"),
     Finding("CC", "broken", "does not run", "install it again"),
 ]
 
@@ -93,7 +97,7 @@ FINDINGS = [
         (
             ("--strict",),
             1,
-            "error: zig is missing (not found): pip install ziglang; CC is broken (does not run): install",
+            "error: zig is not installed (not found): pip install ziglang; CC is broken (does not run): install",
         ),
         (("--strict", "zig", "gcc"), 1, f"error: {MISSING}\n"),
         (("zig",), 0, ""),
@@ -145,3 +149,27 @@ def test_a_file_of_float64_is_refused_in_the_words_of_a_step(tmp_path: Path, kin
         else:
             assert code == 1
             assert said == f"error: {path}: {refused.value}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("time_axis", None),
+        ("time_axis", -1),
+        ("time_axis", {"x": 1, "h.0": None}),
+        ("states", {"h": 1, "mask": None, "c": "cell"}),
+        ("assume", {"a b/net.py:3": True, "net.py:4": False}),
+        ("chunk", 128),
+        ("max_frames", 5),
+        ("max_context", 7),
+        ("opset", 17),
+    ],
+)
+def test_a_keyword_of_a_message_is_the_option_beside_it(name: str, value: object) -> None:
+    python, _, shell = keyword(name, value).removesuffix(")").partition(" (--")
+    assert eval(f"dict({python})") == {name: value}
+    context = export_command.make_context("export", ["net.py:f", "-o", "net.rnnx", *shlex.split(f"--{shell}")])
+    given = {field.name: context.params[field.name] for field in fields(ExportFlags)}
+    flags = ExportFlags(**{key: None if value is False else value for key, value in given.items()})
+    chosen = {key: value for key, value in flags.over({}).items() if value != ()}
+    assert chosen == {name: value}

@@ -131,13 +131,12 @@ def lift(
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
-            f"{keyword('max_context', max_context)}: no causal attention of the model could be bounded so. Leave it "
-            "out."
+            f"{keyword('max_context', max_context)}: no causal attention of the model can be bounded so. Leave it out."
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
-            f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
-            "Leave it out."
+            f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
+            "taken there. Leave it out."
         )
     lifted.original.model, lifted.original.outside = clean, clean_outside
     lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
@@ -358,8 +357,8 @@ def _refuse_rivals(probed: _Probed) -> None:
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
             times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            found, other = (keyword("time_axis", time) for time in times)
-            raise LiftError(f"more than one axis could be time: {found} or {other}. Say which.")
+            found = " or ".join(keyword("time_axis", time) for time in times)
+            raise LiftError(f"more than one axis could be time: {found}. Say which.")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:

@@ -198,7 +198,7 @@ def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
     if isinstance(time_axis, Mapping):
         unknown = sorted(set(time_axis) - set(names))
         if unknown:
-            raise LiftError(f"time_axis names {unknown}, but the inputs are {names}.")
+            raise LiftError(f"time_axis (--time-axis) names {unknown}, but the inputs are {names}.")
         return tuple(_axis(model, i, time_axis.get(leaf.name)) for i, leaf in enumerate(model.inputs))
     if time_axis is None or type(time_axis) is int:
         return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))

@@ -124,10 +124,10 @@ class AxisProbe:
             self.failure, self.place = f"{type(error).__name__}: {first_line(error)}", line_of(error)
             return None
 
-    def by_name(self, axes: Assignment) -> str:
+    def by_name(self, axes: Assignment) -> dict[str, int | None]:
         """`axes` of the inputs and states as the user would write them."""
         leaves = (*self.inputs, *self.states)
-        return str({leaf.name: axis for leaf, axis in zip(leaves, axes, strict=False)})
+        return {leaf.name: axis for leaf, axis in zip(leaves, axes, strict=False)}
 
 
 def changed_axes(a: Tensor, b: Tensor) -> list[int]:

@@ -57,6 +57,7 @@ from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.whole_windows import of_whole_windows_too
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
+WHOLE = "sequence_only (--sequence-only)"
 KEEP_OUTSIDE = (
     "Keep the state of the loop in a registered buffer, or take it as an argument, return it, and declare it: "
     "states={argument: output} (--state ARGUMENT=OUTPUT)."
@@ -242,14 +243,9 @@ def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, in
     Raises LiftError where it has states or no time axis.
     """
     if not module.axes.has_time:
-        raise LiftError(
-            "sequence_only (--sequence-only): the model takes one frame per call (no time axis was found). Leave it "
-            "out."
-        )
+        raise LiftError(f"{WHOLE}: the model takes one frame per call (no time axis was found). Leave it out.")
     if module.flat.states or chunk > 1:
-        raise LiftError(
-            "sequence_only (--sequence-only): whole sequences have neither states that are carried on nor chunks."
-        )
+        raise LiftError(f"{WHOLE}: whole sequences have neither states that are carried on nor chunks.")
     graph, frames = of_any_length(module)
     shortest, refusal = _another_way(module, graph, frames)
     if refusal or shortest > 1:

@@ -1,5 +1,6 @@
 """`rnn-export doctor`: what this machine can run and build."""
 
+from itertools import groupby
 from typing import Any
 
 import click
@@ -11,11 +12,12 @@ from rnn_export.errors import BackendUnavailable
 
 @command
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--strict", is_flag=True, help="Exit code 1 where one of them is missing or broken.")
+@click.option("--strict", is_flag=True, help="Exit code 1 where one of them is not installed or broken.")
 def doctor_command(names: tuple[str, ...], strict: bool, as_json: bool) -> dict[str, Any]:
-    """Show what this machine can run and build, what is missing, and the command that mends it.
+    """Show what this machine can run and build, what is not installed, and the command that mends it.
 
-    NAME is one of the first column: with names, only these are shown, and held to --strict. No machine has all.
+    Other machines that C is compiled for are named by their triple. NAME is one of the first column: with names, only
+    these are shown, and held to --strict. No machine has all.
     """
     from rnn_export.cli.probes import examine
 
@@ -25,7 +27,8 @@ def doctor_command(names: tuple[str, ...], strict: bool, as_json: bool) -> dict[
         raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(known)}.", param_hint="NAME")
     shown = [f for f in findings if f.name in names or not names]
     if not as_json:
-        rows = [(f.name, f.state, f.detail, f.fix or "") for f in shown]
+        alike = groupby(shown, lambda f: (f.state, f.detail, f.fix or ""))
+        rows = [(", ".join(f.name for f in those), *told) for told, those in alike]
         tables.table("This machine", ("", "", "found", "what mends it"), rows)
     if strict and (wrong := [f"{f.name} is {f.state} ({f.detail}): {f.fix}" for f in shown if f.state != "ok"]):
         raise BackendUnavailable("; ".join(wrong))

@@ -3,6 +3,7 @@
 What every command has stands here: --json, --verbose, --quiet, errors in one line, and exit codes.
 """
 
+import difflib
 import json
 import sys
 from collections.abc import Callable
@@ -44,6 +45,17 @@ class Commands(click.Group):
         # click would cut it off at the width of a line.
         found.short_help = " ".join((found.help or "").split("\n\n")[0].split())
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if not near or "did you mean" in error.message.lower():
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')}: did you mean {near[0]}?", ctx) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,7 +27,7 @@ from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, i
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
 from rnn_export.runtime.build.compiler import zig
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compiler import find_compiler, fix_of
 from rnn_export.runtime.build.native.machines import MACHINES
 from rnn_export.runtime.build.native.selftest import find_runner
 
@@ -48,7 +48,7 @@ from rnn_export.cli import probes
 probes.answer(sys.argv[2])
 """
 
-State = Literal["ok", "missing", "broken"]
+State = Literal["ok", "not installed", "broken"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Probe:
 
     def findings(self) -> Iterator[Finding]:
         if self.module and importlib.util.find_spec(self.module) is None:
-            yield self.finding("missing", "; ".join(filter(None, ("not installed", self.without))))
+            yield self.finding("not installed", self.without or f"no package {self.module}")
         else:
             yield from self.look()
 
@@ -127,7 +127,7 @@ def _driver() -> Iterator[Finding]:
     try:
         found = driver()
     except ToolUnavailable as error:
-        yield Finding.of("NVIDIA driver", "missing" if "is not here" in error.detail else "broken", error)
+        yield Finding.of("NVIDIA driver", "not installed" if "is not here" in error.detail else "broken", error)
         return
     yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {found.version}")
     for number, gpu in enumerate(found.gpus):
@@ -140,7 +140,7 @@ def _tensorrt(name: str) -> Iterator[Finding]:
     try:
         library = find_library(name)
     except ToolUnavailable as error:
-        yield Finding.of(title, "broken" if is_installed(name) else "missing", error)
+        yield Finding.of(title, "broken" if is_installed(name) else "not installed", error)
         return
     if not library.ahead:
         try:
@@ -160,7 +160,7 @@ def _cuda_python() -> Iterator[Finding]:
     try:
         version = str(load_module("cuda.bindings").__version__)
     except ModuleNotFoundError:
-        yield Finding(name, "missing", "not installed; TensorRT engines run through it", fix)
+        yield Finding(name, "not installed", "not installed; TensorRT engines run through it", fix)
         return
     load_module("cuda.bindings.runtime")
     if major is not None and int(version.split(".")[0]) > major:
@@ -212,7 +212,7 @@ def _provider(kind: str) -> Iterator[Finding]:
     ort, provider = load_module("onnxruntime"), f"{kind}ExecutionProvider"
     probe = PROBES[f"onnxruntime {kind}"]
     if provider not in ort.get_available_providers():
-        yield probe.finding("missing", f"onnxruntime {ort.__version__} is built without it")
+        yield probe.finding("not installed", f"onnxruntime {ort.__version__} is built without it")
         return
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -295,22 +295,26 @@ def examine(root: Path = Path("/")) -> list[Finding]:
     """Look at everything, and never raise; `root` is where the file system of the machine starts."""
     with ThreadPoolExecutor(2) as pool:
         native = [finding for findings in pool.map(run_probe, PROBES) for finding in findings]
-    return [_system(), *_jetson(root), *native, *_compilers(), _others(), _headers()]
+    return [_system(), *_jetson(root), *native, *_compilers(), _headers(), *_others()]
 
 
 def _system() -> Finding:
     return Finding("system", "ok", f"{host.title()}: {host_triple()}")
 
 
-def _others() -> Finding:
-    """The other machines that C is compiled for here, and how many of those programs run here."""
-    machines = [machine for name, machine in MACHINES.items() if name != host_triple()]
-    there = [m for m in machines if shutil.which(m.gcc or "-") or (m.zig and zig())]
-    if not there:
-        return Finding("other machines", "missing", "no compiler is here for any of them", "pip install ziglang")
-    run = [m.triple for m in there if not isinstance(find_runner(m), str)]
-    detail = f"C is compiled for {', '.join(m.triple for m in there)}; run here: {', '.join(run) or 'none'}"
-    return Finding("other machines", "ok", detail)
+def _others() -> Iterator[Finding]:
+    """The other machines that C is compiled for: by what, what runs their programs here, and what brings a compiler."""
+    for triple, machine in MACHINES.items():
+        if triple == host_triple():
+            continue
+        compilers = [machine.gcc, *(["zig"] if machine.zig else [])]
+        there = [name for name in compilers if name and (zig() if name == "zig" else shutil.which(name))]
+        if there:
+            runner = find_runner(machine)
+            runs = "nothing here runs its programs" if isinstance(runner, str) else f"{runner.title} runs its programs"
+            yield Finding(triple, "ok", f"{there[0]} compiles C for it, {runs}")
+        else:
+            yield Finding(triple, "not installed", f"no {' and no '.join(filter(None, compilers))}", fix_of(machine))
 
 
 def _jetson(root: Path) -> Iterator[Finding]:
@@ -323,7 +327,7 @@ def _jetson(root: Path) -> Iterator[Finding]:
         yield Finding.of("Jetson", "broken", error)
     if found.jetpack is None:
         detail = f"no package nvidia-jetpack, and L4T {found.l4t} is of no JetPack known here"
-        yield Finding("JetPack", "missing", detail, "sudo apt install nvidia-jetpack")
+        yield Finding("JetPack", "not installed", detail, "sudo apt install nvidia-jetpack")
     else:
         yield Finding("JetPack", "ok", f"{found.jetpack}, L4T {found.l4t}")
 
@@ -344,7 +348,7 @@ def _compiler(name: str, version: str, install: str) -> Finding:
     command = [path, version] if path else [sys.executable, "-m", "ziglang", version]
     if not path and (name != "zig" or importlib.util.find_spec("ziglang") is None):
         detail = "not found; one of gcc, clang and zig is enough, to compile the backend native"
-        return Finding(name, "missing", detail, install)
+        return Finding(name, "not installed", detail, install)
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -358,4 +362,4 @@ def _headers() -> Finding:
         return Finding("Python headers", "ok", folder)
     install = f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
     detail = f"no Python.h in {folder}; without it native runs through ctypes, slower"
-    return Finding("Python headers", "missing", detail, install)
+    return Finding("Python headers", "not installed", detail, install)

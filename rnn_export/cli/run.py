@@ -40,7 +40,7 @@ def run_command(
     from rnn_export.cli.run_io import run_file, run_raw
     from rnn_export.runtime.engine import load
 
-    (file,) = with_columns(columns, Path(recording))
+    file = with_columns(columns, Path(recording))[0] or recording
     engine = load(bundle, backend, precision, device, trust=trust)
     tables.skipped_backends(engine)
     try:

@@ -13,6 +13,8 @@ from rnn_export.errors import SourceError
 from rnn_export.export.api import export
 from rnn_export.models.weights import load_weights
 
+# Files that are taken for a model, which --weights takes.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
@@ -29,7 +31,17 @@ def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source
 
 
 def load_source(source: str) -> Source:
-    """The (model, example_inputs, options of `export`) that the factory makes; raises SourceError."""
+    """The (model, example_inputs, options of `export`) that the factory makes; raises SourceError.
+
+    Of a file alone, file.py, it is the function `factory`.
+    """
+    if Path(source).suffix.lower() in WEIGHTS:
+        raise SourceError(
+            f"{source} holds weights, and not the code of a model: write a function that makes the model, and give it "
+            f"with them, file.py:factory --weights {source}."
+        )
+    if source.endswith(".py"):
+        source = f"{source}:factory"
     factory = find_function(source, "source", "factory")
     return _checked(source, guarded(f"{source} raised", factory))
 

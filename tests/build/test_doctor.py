@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx.reference import ReferenceEvaluator
 
 from rnn_export.cli import probes
+from rnn_export.cli.main import main
 from rnn_export.cli.probes import DOUBLE, PROBES, Finding, examine
 from rnn_export.errors import ToolUnavailable
 from rnn_export.installing import pip_install
@@ -23,7 +25,7 @@ from rnn_export.runtime.build.native.machines import MACHINES
 
 from .test_machine import machine, tegra
 
-STATES = ("ok", "missing", "broken")
+STATES = ("ok", "not installed", "broken")
 OF_EXTRAS = ("openvino", "litert", "executorch", "coremltools", "wasmtime")
 
 
@@ -37,7 +39,7 @@ def test_everything_is_looked_at(here):
         *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
         *("onnxruntime CUDA", "openvino", "litert", "executorch", "coremltools", "torch", "gcc", "clang", "zig"),
         "Python headers",
-        *("system", "other machines"),
+        *({"system", *MACHINES} - {host_triple()}),
     }
     assert wanted <= set(here)
 
@@ -48,11 +50,33 @@ def test_the_machines_that_c_is_compiled_for(here, monkeypatch):
     known = ("riscv64-linux-musl", "aarch64-macos", "rv32imc")
     monkeypatch.setattr(probes, "MACHINES", {name: MACHINES[name] for name in known})
     monkeypatch.setattr(probes.shutil, "which", lambda program: "/x" if program == "qemu-riscv64" else None)
-    detail = "C is compiled for riscv64-linux-musl, aarch64-macos; run here: riscv64-linux-musl"
-    assert probes._others() == Finding("other machines", "ok", detail)
+    picolibc = "sudo apt install gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf (Debian, Ubuntu)"
+    bare = Finding("rv32imc", "not installed", "no riscv64-unknown-elf-gcc", picolibc)
+    assert list(probes._others()) == [
+        Finding("riscv64-linux-musl", "ok", "zig compiles C for it, qemu-riscv64 runs its programs"),
+        Finding("aarch64-macos", "ok", "zig compiles C for it, nothing here runs its programs"),
+        bare,
+    ]
     monkeypatch.setattr(probes, "zig", lambda: ())
-    detail = "no compiler is here for any of them"
-    assert probes._others() == Finding("other machines", "missing", detail, "pip install ziglang")
+    zig = "pip install ziglang, which needs no root"
+    assert list(probes._others()) == [
+        Finding("riscv64-linux-musl", "not installed", "no riscv64-linux-musl-gcc and no zig", zig),
+        Finding("aarch64-macos", "not installed", "no zig", zig),
+        bare,
+    ]
+    monkeypatch.setattr(probes, "MACHINES", {"cortex-m4": MACHINES["cortex-m4"]})
+    (finding,) = probes._others()
+    assert finding.fix == "sudo apt install gcc-arm-none-eabi libnewlib-arm-none-eabi (Debian, Ubuntu)"
+
+
+def test_what_is_alike_is_one_row_and_each_name_can_be_asked_for(monkeypatch):
+    rows = [Finding(name, "not installed", "no gcc", "apt") for name in ("cortex-m3", "cortex-m4")]
+    monkeypatch.setattr(probes, "examine", lambda: [Finding("system", "ok", "Linux"), *rows])
+    table = CliRunner().invoke(main, ["doctor"]).output
+    assert "cortex-m3, cortex-m4 not installed no gcc apt" in " ".join(table.split())
+    assert "missing" not in table
+    strict = CliRunner().invoke(main, ["doctor", "--strict", "cortex-m4"])
+    assert (strict.exit_code, strict.stderr) == (1, "error: cortex-m4 is not installed (no gcc): apt\n")
 
 
 def test_what_is_not_ok_has_a_fix(here):
@@ -132,8 +156,8 @@ NOTHING = {
 @pytest.mark.parametrize("probe", NOTHING)
 def test_on_a_bare_machine_it_is_missing(bare, probe):
     (finding,) = alone(probe)
-    assert (finding.name, finding.state) == (PROBES[probe].name, "missing")
-    assert "not installed" in finding.detail
+    assert (finding.name, finding.state) == (PROBES[probe].name, "not installed")
+    assert finding.detail
     assert finding.fix.startswith(NOTHING[probe])
 
 
@@ -267,7 +291,7 @@ def test_a_jetson(tmp_path):
 
 def test_a_jetson_that_is_not_known(tmp_path):
     first, second = probes._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
-    assert (first.state, second.state) == ("broken", "missing")
+    assert (first.state, second.state) == ("broken", "not installed")
     assert "--target" in first.fix
     assert second.fix == "sudo apt install nvidia-jetpack"
 
@@ -288,7 +312,7 @@ def test_compilers(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": str(tmp_path)})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # zig may be a package
     missing = list(probes._compilers())
-    assert [(f.name, f.state) for f in missing] == [("gcc", "missing"), ("clang", "missing"), ("zig", "missing")]
+    assert [(f.name, f.state) for f in missing] == [(name, "not installed") for name in ("gcc", "clang", "zig")]
     assert all(f.fix for f in missing)
     script(tmp_path / "gcc", "echo gcc 99; echo more")
     script(tmp_path / "clang", "exit 1")
@@ -301,7 +325,7 @@ def test_compilers(tmp_path, monkeypatch):
 def test_headers(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     finding = probes._headers()
-    assert finding.state == "missing"
+    assert finding.state == "not installed"
     assert finding.fix == f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
     (tmp_path / "Python.h").touch()
     assert probes._headers() == Finding("Python headers", "ok", str(tmp_path))

@@ -127,7 +127,7 @@ BAD = {
     "calibrate": (
         {"calibrate": np.zeros((9, 4), np.float32)},
         ExportError,
-        r"calibrate is for precision int8, not for fp32: leave it out",
+        r"calibrate \(--calibrate\) is for precision int8, not for fp32: leave it out",
     ),
     "no example": (
         {"example_inputs": None},
@@ -135,7 +135,7 @@ BAD = {
         r"exported with example_inputs, a tuple of tensors to call it",
     ),
     "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9 \(--time-axis 9\): input 'x' has only 3 axes"),
-    "states": ({"states": {"h": 1}}, LiftError, r"states names the argument 'h'"),
+    "states": ({"states": {"h": 1}}, LiftError, r"states \(--state\) names the argument 'h'"),
     "frame": ({"data": np.zeros((9, 5), np.float32)}, SourceError, r"'x' has shape \(9, 5\), but a frame has \(4,\)"),
     "empty": ({"data": np.zeros((0, 4), np.float32)}, SourceError, r"has shape .*0, 4\).* not empty"),
     "below a chunk": (

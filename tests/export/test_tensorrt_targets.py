@@ -318,7 +318,7 @@ def test_what_was_exported_for_one_precision_gains_another(exported):
 
 # --- what is refused
 
-NO_ENGINE = r"batch and state_precision are for targets that an engine is built for: leave them out\."
+NO_ENGINE = r"batch \(--batch\) and state_precision \(--state-precision\) are for targets that an engine is bui"
 BAD = {
     "name": (
         {"targets": ("jetson-agx-oryn",)},

@@ -137,7 +137,7 @@ def test_an_output_as_of_the_last_frame_needs_a_word_on_time():
 BAD_TIME = {
     "range": (3, r"time_axis=3 \(--time-axis 3\): input 'x' has only 3 axes, \(2, 7, 4\)"),
     "below": (-4, r"time_axis=-4 \(--time-axis -4\): input 'x' has only 3 axes"),
-    "name": ({"y": 1}, r"time_axis names \['y'\], but the inputs are \['x'\]"),
+    "name": ({"y": 1}, r"time_axis \(--time-axis\) names \['y'\], but the inputs are \['x'\]"),
     "word": ("time", r"time_axis='time': it must be 'auto', None, an axis"),
     "features": (
         2,

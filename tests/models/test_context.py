@@ -136,6 +136,6 @@ def test_a_context_is_a_number_of_frames(frames):
 def test_a_context_that_bounds_nothing_is_refused():
     with pytest.raises(
         LiftError,
-        match=r"max_context=4 .--max-context 4.: no causal attention of the model could be bounded so\. Leave it",
+        match=r"max_context=4 .--max-context 4.: no causal attention of the model can be bounded so\. Leave it",
     ):
         lift(Call(lambda s, x: s.gru(x)[0], gru=nn.GRU(8, 4, batch_first=True)), (X,), max_context=4)

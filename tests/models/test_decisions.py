@@ -312,7 +312,11 @@ TURN = "was seen to give what the model gives"
 REFUSED = {
     "a way that is another short of the turn": (ClampsBelow, {}, TURN),
     "a way that is another close to zero": (Silent, {}, TURN),
-    "a line without a decision": (Loud, {f"{FILE}:1": True}, f"assume names {FILE}:1, but in the graph no decision"),
+    "a line without a decision": (
+        Loud,
+        {f"{FILE}:1": True},
+        f"assume \\(--assume\\) names {FILE}:1, but in the graph no decision",
+    ),
     "a line of another file beside one that decides": (
         Loud,
         {f"other_{FILE}:1": True, at(Loud): None},

@@ -351,7 +351,7 @@ REFUSED = {
         Named(),
         (FRAME, H),
         {"states": {"g": 1}},
-        r"states names the argument 'g', but forward has \['x', 'h'\]",
+        r"states \(--state\) names the argument 'g', but forward has \['x', 'h'\]",
     ),
     "unknown output": (
         Named(),

@@ -387,6 +387,12 @@ def test_columns_are_of_csv_alone(tmp_path):
         recording.read(recording.Csv(tmp_path / "a.npy", ["x"]), spec(2))
 
 
+def test_columns_are_a_list(tmp_path):
+    path = written(tmp_path / "a.csv", PANDAS)
+    with pytest.raises(SourceError, match=r"are 'load': give a list of names, Csv\(.*, \['load'\]\)"):
+        recording.read(recording.Csv(path, "load"), spec())
+
+
 # --- sound
 
 

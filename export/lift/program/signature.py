@@ -444,7 +444,7 @@ def _bind(
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
         if name not in (*named, *arguments):
-            raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
+            raise LiftError(f"states (--state) names the argument {name!r}, but forward has {list(parameters)}.")
         arguments.setdefault(name, None)
     if missing:
         raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")

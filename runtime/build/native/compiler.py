@@ -100,7 +100,7 @@ class CrossCompiler(Compiler):
             if not _NO_LIBRARY.search(str(error)):
                 raise
             missing = f"The C library of {self.machine.triple} is missing"
-            raise BuildError(f"{error}. {missing}: {_fix(self.machine)}.") from error
+            raise BuildError(f"{error}. {missing}: {fix_of(self.machine)}.") from error
 
     @property
     def static(self) -> CrossCompiler:
@@ -148,10 +148,11 @@ def _gcc(program: str, machine: Machine) -> CrossCompiler:
 
 
 def _missing(what: str, machine: Machine) -> ToolUnavailable:
-    return ToolUnavailable(f"no compiler for {machine.triple} is here, {what}", _fix(machine))
+    return ToolUnavailable(f"no compiler for {machine.triple} is here, {what}", fix_of(machine))
 
 
-def _fix(machine: Machine) -> str:
+def fix_of(machine: Machine) -> str:
+    """What brings a compiler for `machine`, with its C library."""
     packages = "gcc" if machine.triple == host_triple() else machine.packages
     debian = f"sudo apt install {packages} (Debian, Ubuntu)" if packages else ""
     pip = "pip install ziglang, which needs no root" if machine.zig else ""
