@@ -14,6 +14,7 @@ from rnn_export.alone import alone
 from rnn_export.arrays import Array
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
+from rnn_export.export.lift.axis_probe import choosing
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
@@ -230,19 +231,20 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, options.plain)
     first = {s.name: s.initial for s in probed.states}
-    captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
-    refuse_beyond_entries(probed.flat)
-    _refuse_rivals(probed)
     try:
+        captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
+        refuse_beyond_entries(probed.flat)
+        _refuse_rivals(probed)
         streamed = _streamed(probed, captured, options.chunk)
     except LiftError as error:
-        # What was taken for time may be the features of a frame.
-        if type(error) is not LiftError or options.time_axis != "auto" or not probed.flat.states:
+        # What was taken for time may be the features of a frame, or what a call takes as a whole.
+        unsure = probed.axes.of_last or (options.time_axis == "auto" and probed.flat.states)
+        if type(error) is not LiftError or not unsure:
             raise
-        times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
+        found = choosing([leaf.name for leaf in probed.flat.inputs], probed.axes.input_time)
+        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
         raise LiftError(
-            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
-            "(--time-axis none)."
+            f"{error} That is along {found}, which was found; if one {call}, say time_axis=None (--time-axis none)."
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
@@ -312,8 +314,8 @@ def _refuse_rivals(probed: _Probed) -> None:
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
-            found, other = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            raise LiftError(f"more than one axis could be time: time_axis={found} or time_axis={other}. Say which.")
+            found, other = (choosing(names, axes.input_time) for axes in (probed.axes, rival))
+            raise LiftError(f"more than one axis could be time: {found} or {other}. Say which.")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:

@@ -124,10 +124,22 @@ class AxisProbe:
             self.failure, self.place = f"{type(error).__name__}: {first_line(error)}", line_of(error)
             return None
 
+    @property
+    def names(self) -> list[str]:
+        """Those of the inputs."""
+        return [leaf.name for leaf in self.inputs]
+
     def by_name(self, axes: Assignment) -> str:
         """`axes` of the inputs and states as the user would write them."""
         leaves = (*self.inputs, *self.states)
         return str({leaf.name: axis for leaf, axis in zip(leaves, axes, strict=False)})
+
+
+def choosing(names: Sequence[str], axes: Assignment) -> str:
+    """How a user says that these `axes` of the inputs are time, in Python and in a shell."""
+    chosen = dict(zip(names, axes, strict=True))
+    shell = " ".join(f"--time-axis {name}={'none' if axis is None else axis}" for name, axis in chosen.items())
+    return f"time_axis={chosen} ({shell})"
 
 
 def changed_axes(a: Tensor, b: Tensor) -> list[int]:
