@@ -270,21 +270,23 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     first = {s.name: s.initial for s in probed.states}
     chunk = probed.flat.chunk = options.frames
     options.progress("capture")
-    captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
-    refuse_beyond_entries(probed.flat)
-    _refuse_rivals(probed)
-    options.progress("streaming")
     try:
+        captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
+        refuse_beyond_entries(probed.flat)
+        _refuse_rivals(probed)
+        options.progress("streaming")
         streamed = _streamed(probed, captured, chunk)
     except LiftError as error:
-        # What was taken for time may be the features of a frame.
+        # What was taken for time may be the features of a frame, or what a call takes as a whole.
         known = (LiftError, WrongChunk) if options.chunk else (LiftError,)
-        if type(error) not in known or options.time_axis != "auto" or not probed.flat.states:
+        unsure = probed.axes.of_last or (options.time_axis == "auto" and probed.flat.states)
+        if type(error) not in known or not unsure:
             raise
         times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
+        found = keyword("time_axis", times)
+        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
         raise LiftError(
-            f"{error} That is along {keyword('time_axis', times)}, which was found; if one call is one frame, say "
-            f"{keyword('time_axis', None)}."
+            f"{error} That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
         ) from error
     if captured.refusal is not None:
         raise captured.refusal

@@ -20,9 +20,10 @@ TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 class Axes:
     """Per tensor, where batch and time stand; None where there is none.
 
-    `causal` is False where an output depends on later frames than its own. `rivals` have another time, along which no
-    run showed that a frame depends on another. `one_row` says why the model takes one stream at a time; empty where it
-    takes any number, and then every tensor has a batch axis.
+    `causal` is False where an output depends on later frames than its own. `of_last`: time was found, and not said, but
+    no output has it: each is the answer at the last frame. `rivals` have another time, along which no run showed that a
+    frame depends on another. `one_row` says why the model takes one stream at a time; empty where it takes any number,
+    and then every tensor has a batch axis.
     """
 
     input_batch: Assignment
@@ -31,6 +32,7 @@ class Axes:
     output_batch: Assignment
     output_time: Assignment
     causal: bool = True
+    of_last: bool = False
     rivals: tuple[Axes, ...] = ()
     one_row: str = ""
 
@@ -90,7 +92,9 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
     try:
         for batch in batch_candidates(probe, said):
             time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
-            found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
+            found = Axes(
+                batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal, time.of_last
+            )
             rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
             _refuse_other_lengths(model, found)
             if said is None and not found.usual:
@@ -150,7 +154,7 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
     output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)
     why = _why_one(probe, rows, refused)
-    return Axes(inputs, time.inputs, rows.states, output_batch, time.outputs, time.causal, one_row=why)
+    return Axes(inputs, time.inputs, rows.states, output_batch, time.outputs, time.causal, time.of_last, one_row=why)
 
 
 def _takes_more(probe: AxisProbe, rows: ProbedRows, port: int, axis: int) -> bool:

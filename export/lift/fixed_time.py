@@ -59,16 +59,23 @@ class FixedAxes:
         while none < all_of_them:
             middle = (none + all_of_them) // 2
             # Whether what stands behind the first `middle` frames counts.
-            if self._counts(times, middle, frames):
+            if self._counts(times, slice(middle, None), frames):
                 none = middle + 1
             else:
                 all_of_them = middle
         return none
 
-    def _counts(self, times: Assignment, start: int, frames: int) -> bool:
+    def follows_last(self, times: Assignment, frames: int) -> bool:
+        """Whether what the model gives depends on the last of `frames` along `times`, on others, but on no first."""
+        first, others, last = slice(0, frames // 3), slice(0, frames - 1), slice(frames - 1, None)
+        counted = [self._counts(times, part, frames) for part in (first, others, last)]
+        return counted == [False, True, True]
+
+    def _counts(self, times: Assignment, part: slice, frames: int) -> bool:
+        """Whether what the model gives depends on `part` of the frames."""
         return any(
             not all(same(a, b, INDEPENDENCE) for a, b in zip(*given, strict=True))
-            for given in self._exchanged(times, slice(start, None), [frames] * len(times))
+            for given in self._exchanged(times, part, [frames] * len(times))
         )
 
     def _takes_others(self, port: int, axis: int) -> bool:

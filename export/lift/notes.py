@@ -44,6 +44,12 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> It
         yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
     elif not spec.states:
         yield "this model has no state: each frame is computed from itself alone"
+    if axes.of_last:
+        names = ", ".join(map(repr, flat.outputs))
+        yield (
+            f"{names}: the answer at each frame, as no output has a time axis; for one window per call say "
+            "time_axis=None (--time-axis none)"
+        )
     if spec.has_delay:
         yield spec.delay_note
     if spec.tail:

@@ -22,6 +22,8 @@ from rnn_export.export.lift.written_loops import written_loop
 LONG = 64
 # How many times the example an axis may be before it counts as one without an end.
 FAR = 4
+# Frames within which it is seen that a model looks back on some of them alone.
+SEEN_BACK = 2048
 RECURRENT = (*LAYERS, nn.RNNCellBase)
 NONE = "time_axis=None (--time-axis none)"
 SEQUENCES = "If whole sequences are meant, sequence_only=True (--sequence-only)."
@@ -42,6 +44,11 @@ class TimeCandidate:
     causal: bool = True
     remembers: bool = False
     rivals: tuple[TimeCandidate, ...] = ()
+
+    @property
+    def of_last(self) -> bool:
+        """Whether outputs have no time, which nobody said, though inputs have."""
+        return not self.has_output_time and any(axis is not None for axis in self.inputs)
 
     @property
     def rank(self) -> int:
@@ -72,7 +79,7 @@ def _declared_so(model: FlatModel) -> str:
 def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
     """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
 
-    Raises LiftError where `said` cannot be time, several axes could be, or the last frame alone may be put out.
+    Raises LiftError where `said` cannot be time, or several axes could be.
     """
     none = TimeCandidate((None,) * len(rows.inputs), (None,) * len(probe.model.outputs), False)
     if said == none.inputs:
@@ -103,17 +110,23 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
             f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
             + (fixed.said if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
         )
-    if not best or not (best[0].has_output_time or layers or search.loops(best)):
+    if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
+        # What is of all entries may be a pool over the features of one frame, or over an image.
+        several = len(best) > 1
+        best = [c for c in best if not search.has_states() and search.looks_back(c, several)]
+    if not best:
         search.refuse_written_loop()
         return none
     if not best[0].has_output_time:
         refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
-        raise LiftError(
-            f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
-            f"frame, say which axis is time: {found_axes}. If one call is one frame: {NONE}."
-        )
     if len(best) > 1:
-        raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
+        found = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+        if best[0].has_output_time:
+            raise LiftError(f"more than one axis could be time: {found}. Say which.")
+        raise LiftError(
+            f"no output has a time axis, and several axes of the inputs can be of any length. If an output is the "
+            f"answer at the last frame, say which axis is time: {found}. If one call is one frame, say {NONE}."
+        )
     return best[0]
 
 
@@ -178,6 +191,15 @@ class TimeSearch:
     def reads(self, candidate: TimeCandidate) -> bool:
         """Whether what the model gives depends on the inputs that have the axes of `candidate`."""
         return self.fixed_axes.frames_read(candidate.inputs, self.frames_of(candidate)) > 0
+
+    def looks_back(self, candidate: TimeCandidate, is_one_of_several: bool) -> bool:
+        """Whether what the model gives follows from the last frames, and from none that are far before them."""
+        frames = 3 * (self.frames_of(candidate) // 2)
+        while not self.fixed_axes.follows_last(candidate.inputs, frames):
+            frames *= 4
+            if is_one_of_several or frames > min(SEEN_BACK, self.probe.model.max_frames or SEEN_BACK):
+                return False
+        return True
 
     def has_states(self) -> bool:
         """Whether a state is declared, or seen to count."""

@@ -26,7 +26,7 @@ from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.runtime.replay.drivers import StepDriver
-from rnn_export.runtime.replay.ends import lengths_tried
+from rnn_export.runtime.replay.ends import is_compared, lengths_tried
 from rnn_export.runtime.replay.golden import Golden
 
 FAILS = "the model fails on what it is verified on"
@@ -81,11 +81,11 @@ def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict
             given = own_trace(model, ClosedLoop(spec, loop.cut(0, frames)), whole=True).outputs
         except (ExportError, AssumptionBroken):
             continue
-        ended = {t.name: given[t.name] for t in spec.outputs if spec.timed(t) and t.name in given}
-        for tensor in (t for t in spec.outputs if t.name in ended):
+        ended = {t.name: given[t.name] for t in spec.outputs if is_compared(spec, t, frames) and t.name in given}
+        for tensor in (t for t in spec.outputs if t.name in ended and spec.timed(t)):
             due = tensor.length_of(frames) if tensor.lengths else spec.frames_out(tensor, frames)
             _refuse_other_length(tensor.name, ended[tensor.name], frames, due)
-        found[frames] = ended
+        found |= {frames: ended} if ended else {}
     return found
 
 

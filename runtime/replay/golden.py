@@ -34,7 +34,8 @@ class Golden:
     of the last frame); `states` are (r, k, ...), as of after `at[k]` frames. `tolerance` is that of an engine in
     `precision`. `kinds` says what kind of input each row is.
 
-    `ends` are what the model gives of the first frames alone, by how many these are, (r, t, ...): whole sequences.
+    `ends` are what the model gives of the first frames alone, by how many these are, (r, t, ...): whole sequences, or
+    (r, ...) where an output has no time axis.
 
     Each row of a tensor is held to its own running magnitude, or each entry of a frame to its own, `by_entry`; or where
     that is larger to `scales` (r, t, ...) by output and (r, k, ...) by state, the scale of what it was computed from.
@@ -243,7 +244,8 @@ class Golden:
             if not 0 < frames <= self.frames:
                 raise ValueError(f"it has an end after {frames} of {self.frames} frames")
             for tensor in (t for t in spec.outputs if t.name in ended):
-                shape = (*rows, max(tensor.length_of(frames), 0) if tensor.lengths else 0, *tensor.frame)
+                time = (max(tensor.length_of(frames), 0) if tensor.lengths else 0,) if spec.timed(tensor) else ()
+                shape = (*rows, *time, *tensor.frame)
                 _check_one(f"{ENDS}{frames}/{tensor.name}", ended[tensor.name], tensor.dtype, shape)
         for name, scale in self.scales.items():
             _check_one(f"scale/{name}", scale, "float32", {**self.outputs, **self.states}[name].shape)
@@ -291,7 +293,7 @@ def _read(
 
 def _ends(arrays: Mapping[str, Array], spec: StreamSpec) -> dict[int, dict[str, Array]]:
     ends: dict[int, dict[str, Array]] = {}
-    names = {t.name for t in spec.outputs if spec.timed(t)}
+    names = {t.name for t in spec.outputs}
     for name in arrays:
         if name.startswith(ENDS):
             frames, _, tensor = name.removeprefix(ENDS).partition("/")

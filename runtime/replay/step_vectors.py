@@ -35,9 +35,10 @@ class EndVectors:
         """A few that end within `steps` steps; None where there are none, or a step does not know of an end."""
         if spec.end is None:
             return None
-        known = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
-        chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
         tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
+        fitting = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
+        known = [n for n in fitting if all(t.name in golden.ends[n] for _, t in tensors)]
+        chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
         if not chosen or not tensors:
             return None
         taken = [n // spec.chunk + spec.closing_steps(n) for n in chosen]

@@ -1,13 +1,16 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rnn_export.errors import LiftError
+from rnn_export.export import export
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axis_probe import AxisProbe
 from rnn_export.export.lift.batch_search import batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.time_search import ProbedRows, TimeCandidate, TimeSearch
+from rnn_export.runtime.replay.golden import Golden
 
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger
 
@@ -124,14 +127,157 @@ def test_axes_in_an_unusual_order_are_asked_for():
     assert shapes["x"] == ("time", 2, "batch", 5)
 
 
-def test_an_output_as_of_the_last_frame_needs_a_word_on_time():
+NOTE = (
+    "'output': the answer at each frame, as no output has a time axis; for one window per call say time_axis=None "
+    "(--time-axis none)"
+)
+
+
+def recurrent(kind, head):
+    return Call(
+        lambda self, x: self.linear(head(self.rnn(x))), rnn=kind(4, 5, batch_first=True), linear=nn.Linear(5, 3)
+    )
+
+
+def causal(head, padding=4, past=2):
+    def forward(self, x):
+        y = torch.relu(self.conv(nn.functional.pad(x.transpose(1, 2), (padding, 0))))
+        return head(self.linear(y.transpose(1, 2)), y)
+
+    return Call(forward, conv=nn.Conv1d(4, 5, 3, dilation=past), linear=nn.Linear(5, 3))
+
+
+def windowed(self, x):
+    frames = torch.arange(x.shape[1])
+    ago = frames[:, None] - frames
+    q, k, v = self.linear(x).chunk(3, -1)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=(ago >= 0) & (ago < 3))[:, -1]
+
+
+def deep(self, x):
+    y = x.transpose(1, 2)
+    for i, conv in enumerate(self.convs):
+        y = torch.tanh(conv(nn.functional.pad(y, (2 * 2**i, 0))))
+    return y[..., -1]
+
+
+LAST = {
+    "lstm": recurrent(nn.LSTM, lambda given: given[0][:, -1]),
+    "lstm, a frame": recurrent(nn.LSTM, lambda given: given[0][:, -1:]),
+    "lstm, its state": recurrent(nn.LSTM, lambda given: given[1][0][-1]),
+    "gru": recurrent(nn.GRU, lambda given: given[0].select(1, -1)),
+    "gru, its state": recurrent(nn.GRU, lambda given: given[1][-1]),
+    "convolution": causal(lambda y, channels: y[:, -1]),
+    "channels": causal(lambda y, channels: channels[..., -1]),
+    "attention": Call(windowed, linear=nn.Linear(4, 12)),
+    "far back": Call(deep, convs=nn.ModuleList(nn.Conv1d(4, 4, 3, dilation=2**i) for i in range(6))),
+}
+
+
+@pytest.mark.parametrize("model", LAST.values(), ids=LAST)
+def test_an_output_as_of_the_last_frame_is_the_answer_at_each(model):
+    x = torch.randn(1, 20, 4)
+    lifted = lift(model.eval(), (x[:, :16],))
+    assert lifted.spec.inputs[0].shape == ("batch", "time", 4)
+    assert lifted.notes == (NOTE,)
+    states = [lifted.initial[s.name][None] for s in lifted.spec.states]
+    for t in range(20):
+        with torch.no_grad():
+            got, *states = lifted.step(x[:, t : t + 1], *states)
+            torch.testing.assert_close(got, model(x[:, : t + 1]), rtol=1e-5, atol=2e-6)
+
+
+def test_the_answer_at_each_frame_can_be_said_to_be_that_of_a_window():
     x = torch.randn(2, 7, 4)
-    with pytest.raises(
-        LiftError, match=r"no output has a time axis, .* time_axis=\{'x': 1\} \(--time-axis x=1\)\. .*None \(--time-"
-    ):
-        lift(LastFrame().eval(), (x,))
-    assert axes_of(LastFrame(), x, time_axis=1) == {"x": ("batch", "time", 4), "output": ("batch", 3)}
+    assert axes_of(LastFrame(), x) == {"x": ("batch", "time", 4), "output": ("batch", 3)}
     assert axes_of(LastFrame(), x, time_axis=None) == {"x": ("batch", 7, 4), "output": ("batch", 3)}
+    assert NOTE not in lift(LastFrame().eval(), (x,), time_axis=1).notes
+
+
+def test_the_answer_at_each_of_the_first_frames_is_verified(tmp_path):
+    model = LAST["convolution"]
+    bundle = export(model.eval(), (torch.randn(1, 16, 4),), tmp_path / "last.rnnx", steps=24)
+    golden = Golden.from_arrays(bundle.arrays("golden.npz"), bundle.spec)
+    assert list(golden.ends) == [*range(1, 17)]
+    for frames, ended in golden.ends.items():
+        with torch.no_grad():
+            want = model(torch.from_numpy(golden.inputs["x"][:, :frames])).numpy()
+        np.testing.assert_allclose(ended["output"], want, rtol=1e-5, atol=2e-6)
+
+
+def test_a_convolution_without_padding_has_no_answer_at_first():
+    lifted = lift(causal(lambda y, channels: y[:, -1], padding=0).eval(), (torch.randn(1, 16, 4),))
+    assert (lifted.spec.delay, lifted.spec.tail) == (4, 0)
+    assert lifted.notes[0] == NOTE
+
+
+WINDOWS = {
+    "flattened": (Call(lambda self, x: self.linear(x.flatten(1)), linear=nn.Linear(28, 3)), (2, 7, 4)),
+    "a mean": (causal(lambda y, channels: y.mean(1)), (2, 7, 4)),
+    "a maximum": (causal(lambda y, channels: y.amax(1)), (2, 7, 4)),
+    "an image": (Call(lambda self, x: self.conv(x).mean((2, 3)), conv=nn.Conv2d(3, 4, 3)), (2, 3, 9, 9)),
+    "a norm of features": (Call(lambda self, x: x.norm(dim=1, keepdim=True)), (2, 9)),
+    "both ends of features": (Call(lambda self, x: x[:, :1] + x[:, -2:-1]), (2, 9)),
+    "the last feature": (Call(lambda self, x: 2 * x[:, -1:]), (2, 9)),
+}
+
+
+@pytest.mark.parametrize(("model", "shape"), WINDOWS.values(), ids=WINDOWS)
+def test_what_is_of_all_entries_is_of_one_call(model, shape):
+    lifted = lift(model.eval(), (torch.randn(shape),))
+    assert not lifted.spec.has_time
+    assert lifted.spec.inputs[0].shape == ("batch", *shape[1:])
+
+
+class Remembered(nn.Module):
+    """A frame a call, of which the last features alone are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("h", torch.zeros(1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.h = 0.5 * self.h + x[:, -2:].sum(1, keepdim=True)
+        return self.h
+
+
+def test_features_of_a_model_with_a_state_are_no_time():
+    assert [s.name for s in lift(Remembered(), (torch.randn(1, 8),)).spec.states] == ["h"]
+
+
+FOUND = r".* along time_axis={'x': 1} \(--time-axis x=1\), which was found; if one call is one window of frames"
+NO_STREAM = {
+    "a mean of states": (
+        recurrent(nn.LSTM, lambda given: given[0].mean(1)),
+        rf"statistics over time .*\(mean\){FOUND}",
+    ),
+    "both directions": (
+        Call(lambda self, x: self.rnn(x)[0][:, -1], rnn=nn.LSTM(4, 5, batch_first=True, bidirectional=True)),
+        rf"rnn: the LSTM is bidirectional{FOUND}",
+    ),
+    "a look ahead": (
+        Call(lambda self, x: self.conv(x.transpose(1, 2))[..., -1], conv=nn.Conv1d(4, 5, 3, padding=1)),
+        rf"an output without frames is as of the last frame of a sequence, which here only its end gives{FOUND}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), NO_STREAM.values(), ids=NO_STREAM)
+def test_a_last_frame_that_no_stream_has_is_refused_with_the_other_way(model, message):
+    with pytest.raises(LiftError, match=message):
+        lift(model.eval(), (torch.randn(1, 16, 4),))
+
+
+def test_one_of_several_axes_is_asked_for_where_no_output_has_time():
+    model = Call(lambda self, x: self.rnn(self.conv(x).mean(2).transpose(1, 2))[0][:, -1])
+    model.conv, model.rnn = nn.Conv2d(1, 4, (3, 1), padding=(1, 0)), nn.GRU(4, 5, batch_first=True)
+    message = (
+        r"no output has a time axis, and several axes of the inputs can be of any length\. .*: time_axis={'x': 2} "
+        r"\(--time-axis x=2\) or time_axis={'x': 3} \(--time-axis x=3\)\. If one call is one frame, say time_axis=None"
+    )
+    with pytest.raises(LiftError, match=message):
+        lift(model.eval(), (torch.randn(1, 1, 8, 16),))
+    assert axes_of(model, torch.randn(1, 1, 8, 16), time_axis={"x": 3})["x"] == ("batch", 1, 8, "time")
 
 
 BAD_TIME = {

@@ -367,7 +367,8 @@ def test_a_number_that_comes_back_as_it_went_in_is_no_state():
         return h * state["gain"], {"h": h, "gain": state["gain"], "mode": state["mode"]}
 
     example = X, {"h": H, "gain": 0.5, "mode": "plain"}
-    assert [s.name for s in lift(ring(forward), example, states={"state": 1}, time_axis=None).spec.states] == ["state.h"]
+    lifted = lift(ring(forward), example, states={"state": 1}, time_axis=None)
+    assert [s.name for s in lifted.spec.states] == ["state.h"]
 
 
 REFUSED = {

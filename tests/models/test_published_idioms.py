@@ -195,11 +195,11 @@ def last_of_loop(s: nn.Module, x: Tensor) -> Tensor:
     return h
 
 
-def test_a_loop_whose_last_frame_alone_is_given_is_asked_about():
+def test_a_loop_whose_last_frame_alone_is_given_answers_at_each_frame():
     model, x = Call(last_of_loop, into=nn.Linear(2, 3), back=nn.Linear(3, 3)), torch.randn(7, 2, 2)
-    with pytest.raises(LiftError, match=r"no output has a time axis.* time_axis=\{'x': 0\}"):
-        lift(model, (x,))
-    assert_streams(model, x, time_axis=0)
+    lifted = assert_streams(model, x)
+    assert lifted.spec.inputs[0].shape == ("time", "batch", 2)
+    assert lifted.notes[0].startswith("'output': the answer at each frame")
 
 
 def test_a_transform_of_a_whole_sequence_is_named_as_such():

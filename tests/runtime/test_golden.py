@@ -15,6 +15,7 @@ from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport, drift
+from rnn_export.runtime.replay.ends import is_compared, lengths_tried
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
@@ -32,6 +33,7 @@ from .graphs import (
     Model,
     X,
     Y,
+    fewer,
     frames,
     spec,
     state,
@@ -113,6 +115,31 @@ def test_inputs_and_outputs_without_a_time_axis():
         EXACT,
     )
     assert replay_golden(engine_of(MIXED), golden).ok
+
+
+def test_an_output_without_a_time_axis_is_held_after_each_of_the_first_steps(tmp_path):
+    """At the end of all frames, it is right where one in between is not."""
+    x, z, gain = frames(2, 9, 3), frames(2, 9, 1, seed=1), frames(2, 3, seed=2)
+    sums = (x + z).cumsum(1)
+    outputs, states = {"y": sums * gain[:, None], "total": sums[:, -1] * gain}, {"h": sums[:, 2::3]}
+    inputs, ends = {"x": x, "z": z, "gain": gain}, {n: {"total": sums[:, n - 1] * gain} for n in (3, 6, 9)}
+    golden = Golden(inputs, outputs, states, np.array([3, 6, 9]), EXACT, ends=ends)
+    path = MIXED.write(tmp_path / "m.rnnx", **{"golden.npz": golden.to_npz()})
+    golden = Golden.from_arrays(open_bundle(path).arrays("golden.npz"), MIXED.spec)
+    report = replay_golden(engine_of(MIXED), golden)
+    assert report.ok
+    assert [name for name, _ in report.checks()] == [*CHECKS, "end", "pool end"]
+    golden.ends[6]["total"][1] += 1
+    wrong = [(d.check, d.tensor, d.step) for d in replay_golden(engine_of(MIXED), golden).drifts if d.step is not None]
+    assert wrong == [("end", "total", 2), ("pool end", "total", 2)]
+
+
+def test_the_steps_after_which_an_output_without_a_time_axis_is_held():
+    alone = replace(MIXED.spec, outputs=MIXED.spec.outputs[1:])
+    assert [n for n in lengths_tried(alone, 60) if is_compared(alone, alone.outputs[0], n)] == [*range(3, 49, 3)]
+    assert [n for n in lengths_tried(alone, 20, shortest=7) if n % 3 == 0] == [9, 12, 15, 18]
+    late = fewer(4, 2).spec
+    assert [n for n in lengths_tried(late, 12) if is_compared(late, late.outputs[1], n)] == [6, 8, 10, 12]
 
 
 def test_checkpoints_are_thinned():
