@@ -12,9 +12,14 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from rnn_export.export.graph.taken_apart import take_apart
 from rnn_export.export.lift.program.functional import is_functional
+
+aten = torch.ops.aten
+# Torch writes them by operators that no graph of a bundle has.
+TO_TAKE_APART = {aten.cross_entropy_loss.default, aten.nll_loss_forward.default}
 
 
 @contextmanager
@@ -66,11 +71,15 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     table_of = _decomp.create_onnx_friendly_decomposition_table
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
-        known = set(translated(registry))
-        table = _once(table_of, frozenset(known))
+        table = {**_once(table_of, frozenset({*translated(registry)} - TO_TAKE_APART)), aten.rrelu.default: _rrelu}
         return program if is_functional(program) and take_apart(program, table) else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose
+
+
+def _rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, _: Any = None) -> Any:
+    """`F.rrelu` in eval mode, where it draws nothing."""
+    return torch.rrelu(x, lower, upper, training) if training else F.leaky_relu(x, (lower + upper) / 2)
 
 
 def _computed_where_promoted() -> tuple[Any, str, Callable[..., Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import io
 from collections.abc import Iterator
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -45,7 +46,10 @@ def _copied(model: nn.Module, memo: Memo) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # as above
-        raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
+        raise LiftError(
+            f"the model cannot be copied, so it cannot be tried out: {first_line(error)}. Let copy.deepcopy(model) "
+            "work: make in forward what cannot be copied, or keep it out of the model."
+        ) from error
 
 
 def _uncopied(model: nn.Module, stack: contextlib.ExitStack) -> Memo:
@@ -62,14 +66,23 @@ def _uncopied(model: nn.Module, stack: contextlib.ExitStack) -> Memo:
         if getattr(type(value), "__deepcopy__", None) is not None:
             with contextlib.suppress(TypeError):
                 stack.enter_context(_copying_as_others(value))
-        elif isinstance(value, Iterator):
+        elif advice := _advice(value):
             raise LiftError(
                 f"{str(path)!r} ({type(value).__name__}) cannot be copied ({first_line(refused)}), and lifting tries "
-                "out copies of the model. Keep a list in its place, and a number that counts where it is."
+                f"out copies of the model. {advice}"
             ) from refused
-        elif not isinstance(value, nn.Module | Tensor):
+        elif not isinstance(value, nn.Module):
             shared[id(value)] = _Shared(value)
     return shared
+
+
+def _advice(value: Any) -> str:
+    """What may stand in the place of an object that a call changes, or computes with; empty for any other."""
+    if isinstance(value, Tensor):
+        return "Make a tensor of torch's own class of it: t.as_subclass(torch.Tensor)."
+    if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
+        return "Keep a list in its place, and a number that counts where it is."
+    return ""
 
 
 @contextlib.contextmanager

@@ -101,8 +101,9 @@ def _dtype_of(tensor: Tensor) -> str:
 
 
 def refuse_inside(flat: FlatModel) -> None:
-    """What only a call shows: rows packed in unequal lengths, and narrow types; sets `flat.packs`."""
+    """What only a call shows: rows packed in unequal lengths, narrow types, weights written to; sets `flat.packs`."""
     called, narrow = copy.deepcopy(flat), _Narrow()
+    weights = [(name, p, p._version) for name, p in called.model.named_parameters()]
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             continue
@@ -116,6 +117,12 @@ def refuse_inside(flat: FlatModel) -> None:
         layer.register_forward_pre_hook(look)
     with torch.no_grad(), narrow:
         called(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
+    if written := [name for name, p, before in weights if p._version != before]:
+        raise LiftError(
+            f"a call of the model writes to its weights ({', '.join(written)}), but those of a stream stay as they "
+            "are. Compute what is needed of them as another tensor, or do it once before the export; for "
+            "nn.Embedding(max_norm=N): e.weight.data.renorm_(2, 0, N), then e.max_norm = None."
+        )
     if narrow.found:
         raise LiftError(
             f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "

@@ -131,9 +131,9 @@ class _Interpreter:
         packet = getattr(getattr(torch.ops, space), name, None)
         if packet is None or node.node.schema() == "(no schema)":
             raise LiftError(
-                f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}. Of TorchScript "
-                "lifting runs operators, branches, loops and calls. Give the module as it was before torch.jit.script "
-                "or torch.jit.trace, or write that part without it."
+                f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}. Lifting "
+                "runs operators, branches, loops and calls of TorchScript. Give the module as it was before "
+                "torch.jit.script or torch.jit.trace, or write that part without it."
             )
         overload, said = node.arguments
         positional = [a for a, (_, by_name) in zip(args, said, strict=True) if not by_name]

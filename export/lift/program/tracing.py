@@ -188,8 +188,8 @@ def lift_error(error: Exception) -> LiftError:
         return frozen_axis(int(fixed[1]), int(fixed[2]), int(fixed[3]))
     if "fake tensor in the exported program constant" in text:
         return LiftError(
-            f"the model writes to .data of a tensor{line_of(error)}, behind the back of every exporter: drop .data, and "
-            "use torch.no_grad() where no gradient is wanted."
+            f"the model writes to .data of a tensor{line_of(error)}, behind the back of every exporter: drop .data, "
+            "and use torch.no_grad() where no gradient is wanted."
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
