@@ -311,8 +311,8 @@ def _others() -> Iterator[Finding]:
         there = [name for name in compilers if name and (zig() if name == "zig" else shutil.which(name))]
         if there:
             runner = find_runner(machine)
-            runs = "nothing here runs its programs" if isinstance(runner, str) else f"{runner.title} runs its programs"
-            yield Finding(triple, "ok", f"{there[0]} compiles C for it, {runs}")
+            runs = "nothing here" if isinstance(runner, str) else runner.title.partition(" (")[0]
+            yield Finding(triple, "ok", f"{there[0]} compiles C for it, {runs} runs its programs")
         else:
             yield Finding(triple, "not installed", f"no {' and no '.join(filter(None, compilers))}", fix_of(machine))
 
