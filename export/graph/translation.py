@@ -42,6 +42,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     packets[aten.scaled_dot_product_attention] = _attention
     packets |= {aten.log_sigmoid: logarithms.log_sigmoid, aten.hypot: _hypot}
     packets |= {aten.logaddexp: logarithms.logaddexp, aten.logaddexp2: logarithms.logaddexp2}
+    packets |= {aten.logsumexp: logarithms.logsumexp}
     packets |= {aten.kthvalue: order.kthvalue, aten._cdist_forward: order.cdist}
     packets |= {getattr(aten, write.__name__): write for write in MATRICES}
     table = {packet.default: write for packet, write in packets.items()} | {

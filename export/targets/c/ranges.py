@@ -55,6 +55,8 @@ def _computed(node: ir.Node, deep: int) -> Range:
             return min(max(lows[0], low[0]), high[0]), min(max(highs[0], low[1]), high[1])
         case "Add":
             return sum(lows), sum(highs)
+        case "Sub":
+            return lows[0] - highs[1], highs[0] - lows[1]
         case "Mod" if lows[1] > 0 and not node.attributes.get_int("fmod", 0):
             return 0, highs[1] - 1
     return ANY
