@@ -123,7 +123,7 @@ BAD = {
     "opset below": ({"opset": 12}, ExportError, r"opset 12 is not supported for 'onnx': choose one from 13 to 23"),
     "opset above": ({"opset": 24}, ExportError, r"opset 24 is not supported for 'onnx'"),
     "steps": ({"steps": 0}, ExportError, r"steps is 0, but must be an int of at least 1"),
-    "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but must be an int of at least 1"),
+    "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but a step has a whole number of frames"),
     "calibrate": (
         {"calibrate": np.zeros((9, 4), np.float32)},
         ExportError,
