@@ -257,7 +257,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         return _in_chunks(flat, probed, options)
     except WrongChunk as error:
         if options.chunk:
-            raise
+            raise LiftError(str(error)) from error
         lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
         return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
 

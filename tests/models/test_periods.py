@@ -127,7 +127,7 @@ def test_periods_behind_what_else_is_over_time(forward, period):
 
 def test_a_step_of_less_is_refused():
     with pytest.raises(LiftError, match=r"the model takes 2 frames at once .* chunk=2 \(--chunk 2\)"):
-        lift(model(another_cell), (X,))
+        lift(model(another_cell), (X,), chunk=1)
 
 
 def test_what_is_as_of_the_last_frame_is_refused():

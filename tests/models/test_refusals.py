@@ -108,7 +108,12 @@ def own_window(s, x):
 
 
 REFUSED = {
-    "a chunk of nothing": (Plain(), (X,), {"chunk": 0}, r"chunk is 0: it must be an int of at least 1"),
+    "a chunk of nothing": (
+        Plain(),
+        (X,),
+        {"chunk": 0},
+        r"chunk is 0, but a step has a whole number of frames: give an int of at least 1",
+    ),
     "a lock": (Plain(lock=threading.Lock()), (X,), {}, r"the model cannot be copied, .* '_thread.lock'"),
     "in parallel": (nn.DataParallel(Plain()), (X,), {}, r"wrapped in a DataParallel: give model.module, the module"),
     "compiled": (torch.compile(Plain()), (X,), {}, r"wrapped in a OptimizedModule: give model._orig_mod, the module"),

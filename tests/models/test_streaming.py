@@ -351,8 +351,9 @@ def test_a_chunk_that_no_stride_divides_is_refused(chunk, fits):
         rf"^chunk={chunk}: the model takes 2 frames at once \(its strides\), so a step must have a multiple of 2: "
         rf"chunk={fits} \(--chunk {fits}\)"
     )
-    with pytest.raises(LiftError, match=message):
+    with pytest.raises(LiftError, match=message) as refused:
         lift(StridedCausal().eval(), (SOUND,), chunk=chunk)
+    assert refused.type is LiftError
 
 
 class Clockwork(nn.Module):
