@@ -189,8 +189,8 @@ def lift_error(error: Exception) -> LiftError:
     if "fake tensor in the exported program constant" in text:
         return LiftError(
             f"the model writes to .data of a tensor{line_of(error)}, or computes in a thread of its own, behind the "
-            "back of every exporter: drop .data, and use torch.no_grad() where no gradient is wanted; compute where forward "
-            "is called."
+            "back of every exporter: drop .data, and use torch.no_grad() where no gradient is wanted; compute in the "
+            "thread in which forward is called."
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
