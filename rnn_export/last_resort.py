@@ -85,6 +85,12 @@ def place_in_code(error: BaseException) -> str:
     return f"{_module_path(frames)} ({at})"
 
 
+def failing_at(error: BaseException) -> str:
+    """The same, as ", in ..."."""
+    place = place_in_code(error)
+    return f", in {place}" if place else ""
+
+
 def _unforeseen(call: str, error: Exception) -> str:
     """The message: what was found and where, why that ends it, what to do."""
     frame, line = next((f, n) for f, n in reversed(_frames(error)) if _package(f) == OURS)

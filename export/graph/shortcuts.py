@@ -17,10 +17,6 @@ from torch.nn import functional as F
 from rnn_export.export.graph.taken_apart import take_apart
 from rnn_export.export.lift.program.functional import is_functional
 
-aten = torch.ops.aten
-# Torch writes them by operators that no graph of a bundle has.
-TO_TAKE_APART = {aten.cross_entropy_loss.default, aten.nll_loss_forward.default}
-
 
 @contextmanager
 def shortcuts() -> Iterator[None]:
@@ -71,7 +67,7 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     table_of = _decomp.create_onnx_friendly_decomposition_table
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
-        table = {**_once(table_of, frozenset({*translated(registry)} - TO_TAKE_APART)), aten.rrelu.default: _rrelu}
+        table = {**_once(table_of, frozenset(translated(registry))), torch.ops.aten.rrelu.default: _rrelu}
         return program if is_functional(program) and take_apart(program, table) else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose

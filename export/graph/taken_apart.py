@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rnn_export.export.lift.program.aliases import is_plain
+from rnn_export.export.lift.program.functional import in_new_values
 
 Decompositions = Mapping[Any, Callable[..., Any]]
 
@@ -57,19 +56,17 @@ def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
     fake = next((n.meta["val"].fake_mode for n in (*nodes, node) if hasattr(n.meta.get("val"), "fake_mode")), None)
     if fake is None:
         return None
-    # Composite operators compute in place inside, as `rms_norm` adds its epsilon.
-    pure = functionalize(call, remove="mutations")
+    # Composite operators compute in place inside, as `rms_norm` adds its epsilon: torch's forms of that would copy.
+    apart = {target: write for target, write in table.items() if not target._schema.is_mutable}
     with fake:
-        graph = make_fx(pure, dict(table), _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
-    graph.eliminate_dead_code()
-    return graph if _is_known(graph) else None
+        graph = make_fx(call, apart, _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
+    return graph if _is_known(graph) and in_new_values(graph) else None
 
 
 def _is_known(graph: fx.Graph) -> bool:
-    """Whether results are new, each by itself, nothing is done in place, and torch tells what every operator gives."""
+    """Whether all results are new, each by itself, and torch tells what every operator gives."""
     made = graph.output_node().all_input_nodes
     given = graph.output_node().args[0]
     several = len(given) if isinstance(given, list | tuple) else 1
     inside = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    known = all(n.op != "get_attr" and "val" in n.meta and is_plain(n.target) for n in inside)
-    return len(made) == several and {*made} <= {*inside} and known
+    return len(made) == several and {*made} <= {*inside} and all(n.op != "get_attr" and "val" in n.meta for n in inside)

@@ -22,6 +22,7 @@ from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.undefined_starts import why_nan
+from rnn_export.last_resort import failing_at
 
 # How often what is found leads to more.
 ROUNDS = 4
@@ -59,7 +60,10 @@ def keep_states(flat: FlatModel) -> None:
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
-        raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
+        raise LiftError(
+            f"the model fails on noise in the shape of its example: {first_line(error)}{failing_at(error)}. A stream "
+            "may be fed any values, and its tensors are dense and on the CPU: let the code take and make such."
+        ) from error
 
 
 def _draw(flat: FlatModel, noise: Noise, kept: bool = False, scale: float = 1.0) -> list[Tensor]:

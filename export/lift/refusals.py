@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
@@ -42,7 +43,12 @@ def refuse_other_device(model: nn.Module) -> None:
 
 
 def refuse_narrow_weights(model: nn.Module) -> None:
-    """What is narrower than fp32 in PyTorch is named before the model is called, which may fail on it."""
+    """What is narrower than fp32 in PyTorch, or has no shape, is named before the model is called, which may fail."""
+    if lazy := [name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]:
+        raise LiftError(
+            f"{', '.join(lazy)} of the model have no shape yet (LazyLinear and the like take it from what a first call "
+            "is fed): call the model once before the export, model(*example_inputs)."
+        )
     kinds = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.nn.quantized")
     for path, module in model.named_modules():
         if type(module).__module__.startswith(kinds):

@@ -134,3 +134,27 @@ def test_what_does_little_stays(op: str, number: float) -> None:
     """onnxscript's own rules take it out."""
     model = parse(rewrite(of_constant(op, number), Simplify()))
     assert [n.op_type for n in model.graph] == [op, "Add"]
+
+
+def test_two_clamps_of_one_value_keep_their_bounds() -> None:
+    """A Clip names its bounds after what it clamps: `x_min` of the second one is no input, and none of the first's."""
+    bounds = {"low": -1, "high": 1, "lower": -6, "higher": 6}
+    nodes = [
+        helper.make_node("Max", ["x", "low"], ["a"]), helper.make_node("Min", ["a", "high"], ["b"]),
+        helper.make_node("Max", ["x", "lower"], ["c"]), helper.make_node("Min", ["c", "higher"], ["d"]),
+        helper.make_node("Sum", ["b", "d", "x_min"], ["y"]),
+    ]  # fmt: skip
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "x_min")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.float32(value), name) for name, value in bounds.items()],
+    )
+    raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    model = parse(rewrite(raw, Simplify()))
+    assert serialise(model, check=True)
+    assert [n.op_type for n in model.graph] == ["Clip", "Clip", "Sum"]
+    found = [[float(v.const_value.numpy()) for v in n.inputs[1:]] for n in model.graph if n.op_type == "Clip"]
+    assert found == [[-1, 1], [-6, 6]]
+    assert [value.name for value in model.graph.inputs] == ["x", "x_min"]

@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rnn_export.export.graph import shortcuts
 from rnn_export.export.graph.step import step_graph
@@ -28,6 +29,8 @@ APART = {
     "one after another": lambda y: torch.rsub(1 - y, y) * y.var(-1, unbiased=False, keepdim=True),
     "with several results": lambda y: y.aminmax(dim=-1, keepdim=True)[1] - y.aminmax(dim=-1, keepdim=True)[0],
     "of constants": lambda y: y * torch.hann_window(4),
+    "in place inside": lambda y: F.rms_norm(y, (4,)) + F.cosine_similarity(y, y.flip(-1), -1)[..., None],
+    "of others without": lambda y: F.pairwise_distance(y, y.flip(-1))[..., None] * y.nanmean(-1, keepdim=True),
     "that is put out": lambda y: 1 - y,
 }
 

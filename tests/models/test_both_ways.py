@@ -89,6 +89,23 @@ def hangs_over(s, x):
     return p * s.noise if s.hang else p
 
 
+def since(s, x):
+    """Frames since a loud one."""
+    s.n += 1
+    if x.abs().max() > 3:
+        s.n = 0
+    s.h = s.first(x, s.h)
+    return s.h * (s.n > 4)
+
+
+def loud_ones(s, x):
+    s.n[0] += 1
+    if x.abs().max() > 3:
+        s.n[1] += 1
+    s.h = s.first(x, s.h)
+    return s.h + s.n[1] + s.n[0] % 3
+
+
 MODELS = {
     "every other call": (Counts(every_other, t=0), {"h", "t"}),
     "a period of 30": (Counts(starts_again, t=0), {"h", "t"}),
@@ -96,6 +113,8 @@ MODELS = {
     "a flag that turns": (Counts(in_turn, flip=False), {"h", "flip"}),
     "the first call": (Counts(first_call, begun=False), {"h", "begun"}),
     "a start from the first frame": (Counts(first_as_input, begun=False), {"h", "begun"}),
+    "a count that loud frames reset": (Counts(since, n=0), {"h", "n"}),
+    "a list of counts": (Counts(loud_ones, n=[0, 0]), {"h", "n.0", "n.1"}),
     "a threshold": (Counts(hangs_over, hang=0, noise=0.1), {"h", "hang", "noise"}),
 }
 

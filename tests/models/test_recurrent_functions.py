@@ -106,6 +106,30 @@ def cells(s, x):
     return torch.stack(ys, 1)
 
 
+def without_weight(layer):
+    """A layer that each call gives its weight, made of `raw`."""
+    layer.register_parameter("raw", nn.Parameter(layer.weight_hh_l0.detach()))
+    del layer._parameters["weight_hh_l0"]
+    return layer
+
+
+def dropping(layer):
+    """The weight drop of AWD-LSTMs, which is off in eval mode."""
+    inner = without_weight(layer).forward
+
+    def forward(*args):
+        layer.weight_hh_l0 = F.dropout(layer.raw, 0.5, layer.training)
+        return inner(*args)
+
+    layer.forward = forward
+    return layer
+
+
+def made_of_others(s, x):
+    s.layer.weight_hh_l0 = torch.tanh(3 * s.layer.raw)
+    return s.layer(x)[0]
+
+
 def seeded(make):
     torch.manual_seed(0)
     return make().eval()
@@ -134,6 +158,14 @@ LAYERS = {
     "equations in Python": (
         seeded(lambda: Call(lambda s, x: s.layer(x)[0], layer=Equations(4, 5, batch_first=True))),
         ["layer.state"],
+    ),
+    "weights that each call sets": (
+        seeded(lambda: Call(lambda s, x: s.layer(x)[0], layer=dropping(nn.LSTM(4, 5, batch_first=True)))),
+        ["layer.h", "layer.c"],
+    ),
+    "weights that each call makes of others": (
+        seeded(lambda: Call(made_of_others, layer=without_weight(nn.GRU(4, 5, batch_first=True)))),
+        ["layer.h"],
     ),
     "torch._VF": (seeded(lambda: Raw("RNN_TANH", 4, 5, batch_first=True)), ["h"]),
     "a bound method": (Call(bound, layer=GRU, run=GRU.forward), ["h"]),

@@ -53,6 +53,18 @@ def by_table(s, x):
     return torch.stack(ys, 1)
 
 
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+        self.register_buffer("h", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n = self.n + 1
+        self.h = self.h * 0.9 + x
+        return self.h * float(self.n % 3)
+
+
 def short_ones(s, x):
     return s.gru(x)[0] * (2 if x.shape[1] < 6 else 1)
 
@@ -200,6 +212,36 @@ REFUSED = {
         (FRAME,),
         {},
         r"the model writes to .data of a tensor.*: drop .data, and use torch.no_grad\(\)",
+    ),
+    "a table of weights that a call writes to": (
+        nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), gru()),
+        (torch.arange(9)[None],),
+        {},
+        r"a call of the model writes to its weights \(0\.weight\), .*once before the export; for nn\.Embedding",
+    ),
+    "weights without a shape": (
+        nn.Sequential(nn.LazyLinear(4), gru()),
+        (X,),
+        {},
+        r"0\.weight, 0\.bias of the model have no shape yet .*: call the model once before the export",
+    ),
+    "a branch on the number of rows": (
+        Call(lambda s, x: s.gru(x)[0] * (2 if x.shape[0] > 4 else 1), gru=gru()),
+        (X,),
+        {},
+        r"axis 0 of input 0 is the batch, and the code does something else where it has more than 4 rows .*any number",
+    ),
+    "another way beyond a thousand frames": (
+        Call(lambda s, x: s.gru(x)[0] * (2 if x.shape[1] > 1000 else 1), gru=gru()),
+        (X,),
+        {},
+        r"axis 1 of input 0 may only be up to 1000 long: .*say max_frames=1000",
+    ),
+    "a number of calls in scripted code": (
+        torch.jit.script(Counting()),
+        (FRAME[:1],),
+        {},
+        r"cannot follow this: .*Scripted code computes with a number that calls change, .*registered buffer",
     ),
 }
 

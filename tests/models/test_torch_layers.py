@@ -94,12 +94,9 @@ LAYERS = {
         FEATURES, (nn.HuberLoss(reduction="none"), of_two), (nn.L1Loss(reduction="none"), of_two),
         (nn.MSELoss(reduction="none"), of_two), (nn.SmoothL1Loss(reduction="none"), of_two),
         (nn.PoissonNLLLoss(reduction="none"), of_two), (nn.BCEWithLogitsLoss(reduction="none"), of_two),
-        (nn.CosineEmbeddingLoss(reduction="none"), lambda m, x: m(x, x.flip(-1), x[:, 0].sign())),
-        (nn.CrossEntropyLoss(reduction="none"), lambda m, x: m(x, x.argmin(-1))),
         (nn.HingeEmbeddingLoss(reduction="none"), lambda m, x: m(x, x.sign())),
         (nn.KLDivLoss(reduction="none"), lambda m, x: m(x.log_softmax(-1), x.flip(-1).softmax(-1))),
         (nn.MarginRankingLoss(reduction="none"), lambda m, x: m(x, x.flip(-1), x.sign())),
-        (nn.NLLLoss(reduction="none"), lambda m, x: m(x.log_softmax(-1), x.argmin(-1))),
         (nn.SoftMarginLoss(reduction="none"), lambda m, x: m(x, x.sign())),
         (nn.TripletMarginLoss(reduction="none"), lambda m, x: m(x, x + 1, x.flip(-1))),
         (nn.TripletMarginWithDistanceLoss(reduction="none"), lambda m, x: m(x, x + 1, x.flip(-1))),
@@ -129,8 +126,8 @@ HAVE_NO_FRAMES = {
     "are recurrent, with tests of their own": "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase",
     "draw random numbers": "FractionalMaxPool2d FractionalMaxPool3d",
     "write into storages": "CrossMapLRN2d",
-    "are losses of classes or alignments": "AdaptiveLogSoftmaxWithLoss CTCLoss LinearCrossEntropyLoss "
-    "MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss NLLLoss2d",
+    "are losses of classes or alignments": "AdaptiveLogSoftmaxWithLoss CosineEmbeddingLoss CrossEntropyLoss "
+    "CTCLoss LinearCrossEntropyLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss NLLLoss NLLLoss2d",
     "ask values": "GaussianNLLLoss BCELoss",
     "number what they put together": "EmbeddingBag MaxUnpool1d MaxUnpool2d MaxUnpool3d",
 }

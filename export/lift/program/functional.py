@@ -25,7 +25,7 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
 
 def functional(program: Program) -> Program:
     """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
-    if all(n.op != "call_function" or is_plain(n.target) or _is_written(n) for n in program.graph.nodes):
+    if in_new_values(program.graph):
         return program
     for node in program.graph.nodes:
         # What was contiguous may have been written as what it was made of.
@@ -45,6 +45,11 @@ def functional(program: Program) -> Program:
 def is_functional(program: Program) -> bool:
     """Whether nothing in it is done in place, and no operator may return what it was given."""
     return all(n.op != "call_function" or is_plain(n.target) for n in program.graph.nodes)
+
+
+def in_new_values(graph: fx.Graph) -> bool:
+    """Whether nothing in a graph is done in place, after what could be was written as what it does to a new value."""
+    return all(n.op != "call_function" or is_plain(n.target) or _is_written(n) for n in graph.nodes)
 
 
 def _is_written(node: fx.Node) -> bool:

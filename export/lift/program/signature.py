@@ -30,6 +30,7 @@ from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
 from rnn_export.export.lift.program.tensor_numbers import TensorNumbers
+from rnn_export.last_resort import failing_at
 
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 # Leaves of declared states that are no tensors, and that a call may change.
@@ -300,6 +301,7 @@ class FlatModel(nn.Module):
         except Exception as error:  # the user's code may raise anything
             raise LiftError(
                 f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
+                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there."
             ) from error
         self.written = tuple(n for n, value in called.items() if any(t._version for _, t in tensors_of(value)))
         return result, called

@@ -188,8 +188,9 @@ def lift_error(error: Exception) -> LiftError:
         return frozen_axis(int(fixed[1]), int(fixed[2]), int(fixed[3]))
     if "fake tensor in the exported program constant" in text:
         return LiftError(
-            f"the model writes to .data of a tensor{line_of(error)}, behind the back of every exporter: drop .data, "
-            "and use torch.no_grad() where no gradient is wanted."
+            f"the model writes to .data of a tensor{line_of(error)}, or computes in a thread of its own, behind the "
+            "back of every exporter: drop .data, and use torch.no_grad() where no gradient is wanted; compute in the "
+            "thread in which forward is called."
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
