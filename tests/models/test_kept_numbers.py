@@ -415,9 +415,7 @@ def test_a_number_that_python_reckons_with_is_refused_by_name():
         h = self.cells[0](x, state["h"])
         return h * math.cos(state["pos"]), {"h": h, "pos": state["pos"] + 1}
 
-    message = (
-        r"test_kept_numbers.py:\d+: the code makes a number .* \(state.pos: a number in a declared state"
-    )
+    message = r"test_kept_numbers.py:\d+: the code makes a number .* \(state.pos: a number in a declared state"
     with pytest.raises(LiftError, match=message):
         lift(ring(forward), (X, COUNTED), states={"state": 1}, time_axis=None)
 

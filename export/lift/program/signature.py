@@ -255,7 +255,8 @@ class FlatModel(nn.Module):
     @property
     def held(self) -> dict[str, Any]:
         """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
-        return vars(self.model).get(HELD, {})
+        held: dict[str, Any] = vars(self.model).get(HELD, {})
+        return held
 
     def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
         """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""

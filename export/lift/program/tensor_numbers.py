@@ -62,8 +62,9 @@ def one_entry(part: Any) -> Tensor | None:
     if not isinstance(part, slice) or part.step not in (None, 1) or not is_number(part.start):
         return None
     how, end = reckoned(part.start), reckoned(part.stop)
-    adds = isinstance(end, Reckoned) and getattr(end.function, "__name__", "") in ("__add__", "__radd__", "add")
-    return part.start if adds and how is not None and end.args in ((how, 1), (1, how)) else None
+    if how is None or not isinstance(end, Reckoned) or end.args not in ((how, 1), (1, how)):
+        return None
+    return part.start if getattr(end.function, "__name__", "") in ("__add__", "__radd__", "add") else None
 
 
 def _get(func: Any, value: Tensor, index: Any) -> Any:
