@@ -81,8 +81,9 @@ def export(
         time_axis: "auto" finds it by running the model; None for a model that takes one frame per call; an axis for
             every input; or {input: axis or None}.
         states: argument to output, for a model that takes and returns its states: {"h": 1, "c": 2}. They start at
-            zeros. None in place of an output says that an argument is no state, {} that there are none at all. Of an
-            ONNX file, input to output; those are found that name and shape tell.
+            zeros; a number in one, such as `pos` in {"h": h, "pos": 0}, starts as in the example. None in place of an
+            output says that an argument is no state, {} that there are none at all. Of an ONNX file, input to output;
+            those are found that name and shape tell.
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.

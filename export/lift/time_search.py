@@ -120,12 +120,12 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best[0].has_output_time:
         refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
     if len(best) > 1:
-        found = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+        found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
         if best[0].has_output_time:
-            raise LiftError(f"more than one axis could be time: {found}. Say which.")
+            raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
         raise LiftError(
             f"no output has a time axis, and several axes of the inputs can be of any length. If an output is the "
-            f"answer at the last frame, say which axis is time: {found}. If one call is one frame, say {NONE}."
+            f"answer at the last frame, say which axis is time: {found_axes}. If one call is one frame, say {NONE}."
         )
     return best[0]
 

@@ -19,8 +19,9 @@ SAY = "say where it starts, initial={{{0!r}: tensor}}, one row of it (of a comma
 
 def begin_as_said(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
     """Give numbers in declared states their `initial` values, and tensors where the model makes NaN of the example."""
-    for name in flat.held.keys() & (initial or {}).keys():
-        flat.begin(name, initial[name])
+    for name in flat.held:
+        if initial and name in initial:
+            flat.begin(name, initial[name])
     inputs = [leaf.example for leaf in flat.inputs]
     if not initial or not gives_nan(flat, [*inputs, *(leaf.example for leaf in flat.states)]):
         return

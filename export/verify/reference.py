@@ -85,7 +85,8 @@ def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict
         for tensor in (t for t in spec.outputs if t.name in ended and spec.timed(t)):
             due = tensor.length_of(frames) if tensor.lengths else spec.frames_out(tensor, frames)
             _refuse_other_length(tensor.name, ended[tensor.name], frames, due)
-        found |= {frames: ended} if ended else {}
+        if ended:
+            found[frames] = ended
     return found
 
 

@@ -1,6 +1,7 @@
 """Whole numbers that calls keep: entries that they pick, parts that they choose, and which of them nothing asks."""
 
 import copy
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -288,6 +289,25 @@ def in_a_ring(self, x, state):
     return cache.sum(1), {"h": cache, "pos": state["pos"] + 1}
 
 
+def in_a_list(self, x, state):
+    angle = torch.tensor([state["pos"]], dtype=torch.float32)[:, None] * torch.arange(4)
+    h = self.cells[0](x, state["h"])
+    return h * angle.cos(), {"h": h, "pos": state["pos"] + 1}
+
+
+def for_all_rows(self, x, state):
+    pos = torch.full((x.shape[0],), state["pos"])
+    h = self.cells[0](x + self.buf[0, pos % 8], state["h"])
+    return h, {"h": h, "pos": state["pos"] + 1}
+
+
+def sliced(self, x, state):
+    """More entries than there may be ways."""
+    pos = state["pos"]
+    h = self.cells[0](x + self.buf.repeat(1, 8, 1)[0, pos : pos + 1], state["h"])
+    return h, {"h": h, "pos": (pos + 1) % 40}
+
+
 H = torch.zeros(1, 4)
 COUNTED = {"h": H, "pos": 0}
 IN_STATES = {
@@ -301,13 +321,16 @@ IN_STATES = {
     "flag": (by_flag, {"h": H, "first": True}, ["state.h", "state.first"]),
     "compared": (by_count, COUNTED, ["state.h", "state.pos"]),
     "table": (in_a_table, COUNTED, ["state.h", "state.pos"]),
+    "list": (in_a_list, COUNTED, ["state.h", "state.pos"]),
+    "full": (for_all_rows, COUNTED, ["state.h", "state.pos"]),
+    "slice": (sliced, COUNTED, ["state.h", "state.pos"]),
     "ring": (in_a_ring, {"h": torch.zeros(1, 3, 4), "pos": 0}, ["state.h", "state.pos"]),
 }
 
 
 @pytest.mark.parametrize(("function", "state", "names"), IN_STATES.values(), ids=IN_STATES)
 def test_a_number_in_a_declared_state_is_a_state(function, state, names):
-    model = ring(function)
+    model = ring(function, buf=torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(2)))
     lifted = lift(model, (X, state), states={"state": 1}, time_axis=None)
     assert sorted(s.name for s in lifted.spec.states) == sorted(names)
     assert {o.kind for o in lifted.origins} == {"argument"}
@@ -385,3 +408,22 @@ def test_a_part_of_a_state_that_is_no_number_is_refused_by_name(back, message):
 
     with pytest.raises(LiftError, match=message):
         lift(ring(forward), (X, {"h": H, "mode": "a"}), states={"state": 1}, time_axis=None)
+
+
+def test_a_number_that_python_reckons_with_is_refused_by_name():
+    def forward(self, x, state):
+        h = self.cells[0](x, state["h"])
+        return h * math.cos(state["pos"]), {"h": h, "pos": state["pos"] + 1}
+
+    message = r"test_kept_numbers.py:\d+: the code makes a number .* \(state.pos: a number in a declared state"
+    with pytest.raises(LiftError, match=message):
+        lift(ring(forward), (X, COUNTED), states={"state": 1}, time_axis=None)
+
+
+def test_a_slice_of_a_table_that_ends_is_refused():
+    def forward(self, x, state):
+        h = self.cells[0](x + self.buf[0, state["pos"] : state["pos"] + 1], state["h"])
+        return h, {"h": h, "pos": state["pos"] + 1}
+
+    with pytest.raises(LiftError, match="call 301 of the model picks entry 300 of 300: there it fails"):
+        lift(ring(forward, 300), (X, COUNTED), states={"state": 1}, time_axis=None)

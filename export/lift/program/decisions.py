@@ -16,7 +16,7 @@ from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, Numbe
 from rnn_export.export.lift.program.both_ways import Way
 from rnn_export.export.lift.program.places import line_of, source_line, user_line
 from rnn_export.export.lift.program.reckoned import mark, reckoned
-from rnn_export.export.lift.program.tensor_numbers import ENTRIES, Pick, is_number
+from rnn_export.export.lift.program.tensor_numbers import ENTRIES, Pick, is_number, one_entry
 from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
@@ -174,7 +174,7 @@ class Deciding(TorchFunctionMode):
 
     def _bound(self, part: Any) -> Any:
         """A part of an index: of a slice by numbers of tensors the numbers."""
-        if not isinstance(part, slice):
+        if not isinstance(part, slice) or (torch.compiler.is_exporting() and one_entry(part) is not None):
             return part
         return slice(
             *(

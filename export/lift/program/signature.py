@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rnn_export.errors import LiftError, first_line
+from rnn_export.errors import DecidedByValue, LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.both_ways import Way, both_ways
 from rnn_export.export.lift.program.context import Context
@@ -188,8 +188,14 @@ class FlatModel(nn.Module):
         except RuntimeError as error:
             # torch prints the whole graph so far where its own comes out.
             if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
-                raise decided_by_value(error) from error
+                raise self._with_numbers(decided_by_value(error)) from error
             raise
+
+    def _with_numbers(self, refusal: DecidedByValue) -> DecidedByValue:
+        """`refusal`, with the numbers in declared states that are tensors while the code is traced."""
+        names = ", ".join(name for name in self.held if self.kept_at(name))
+        tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
+        return refusal.told(refusal.tried + tensors) if names else refusal
 
     def _on(self, way: Way, *tensors: Tensor) -> tuple[Tensor, ...]:
         decisions = self.decisions
@@ -231,9 +237,8 @@ class FlatModel(nn.Module):
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
         packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
-        picking = (
-            TensorNumbers(self.decisions.seen.picks) if torch.compiler.is_exporting() else contextlib.nullcontext()
-        )
+        has_numbers = self.kept or torch.compiler.is_exporting()
+        picking = TensorNumbers(self.decisions.seen.picks) if has_numbers else contextlib.nullcontext()
         bounding = self.context.bounding() if self.context else contextlib.nullcontext()
         with picking, deciding, packing, bounding, self.outside.placed():
             result = _call(self.model, self.positional, called)
@@ -255,7 +260,8 @@ class FlatModel(nn.Module):
     @property
     def held(self) -> dict[str, Any]:
         """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
-        return vars(self.model).get(HELD, {})
+        held: dict[str, Any] = vars(self.model).get(HELD, {})
+        return held
 
     def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
         """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""

@@ -1,7 +1,7 @@
 """Entries picked by a number that is a tensor, `buf[:, self.i] = x`, as operators that a graph has.
 
 Torch asks for the value of such a number, which no graph knows: here one entry is gathered by it, or is put where the
-numbers of the entries are it.
+numbers of the entries are it. So are tensors made of such numbers, `torch.tensor([self.i])`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.program.free_sizes import NUMBER
 from rnn_export.export.lift.program.known_constants import OF_SIZES, VALUE
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.places import at_line, user_line
-from rnn_export.export.lift.program.reckoned import is_one, reckoned
+from rnn_export.export.lift.program.reckoned import Reckoned, is_one, reckoned
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 
@@ -27,7 +28,10 @@ Pick = tuple[Any, int, str]
 
 
 class TensorNumbers(TorchFunctionMode):
-    """While a module is exported; what is known as a number is left to the modes that know it. Notes `picks`."""
+    """While a module is exported; what is known as a number is left to the modes that know it. Notes `picks`.
+
+    Tensors are made so at other times too: torch reads numbers in lists without an operator that could be seen.
+    """
 
     def __init__(self, picks: list[Pick]) -> None:
         super().__init__()
@@ -35,7 +39,9 @@ class TensorNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        instead = INSTEAD.get(func)
+        if func in MADE:
+            return MADE[func](func, *args, **kwargs)
+        instead = INSTEAD.get(func) if torch.compiler.is_exporting() else None
         if instead is None or kwargs:
             return func(*args, **kwargs)
         picked = _picked(args[0], args[1]) if func in ENTRIES else None
@@ -49,6 +55,16 @@ def is_number(value: Any, axes: int = 0) -> bool:
     if not isinstance(value, Tensor) or value.dim() != axes or value.dtype not in WHOLE or not is_one(value):
         return False
     return not any(hasattr(value, known) for known in (NUMBER, VALUE, OF_SIZES))
+
+
+def one_entry(part: Any) -> Tensor | None:
+    """The number of the one entry in a part of an index from a number to the next one, `n : n + 1`; else None."""
+    if not isinstance(part, slice) or part.step not in (None, 1) or not is_number(part.start):
+        return None
+    how, end = reckoned(part.start), reckoned(part.stop)
+    if how is None or not isinstance(end, Reckoned) or end.args not in ((how, 1), (1, how)):
+        return None
+    return part.start if getattr(end.function, "__name__", "") in ("__add__", "__radd__", "add") else None
 
 
 def _get(func: Any, value: Tensor, index: Any) -> Any:
@@ -71,15 +87,17 @@ class _Picked:
     """The first number in an index that is a tensor: of which axis, `at` (1,) counted from 0, and the index without."""
 
     def __init__(self, value: Tensor, index: Sequence[Any], place: int, axis: int) -> None:
-        self.axis, self.how, number = axis, reckoned(index[place]), index[place].long()
-        self.at = _from_start(number, value.shape[axis]).reshape(1)
+        first = one_entry(index[place])
+        number = index[place] if first is None else first
+        self.axis, self.how = axis, reckoned(number)
+        self.at = _from_start(number.long(), value.shape[axis]).reshape(1)
         # Of what is picked there is one entry.
-        self.rest = (*index[:place], 0, *index[place + 1 :])
+        self.rest = (*index[:place], 0 if first is None else slice(None), *index[place + 1 :])
 
 
 def _picked(value: Tensor, index: Any) -> _Picked | None:
     parts = index if isinstance(index, tuple) else (index,)
-    place = next((i for i, part in enumerate(parts) if is_number(part)), None)
+    place = next((i for i, part in enumerate(parts) if is_number(part) or one_entry(part) is not None), None)
     if place is None:
         return None
     taken = [_axes_taken(part) for part in parts]
@@ -131,6 +149,42 @@ def _select(func: Any, value: Tensor, dim: int, index: Any) -> Tensor:
     return value.index_select(dim, _from_start(index.long(), value.shape[dim]).reshape(1)).squeeze(dim)
 
 
+def _made(func: Any, data: Any, **kwargs: Any) -> Tensor:
+    """A tensor of lists, with numbers among them that are tensors: `torch.tensor([n])`."""
+    if not isinstance(data, list | tuple) or not leaves_of(data):
+        return func(data, **kwargs)  # type: ignore[no-any-return]
+    dtype = kwargs.get("dtype")
+    made = torch.stack([_made(func, part) if isinstance(part, list | tuple) else _as_one(part) for part in data])
+    return made if dtype is None else made.to(dtype)
+
+
+def _as_one(value: Any) -> Tensor:
+    return value.reshape(()) if isinstance(value, Tensor) else torch.tensor(value)
+
+
+def _full(func: Any, size: Any, value: Any, **kwargs: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        return func(size, value, **kwargs)  # type: ignore[no-any-return]
+    return value.reshape(()).to(kwargs.get("dtype") or value.dtype).expand(size).clone()
+
+
+def _new_full(func: Any, like: Tensor, size: Any, value: Any, **kwargs: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        return func(like, size, value, **kwargs)  # type: ignore[no-any-return]
+    return _full(func, size, value, dtype=kwargs.get("dtype") or like.dtype)
+
+
+def _full_like(func: Any, like: Tensor, value: Any, **kwargs: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        return func(like, value, **kwargs)  # type: ignore[no-any-return]
+    return _full(func, like.shape, value, dtype=kwargs.get("dtype") or like.dtype)
+
+
+# What makes a tensor of numbers, among which some may be tensors.
+MADE: Mapping[Any, Callable[..., Tensor]] = {
+    torch.tensor: _made, torch.as_tensor: _made,
+    torch.full: _full, Tensor.new_full: _new_full, torch.full_like: _full_like,
+}  # fmt: skip
 INSTEAD: Mapping[Any, Callable[..., Any]] = {
     Tensor.__getitem__: _get, Tensor.__setitem__: _set, torch.roll: _roll, Tensor.roll: _roll,
     torch.narrow: _narrow, Tensor.narrow: _narrow, torch.select: _select, Tensor.select: _select,
