@@ -165,11 +165,11 @@ def _layout(
     said = said_shapes({**taken, **given}, shapes)
     # What is said of a shape tells an input from another as what the file says does.
     feeds, gives = ({n: replace(p, shape=said.get(n, p.shape)) for n, p in named.items()} for named in (taken, given))
-    if chunk == "auto":
-        # A fixed axis that is said to be time has as many frames as a step.
-        axes = (zip(port.shape or (), said.get(name, ()), strict=False) for name, port in taken.items())
-        chunk = max((size for size, meant in chain(*axes) if meant == TIME and isinstance(size, int)), default=1)
-    return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, chunk)
+    # A fixed axis that is said to be time has as many frames as a step.
+    axes = chain(*(zip(port.shape or (), said.get(name, ()), strict=False) for name, port in taken.items()))
+    own = max((size for size, meant in axes if meant == TIME and isinstance(size, int)), default=1)
+    frames = chunk if isinstance(chunk, int) else own
+    return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, frames)
 
 
 def _rate(source: Source) -> int | None:
