@@ -8,8 +8,10 @@ from torch import nn
 from rnn_export.errors import ExportError, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import load
+from rnn_export.runtime.build.wasm.build import build_wasm
 
 from ..runtime.graphs import tensor  # noqa: TID252
+from ..web.node import need, node  # noqa: TID252
 from .c_models import model, written
 
 X, Y = tensor("x", "batch", 3), tensor("y", "batch", 3)
@@ -81,6 +83,25 @@ def test_an_interrupted_step_is_refused_until_states_are_written(bundle):
             stream.step(GOOD)
     stream.reset()
     stream.step(GOOD)
+
+
+def test_webassembly_refuses_the_frame_too(bundle):
+    need("zig", "wasmtime", "node")
+    built = build_wasm(bundle, trust=True).bundle
+    stream = load(built.path, "wasm", trust=True).stream()
+    first, before = stream.step(GOOD), stream.snapshot()
+    with pytest.raises(StreamError, match=MESSAGE.replace("native", "wasm")):
+        stream.step(WRONG)
+    assert stream.snapshot() == before
+    code = """
+      const stream = (await load()).stream(), first = stream.step([0.6, 0]), before = stream.snapshot();
+      const refused = await refusal(() => stream.step([3, 0]));
+      return [first, refused, base64(before) === base64(stream.snapshot())];
+    """
+    given, (kind, message), same = node(built.path / "targets" / "wasm-fp32", code)
+    np.testing.assert_allclose(given, first, atol=1e-6)
+    assert (kind, same) == ("RnnError", True)
+    assert message.endswith("must be within the inclusive range [-5,4]: the memory is unchanged.")
 
 
 def hand(nodes, **constants) -> str:
