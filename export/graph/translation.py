@@ -45,6 +45,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     packets |= {aten.kthvalue: order.kthvalue, aten._cdist_forward: order.cdist}
     packets |= {getattr(aten, write.__name__): write for write in MATRICES}
     table = {packet.default: write for packet, write in packets.items()} | {
+        **dict.fromkeys((aten.sort.default, aten.sort.stable), order.sort),
         aten.median.dim: order.median,
         aten.nanmedian.dim: order.median,
         aten.searchsorted.Tensor: order.searchsorted,
