@@ -188,7 +188,7 @@ def test_build_as_json(run: Run, bundle: Path) -> None:
     assert data["bytes"] == (bundle / "targets/tensorrt-rtx-fp16/step.engine").stat().st_size
     assert json.loads((bundle / "targets/tensorrt-rtx-fp16/recipe.json").read_text())["state_precision"] == "fp16"
     after = contents(bundle)
-    renewed = ("manifest.json", "manifest.sha256", "report.html")
+    renewed = ("README.md", "manifest.json", "manifest.sha256", "report.html")
     assert {name: after[name] for name in before if name not in renewed}.items() <= before.items()
 
 

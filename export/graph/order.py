@@ -20,6 +20,15 @@ def kthvalue(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[A
     return values, indices
 
 
+def sort(self: Any, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> tuple[Any, Any]:
+    """`torch.sort` along an axis of a fixed size: torch's own form asks the tensor how many entries there are."""
+    size = self.shape[dim]
+    if not isinstance(size, int):
+        raise ExportError("a sort along an axis of any size cannot be written: sort a fixed number of frames.")
+    values, indices = op.TopK(self, op.Constant(value_ints=[size]), axis=dim, largest=int(descending), sorted=1)
+    return values, indices
+
+
 def median(self: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
     """`torch.median` along an axis: of an even number of entries the smaller of the two in the middle."""
     size = self.shape[dim]

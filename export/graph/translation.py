@@ -52,6 +52,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         aten.remainder.Scalar_Tensor: division.remainder,
         aten.div.Tensor_mode: division.div_mode,
         aten.div.Scalar_mode: division.div_mode,
+        **dict.fromkeys((aten.sort.default, aten.sort.stable), order.sort),
         aten.median.dim: order.median,
         aten.nanmedian.dim: order.median,
         aten.searchsorted.Tensor: order.searchsorted,

@@ -43,6 +43,8 @@ def with_library(path: Path, mark: Path) -> Path:
     """A bundle with C and what was compiled of it for this machine."""
     files = hostile_sources(mark)
     files |= compile_native(files, "sum", SUM.spec)
+    # The first steps of what was compiled left it.
+    mark.unlink(missing_ok=True)
     return with_files(data(path), "c", {f"targets/c-fp32/{name}": raw for name, raw in files.items()})
 
 

@@ -114,6 +114,8 @@ FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: F.normalize(x, dim=-1),
     lambda x: x.nanmean(-1),
     lambda x: x.nansum(-1),
+    lambda x: x.quantile(0.3, dim=-1),
+    lambda x: x.sort(-1, descending=True)[0],
     lambda x: ((x * 10).long() << 3).float(),
     lambda x: ((x * 99).long() >> 2).float(),
     lambda x: torch.linalg.vector_norm(x, 3, dim=-1),

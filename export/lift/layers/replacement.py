@@ -110,7 +110,8 @@ class _MakesWeights(nn.Module):
     """A layer that is given its weights at each call: no call makes a parameter of one, which no trace could set."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_weight = isinstance(value, nn.Parameter) and name in self._flat_weights_names
+        names: Any = self._flat_weights_names
+        is_weight = isinstance(value, nn.Parameter) and name in names
         super().__setattr__(name, value.detach() if is_weight else value)
 
 
