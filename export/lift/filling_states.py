@@ -70,7 +70,7 @@ def _filled(
 
 
 def _shapes(value: Any) -> list[tuple[int, ...]]:
-    return [tuple(t.shape) for t in pytree.tree_leaves(value)]
+    return [tuple(t.shape) if isinstance(t, Tensor) else () for t in pytree.tree_leaves(value)]
 
 
 def _grown(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]] | None]:
@@ -103,17 +103,28 @@ def _begins_empty(
     model: nn.Module, given: Mapping[str, Any], fills: Mapping[str, Sequence[Fills | None]], full: Mapping[str, Any]
 ) -> bool:
     """Whether the model gives of memories without entries what it gives of those that it is given at first."""
-    empty = {name: _mapped(full[name], fills[name], lambda t, f: t.narrow(f.axis, 0, 0)) for name in fills}
+    empty = {n: _mapped(full[n], given.get(n), fills[n], lambda t, f: t.narrow(f.axis, 0, 0)) for n in fills}
     first, second = (copy.deepcopy(model)(**copy.deepcopy({**given, **more})) for more in ({}, empty))
     a, b = pytree.tree_leaves(first), pytree.tree_leaves(second)
-    return len(a) == len(b) and all(x.shape == y.shape and same(x, y, START) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _mapped(value: Any, fills: Sequence[Fills | None], of: Any) -> Any:
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and same(a, b, START)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _mapped(value: Any, given: Any, fills: Sequence[Fills | None], of: Any) -> Any:
+    """`value` with `of` what fills up, zeros for other tensors, and for what is no tensor what is `given`, or 0."""
     leaves, tree = pytree.tree_flatten(value)
-    return pytree.tree_unflatten(
-        [torch.zeros_like(t) if f is None else of(t, f) for t, f in zip(leaves, fills, strict=True)], tree
-    )
+    firsts = pytree.tree_leaves(given)
+    firsts = firsts if len(firsts) == len(leaves) else [None if isinstance(t, Tensor) else type(t)(0) for t in leaves]
+    parts = [
+        first if not isinstance(t, Tensor) else torch.zeros_like(t) if f is None else of(t, f)
+        for t, first, f in zip(leaves, firsts, fills, strict=True)
+    ]
+    return pytree.tree_unflatten(parts, tree)
 
 
 def _roomy(
@@ -126,7 +137,7 @@ def _roomy(
 ) -> tuple[Wrapped, dict[str, OutputRef]]:
     model = Filling(call.model, {name: states[name] for name in fills}, fills, signature)
     example = {name: value for name, value in given.items() if name not in fills}
-    example |= {name: _mapped(full[name], fills[name], lambda t, f: torch.zeros_like(t)) for name in fills}
+    example |= {n: _mapped(full[n], given.get(n), fills[n], lambda t, f: torch.zeros_like(t)) for n in fills}
     example |= {count: torch.zeros(1, dtype=torch.int64) for count in model.counts}
     with torch.no_grad():
         result = copy.deepcopy(model)(**copy.deepcopy(example))

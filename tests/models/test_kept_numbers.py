@@ -308,6 +308,11 @@ def sliced(self, x, state):
     return h, {"h": h, "pos": (pos + 1) % 40}
 
 
+def in_a_cache_that_grows(self, x, state):
+    cache = torch.cat([state["h"], self.lin(x)[:, None]], 1)[:, -5:]
+    return turned(cache.sum(1), state["pos"]), {"h": cache, "pos": state["pos"] + 1}
+
+
 H = torch.zeros(1, 4)
 COUNTED = {"h": H, "pos": 0}
 IN_STATES = {
@@ -324,6 +329,7 @@ IN_STATES = {
     "list": (in_a_list, COUNTED, ["state.h", "state.pos"]),
     "full": (for_all_rows, COUNTED, ["state.h", "state.pos"]),
     "slice": (sliced, COUNTED, ["state.h", "state.pos"]),
+    "cache": (in_a_cache_that_grows, {"h": torch.zeros(1, 0, 4), "pos": 0}, ["state.h", "state.pos", "state_count"]),
     "ring": (in_a_ring, {"h": torch.zeros(1, 3, 4), "pos": 0}, ["state.h", "state.pos"]),
 }
 
