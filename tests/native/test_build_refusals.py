@@ -27,7 +27,12 @@ from .command import ARM, build, invoke, refused, unchanged
             "--calibrate is for --precision int8, not for bf16: leave it out.",
         ),
         (["--precision", "int8", "--calibrate", "x.npy"], "x.npy does not exist or is not a file."),
-        (["--precision", "fp16"], "target 'c' is not written in 'fp16': choose from fp32, bf16, int8."),
+        (
+            ["--precision", "fp16"],
+            "target 'c' is not written in 'fp16': choose from fp32, bf16, int8. Targets in fp16: openvino, coreml, "
+            "tensorrt, tensorrt-rtx, jetson-nano, jetson-tx2, jetson-xavier-nx, jetson-agx-xavier, jetson-orin-nano, "
+            "jetson-orin-nx, jetson-agx-orin, jetson-thor.",
+        ),
         (["--cpu", "x.y/z", "--rebuild"], "march='x.y/z': say native, or a level such as x86-64-v3."),
         (
             ["--triple", "arm-none-eabi"],
