@@ -33,6 +33,7 @@ from rnn_export.export.lift.lengths import (
     loops_over_pieces,
     many_frames,
     piece_of,
+    refuse_ways_by_length,
     unrollings,
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
@@ -317,7 +318,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             # The way of short sequences alone may be gone far beyond them.
             longest = max(longest, min(FAR_BEYOND * frames, lengths[-1] - 1))
     if bounded:
-        _refuse_ways_by_length(module, bounded)
+        refuse_ways_by_length(module, bounded)
         raise bounded[-1]
     if frozen:
         raise frozen[-1]
@@ -369,24 +370,6 @@ def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: i
         middle = (wrong + right) // 2
         wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
     return right
-
-
-def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
-    """Raise LiftError where what is done ends at another length for each length that it was exported at.
-
-    FrozenAxis where that is a loop: over frames of another rate it is as long over a few lengths.
-    """
-    port, axis = module.axes.first_time
-    ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
-    if len(ends) > 1:
-        if has_loop(module, min(ends)):
-            raise FrozenAxis(f"axis {axis} of input {port} is looped over, at another rate.", port, axis)
-        raise LiftError(
-            f"axis {axis} of input {port}: what the code does follows from the length, and changes beyond "
-            f"{' and '.join(map(str, ends))} frames, as far as it was tried (by numbers computed from the length, such "
-            "as padding that fills a last window up), but a stream has no length. Let the model take whole windows, "
-            "and pad outside of it."
-        )
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:

@@ -36,7 +36,7 @@ def copied(model: nn.Module) -> tuple[nn.Module, Outside]:
         try:
             one: nn.Module = copy.deepcopy(model, memo)
         except Exception:  # the user's code may raise anything
-            memo = {**made, **functions, **scripted, **_uncopied(model, stack)}
+            memo = _with_uncopied(model, {**made, **functions, **scripted}, stack)
             one = _copied(model, memo)
         replace_inside(one, lambda value: _Closure.of(value, memo))
         return one, outside_of(model, memo)
@@ -52,9 +52,12 @@ def _copied(model: nn.Module, memo: Memo) -> nn.Module:
         ) from error
 
 
-def _uncopied(model: nn.Module, stack: contextlib.ExitStack) -> Memo:
-    """What stands for the objects that cannot be copied; those whose class forbids it copy as others do meanwhile."""
-    shared: Memo = {}
+def _with_uncopied(model: nn.Module, known: Memo, stack: contextlib.ExitStack) -> Memo:
+    """`known`, and what stands for objects that cannot be copied; those whose class forbids it copy as others do then.
+
+    Raises LiftError for one that nothing can stand for.
+    """
+    shared = dict(known)
     held = [*((AttributePath(path, ()), module) for path, module in model.named_modules()), *attributes(model)]
     # What is inside of an object comes behind it.
     for path, value in reversed(held):
@@ -63,14 +66,16 @@ def _uncopied(model: nn.Module, stack: contextlib.ExitStack) -> Memo:
             continue
         except Exception as error:  # as of `copied`
             refused = error
-        if getattr(type(value), "__deepcopy__", None) is not None:
-            with contextlib.suppress(TypeError):
-                stack.enter_context(_copying_as_others(value))
+        if type(value) is Tensor:
+            shared[id(value)] = value.detach().clone()
         elif advice := _advice(value):
             raise LiftError(
                 f"{str(path)!r} ({type(value).__name__}) cannot be copied ({first_line(refused)}), and lifting tries "
                 f"out copies of the model. {advice}"
             ) from refused
+        elif getattr(type(value), "__deepcopy__", None) is not None:
+            with contextlib.suppress(TypeError):
+                stack.enter_context(_copying_as_others(value))
         elif not isinstance(value, nn.Module):
             shared[id(value)] = _Shared(value)
     return shared

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, fx
 
-from rnn_export.errors import BoundedAxis, LiftError, first_line
+from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
@@ -332,3 +332,21 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
             f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length."
         ) from error
     return found
+
+
+def refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
+    """Raise LiftError where what is done ends at another length for each length that it was exported at.
+
+    FrozenAxis where that is a loop: over frames of another rate it is as long over a few lengths.
+    """
+    port, axis = module.axes.first_time
+    ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
+    if len(ends) > 1:
+        if has_loop(module, min(ends)):
+            raise FrozenAxis(f"axis {axis} of input {port} is looped over, at another rate.", port, axis)
+        raise LiftError(
+            f"axis {axis} of input {port}: what the code does follows from the length, and changes beyond "
+            f"{' and '.join(map(str, ends))} frames, as far as it was tried (by numbers computed from the length, such "
+            "as padding that fills a last window up), but a stream has no length. Let the model take whole windows, "
+            "and pad outside of it."
+        )

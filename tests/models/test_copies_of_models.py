@@ -74,7 +74,9 @@ def test_an_object_whose_class_refuses_is_copied_as_any_other():
 def test_what_cannot_be_copied_and_holds_no_tensors_is_shared(tmp_path):
     with open(tmp_path / "log", "w") as log:
         model = Part(lock=threading.Lock(), math=math, log=log)
+        model.steps = [model.linear(torch.ones(3))]
         made = twice(model)
+        assert torch.equal(made.steps[0], model.steps[0])
         assert made.math.pi == math.pi
         with made.lock:
             assert model.lock.locked()

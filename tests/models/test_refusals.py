@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -126,7 +124,12 @@ REFUSED = {
         {"chunk": 0},
         r"chunk is 0, but a step has a whole number of frames: give an int of at least 1",
     ),
-    "a lock": (Plain(lock=threading.Lock()), (X,), {}, r"the model cannot be copied, .* '_thread.lock'"),
+    "a tensor of a class of its own": (
+        Plain(held=[torch.ones(2).as_subclass(type("Own", (Tensor,), {"__reduce_ex__": None, "__deepcopy__": None}))]),
+        (X,),
+        {},
+        r"'parts.held.0' \(Own\) cannot be copied .*Make a tensor of torch's own class of it: t\.as_subclass",
+    ),
     "in parallel": (nn.DataParallel(Plain()), (X,), {}, r"wrapped in a DataParallel: give model.module, the module"),
     "compiled": (torch.compile(Plain()), (X,), {}, r"wrapped in a OptimizedModule: give model._orig_mod, the module"),
     "numbers of another kind": (
