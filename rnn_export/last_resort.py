@@ -30,7 +30,7 @@ def last_resort(
     """A call, `name` in messages, from which nothing but errors of ours leaves: any other becomes one of `kind`.
 
     What `callbacks`, keyword arguments by name, raise is the user's own and passes. So do a package that is not
-    installed, and arguments that the call does not have.
+    installed, a reader that closes its pipe, and arguments that the call does not have.
     """
 
     def of(call: Callable[P, R]) -> Callable[P, R]:
@@ -46,7 +46,7 @@ def last_resort(
                     named[argument] = _watched(callback, own)
             try:
                 return call(*args, **kwargs)
-            except (RnnExportError, ModuleNotFoundError):
+            except (RnnExportError, ModuleNotFoundError, BrokenPipeError):
                 raise
             except Exception as error:
                 if any(error is e for e in own):

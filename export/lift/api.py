@@ -39,6 +39,7 @@ from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.one_row import takes_one, why_one
+from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.own_lengths import cut_as_given
 from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.picked_entries import refuse_beyond_entries
@@ -109,7 +110,7 @@ def lift(
     if problem := chunk_problem(chunk):
         raise LiftError(problem)
     asked, names = None if chunk == "auto" else chunk, (input_names, output_names)
-    options = _Options(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
+    options = LiftOptions(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
     flat, outside = _flat_model(model, example_inputs, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
@@ -143,7 +144,7 @@ def lift(
     return packed(lifted) if pack_states else lifted
 
 
-def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:
+def _by_calls_or_frames(flat: FlatModel, options: LiftOptions) -> StreamingModel:
     try:
         return _lifted(flat, options)
     except StateMovesByCall as error:
@@ -151,31 +152,6 @@ def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:
         if options.time_axis != "auto" or error.has_others or options.frames > 1:
             raise
         return _lifted(flat, replace(options, time_axis=None))
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What `lift` is asked for; `chunk` is None where it is "auto"."""
-
-    time_axis: TimeAxis
-    states: Mapping[str, OutputRef | None] | None
-    initial: Mapping[str, Tensor] | None
-    input_names: Sequence[str] | None
-    output_names: Sequence[str] | None
-    sample_rate: int | None
-    chunk: int | None
-    sequence_only: bool
-    progress: Callable[[str], None]
-
-    @property
-    def frames(self) -> int:
-        """Frames of a step, the fewest of all where nobody asks for a number."""
-        return self.chunk or 1
-
-    @property
-    def plain(self) -> list[str]:
-        """The arguments that are said to be no states."""
-        return [name for name, ref in (self.states or {}).items() if ref is None]
 
 
 @dataclass(frozen=True)
@@ -187,7 +163,7 @@ class _Probed:
     states: tuple[LiftedState, ...]
 
 
-def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Options) -> tuple[FlatModel, Outside]:
+def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: LiftOptions) -> tuple[FlatModel, Outside]:
     """A copy of the user's model, called with flat tensors, and copies of what its code reads outside of it.
 
     What is wrong before anything is lifted is refused.
@@ -215,7 +191,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     return flat, outside
 
 
-def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
+def _lifted(flat: FlatModel, options: LiftOptions) -> StreamingModel:
     """The model lifted along the first axes of its batch that its graph confirms."""
     refused: list[tuple[_Probed, RowsDepend]] = []
     try:
@@ -237,7 +213,7 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     return _along(flat, replace(probed, axes=one), options)
 
 
-def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+def _along(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
     """The model lifted along some axes: for any batch, or where its code makes a number of it for one stream."""
     lifted, axes = _whole_sequences if options.sequence_only else _of_frames, probed.axes
     try:
@@ -251,7 +227,7 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
         return lifted(flat, replace(probed, axes=one), options)
 
 
-def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
     """The model in steps of as many frames as are asked for, or else of the fewest that its strides need."""
     try:
         return _in_chunks(flat, probed, options)
@@ -262,7 +238,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
 
 
-def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
     if not probed.axes.has_time:
         refuse_left_out(flat)
         if options.states is None or options.states:
@@ -308,7 +284,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     return lifted
 
 
-def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
+def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
     """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
     options.progress("memory")
     flat = _with_states(flat)
@@ -399,7 +375,7 @@ def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
     follow_rows(module, few, more, probed.axes.rows_in, probed.axes.rows_out)
 
 
-def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+def _whole_sequences(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
     options.progress("capture")
     module, shortest = capture_sequence(model, options.frames)

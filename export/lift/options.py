@@ -1,0 +1,36 @@
+"""The options of `lift`, as its stages read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rnn_export.export.lift.axes import TimeAxis
+from rnn_export.export.lift.program.results import OutputRef
+
+
+@dataclass(frozen=True)
+class LiftOptions:
+    """The arguments of `lift`; `chunk` is None where it is "auto"."""
+
+    time_axis: TimeAxis
+    states: Mapping[str, OutputRef | None] | None
+    initial: Mapping[str, Tensor] | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    sample_rate: int | None
+    chunk: int | None
+    sequence_only: bool
+    progress: Callable[[str], None]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a step, the fewest of all where nobody asks for a number."""
+        return self.chunk or 1
+
+    @property
+    def plain(self) -> list[str]:
+        """The arguments that are said to be no states."""
+        return [name for name, ref in (self.states or {}).items() if ref is None]
