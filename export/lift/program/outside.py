@@ -104,9 +104,9 @@ def outside_of(model: nn.Module, memo: dict[int, Any]) -> Outside:
 
 def _places(model: nn.Module) -> Iterator[Place]:
     """Each place whose value the code of `model` may read, followed from object to object."""
-    left, seen = [model], dict[int, Any]()
+    left, seen = list[Any]([model]), dict[int, Any]()
     while left:
-        item: Any = left.pop()
+        item = left.pop()
         if id(item) in seen or (isinstance(item, CODE) and _is_foreign(item)):
             continue
         # A held object keeps its address.
