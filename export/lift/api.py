@@ -242,10 +242,9 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         if type(error) is not LiftError or not unsure:
             raise
         found = choosing([leaf.name for leaf in probed.flat.inputs], probed.axes.input_time)
-        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
-        raise LiftError(
-            f"{error} That is along {found}, which was found; if one {call}, say time_axis=None (--time-axis none)."
-        ) from error
+        frame = "window of frames" if probed.axes.of_last else "frame"
+        why = f"{error} That is along {found}, which was found; if one call is one {frame}, say time_axis=None"
+        raise LiftError(f"{why} (--time-axis none).") from error
     if captured.refusal is not None:
         raise captured.refusal
     shortest = max(captured.shortest, streamed.shortest)
