@@ -15,7 +15,7 @@ from rnn_export.lazy import load_module
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# A module whose largest weight has so many elements gains by the threads that the caller has set; docs/exporting.md has
+# A module whose largest weight has so many elements gains by the threads that the caller has set; docs/report.md has
 # the measurement.
 LARGE = 4 << 20
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,27 +14,32 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import DecidedByValue, LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.binding import bind, call_bound
 from rnn_export.export.lift.program.both_ways import Way, both_ways
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
-from rnn_export.export.lift.program.inner_states import put_back, taken_out
+from rnn_export.export.lift.program.held_numbers import (
+    HELD,
+    NUMBERS,
+    PLAIN,
+    held_in,
+    hold,
+    next_of,
+    next_value,
+    paths_of,
+    zero_like,
+)
 from rnn_export.export.lift.program.leaf_parts import joined, named_parts, part_names, parts_of
 from rnn_export.export.lift.program.leaves import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
 from rnn_export.export.lift.program.outside import Outside
 from rnn_export.export.lift.program.rated_inputs import Rated
 from rnn_export.export.lift.program.reckoned import Kept, keep_number, refuse_others
-from rnn_export.export.lift.program.records import closed, opened
+from rnn_export.export.lift.program.records import closed
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
 from rnn_export.export.lift.program.tensor_numbers import TensorNumbers
 from rnn_export.last_resort import failing_at
-
-NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
-# Leaves of declared states that are no tensors, and that a call may change.
-PLAIN = (*NUMBERS, complex, str, bytes)
-# The attribute that holds these, by name: no user's code has it, and it is no part of the name of what stands in it.
-HELD = ""
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,14 @@ class FlatModel(nn.Module):
         super().__init__()
         self.model = model
         self.refs = dict(states)
-        self.positional, self.arguments = _bind(model, example, self.refs)
+        self.positional, self.arguments = bind(model, example, self.refs)
         self._unfed = [name for name in signature_of(model).parameters if name not in self.arguments]
         result, called = self._example_result()
         self._check_refs(result)
         self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
         for name in self.defaulted_states:
             # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
-            zeros = pytree.tree_map_only((Tensor, *NUMBERS), _zero, self._back(result, called, name))
+            zeros = pytree.tree_map_only((Tensor, *NUMBERS), zero_like, self._back(result, called, name))
             self.arguments[name] = zeros
         self._hold(result, called)
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
@@ -217,7 +220,7 @@ class FlatModel(nn.Module):
         places |= {path: start.clone() for group, start in self.idle.items() for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
-            after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
+            after = [next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
         refuse_others(self.decisions.left, {self.name_of(g): t for g, t in zip(self.kept, after, strict=True)})
         return (*results, *parts_of(after))
 
@@ -241,7 +244,7 @@ class FlatModel(nn.Module):
         picking = TensorNumbers(self.decisions.seen.picks) if has_numbers else contextlib.nullcontext()
         bounding = self.context.bounding() if self.context else contextlib.nullcontext()
         with picking, deciding, packing, bounding, self.outside.placed():
-            result = _call(self.model, self.positional, called)
+            result = call_bound(self.model, self.positional, called)
         if self.held:
             # Another object, since whoever puts back what was held holds this one.
             vars(self.model)[HELD] = self._held_back(self.held, result, called)
@@ -260,40 +263,21 @@ class FlatModel(nn.Module):
     @property
     def held(self) -> dict[str, Any]:
         """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
-        held: dict[str, Any] = vars(self.model).get(HELD, {})
-        return held
+        return held_in(self.model)
 
     def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
         """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""
-        fed = {name + path: leaf for name in self.refs for path, leaf in _paths(self.arguments[name])}
+        fed = {name + path: leaf for name in self.refs for path, leaf in paths_of(self.arguments[name])}
         held = {path: leaf for path, leaf in fed.items() if isinstance(leaf, PLAIN)}
         back = self._held_back(held, result, called)
-        if not isinstance(self.model, torch.jit.ScriptModule):
-            vars(self.model)[HELD] = held
-        elif moved := next((path for path, leaf in held.items() if back[path] != leaf), None):
-            # A copy of it has no other attributes than its own.
-            raise LiftError(
-                f"{moved!r} goes into a ScriptModule as {held[moved]!r} and comes back as {back[moved]!r}, but only a "
-                f"module in Python can have a state that is a number. Make it a tensor: torch.tensor({held[moved]!r})."
-            )
+        hold(self.model, held, back)
 
     def _held_back(self, held: Mapping[str, Any], result: Any, called: Mapping[str, Any]) -> dict[str, Any]:
         """The next values of `held`; raises LiftError, with the name, where one is neither a number nor the same."""
         if not held:
             return {}
         back = {name + path: leaf for name in self.refs for path, leaf in self._leaves_back(result, called, name)}
-        for name, before in held.items():
-            after = back.get(name)
-            if isinstance(before, (*NUMBERS, Tensor)) and isinstance(after, (*NUMBERS, Tensor)):
-                continue
-            if type(after) is not type(before) or after != before:
-                comes = f"comes back as {after!r}" if name in back else "does not come back"
-                raise LiftError(
-                    f"{name!r} goes in as {before!r} with a declared state, and {comes}: every part of a state that "
-                    "calls change must be a tensor or a number, which a graph can compute. Return it as a tensor, "
-                    "torch.tensor(0), or as a number (of a word, its index in a list); or return it as it came."
-                )
-        return {name: back[name] for name in held}
+        return next_of(held, back)
 
     def _example_result(self) -> tuple[Any, dict[str, Any]]:
         """What the model gives, and what it was called with, as that is then."""
@@ -301,7 +285,7 @@ class FlatModel(nn.Module):
         try:
             # A copy, since a call may change what a module remembers.
             with torch.no_grad():
-                result = _call(copy.deepcopy(self.model), self.positional, called)
+                result = call_bound(copy.deepcopy(self.model), self.positional, called)
         except LiftError:
             raise
         except Exception as error:  # the user's code may raise anything
@@ -344,7 +328,7 @@ class FlatModel(nn.Module):
 
     def _leaves_back(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
         """The leaves of a next state by path; as many without common paths have those that are fed."""
-        fed, back = _paths(self.arguments[name]), _paths(self._back(result, called, name))
+        fed, back = paths_of(self.arguments[name]), paths_of(self._back(result, called, name))
         if len(fed) == len(back) and dict(fed).keys() != dict(back).keys():
             return [(path, leaf) for (path, _), (_, leaf) in zip(fed, back, strict=True)]
         return back
@@ -399,77 +383,6 @@ class FlatModel(nn.Module):
         for name in self.outputs:
             if name in fed:
                 raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
-
-
-def _paths(value: Any) -> list[tuple[str, Any]]:
-    return [(suffix(path), leaf) for path, leaf in leaves_by_path(value)]
-
-
-def _zero(leaf: Any) -> Any:
-    return torch.zeros_like(leaf) if isinstance(leaf, Tensor) else type(leaf)(0)
-
-
-def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
-    """What a call left at `path`, where it found `fed`."""
-    value = path.get(model)
-    if value is None:
-        raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
-    if isinstance(value, Tensor):
-        return value
-    made = torch.full_like(fed, value)
-    keep_number(made, value)
-    return made
-
-
-def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
-    called = {name: opened(value) for name, value in put_back(arguments).items()}
-    taken = [called.pop(name.removeprefix("*")) for name in positional]
-    given = (value if name.startswith("*") else (value,) for name, value in zip(positional, taken, strict=True))
-    return model(*itertools.chain(*given), **called)
-
-
-def _bind(
-    model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of the arguments that forward takes by position alone, `*NAME` as such, and the example by name, what
-    `*NAME` takes as one tuple; a state that it leaves out is None.
-    """
-    signature = signature_of(model)
-    parameters = signature.parameters
-    try:
-        bound = signature.bind_partial(*example)
-    except TypeError as error:
-        raise LiftError(
-            f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}."
-        ) from None
-    arguments: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
-        _check_example(name, arguments[name], name in refs)
-    taken_out(arguments, [*refs])
-    starred = [n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in arguments]
-    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
-    for name in refs:
-        if name not in (*named, *arguments):
-            raise LiftError(f"states (--state) names the argument {name!r}, but forward has {list(parameters)}.")
-        arguments.setdefault(name, None)
-    if missing:
-        raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
-    if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
-        raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
-    by_position = [n for n in bound.arguments if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY]
-    return tuple(f"*{n}" if n in starred else n for n in by_position), arguments
-
-
-def _check_example(name: str, value: Any, is_state: bool) -> None:
-    for path, leaf in leaves_by_path(value):
-        if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
-            raise LiftError(f"input {name + suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
-        if isinstance(leaf, Tensor) and not leaf.numel() and not is_state:
-            raise LiftError(
-                f"input {name + suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
-            )
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
