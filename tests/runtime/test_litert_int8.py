@@ -210,7 +210,10 @@ def test_a_recording_of_less_than_a_step(detector, fp32):
         (("--precision", "fp16"), "target 'litert' is not written in 'fp16': choose from fp32, int8."),
         (("--batch", "1:2:4"), "--batch does not go with --target litert: leave it out."),
         (("--triple", "cortex-m4"), "--triple does not go with --target litert: leave it out."),
-        (("--precision", "int8", "--calibrate", __file__), "is of no known kind: give a .npy, .npz, .csv, .wav file."),
+        (
+            ("--precision", "int8", "--calibrate", __file__),
+            "is of no known kind: give a .npy, .npz, .csv, .wav, .flac, .ogg file.",
+        ),
     ],
 )
 def test_what_does_not_go_with_it(arguments, message):
