@@ -109,7 +109,11 @@ def test_export_as_json(run: Run) -> None:
         (("--target", "jetson-tx2", "--precision", "bf16"), 1, "its TensorRT 8.2 has no bf16, which came with 9.0"),
         (("--target", "tensorrt", "--precision", "int8"), 1, "'tensorrt' is not written in 'int8': choose from fp32"),
         (("--precision", "fp16"), 1, "target 'onnx' is not written in 'fp16'"),
-        (("--batch", "1:2:4"), 1, "batch and state_precision are for targets that an engine is built for"),
+        (
+            ("--batch", "1:2:4"),
+            1,
+            "batch (--batch) and state_precision (--state-precision) are for targets that an engine is built for",
+        ),
         (("--target", "tensorrt", "--state-precision", "fp16"), 1, "does not go with precision 'fp32'"),
         (("--target", "tensorrt", "--batch", "4:2:1"), 1, "batch 4:2:1 is no range MIN:OPT:MAX"),
         (("--target", "tensorrt", "--batch", "1:2"), 2, "'1:2' is neither MIN:OPT:MAX nor one number"),
