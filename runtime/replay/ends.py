@@ -60,8 +60,9 @@ def end_drifts(
         given = ended(engine, loop)
         for tensor in (t for t in engine.spec.outputs if t.name in wanted):
             got, want = given[tensor.name], wanted[tensor.name]
-            steps = np.arange(1, want.shape[1] + 1)
-            if not engine.spec.timed(tensor):
+            if engine.spec.timed(tensor):
+                steps = np.arange(1, want.shape[1] + 1)
+            else:
                 got, want, steps = got[:, None], want[:, None], np.array([frames // engine.spec.chunk])
             yield drift(check, tensor.name, got, want, steps, golden.tolerance, golden.kinds)
 
