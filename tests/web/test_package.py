@@ -153,7 +153,7 @@ REFUSED = {
     "stream.restore(changed(52))": f"this snapshot has 188 bytes where {188 + 32 * 255} are needed: it is truncated or "
     "damaged.",
     "model.audioNode({ sampleRate: 16000 })": "this model cannot be fed from audio: it was exported without a sample "
-    "rate, sample_rate=16000.",
+    "rate, sample_rate=16000 (--sample-rate 16000).",
 }
 
 
