@@ -57,4 +57,5 @@ def one_thread_each() -> Iterator[None]:
 
 def _is_large(value: Any) -> bool:
     parameters = getattr(value, "parameters", None)
-    return callable(parameters) and any(p.numel() >= LARGE for p in parameters())
+    # A parameter of a lazy module has no size until it is materialized.
+    return callable(parameters) and any(not hasattr(p, "materialize") and p.numel() >= LARGE for p in parameters())

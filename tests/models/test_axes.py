@@ -358,7 +358,7 @@ def test_an_input_without_a_batch_axis_is_refused(shape):
 
 
 def test_a_chunk_needs_time():
-    with pytest.raises(LiftError, match=r"chunk=3 \(--chunk 3\): the model takes one frame per call \(no time axis was found\)"):
+    with pytest.raises(LiftError, match=r"chunk=3 \(--chunk 3\): the model takes one frame per call \(no time axis"):
         lift(nn.GRUCell(4, 5).eval(), (torch.randn(2, 4),), chunk=3)
 
 

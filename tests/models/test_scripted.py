@@ -236,8 +236,9 @@ def test_a_loop_in_a_scripted_function_is_the_models_own(held):
 
 def test_only_within_lift_is_a_scripted_function_followed():
     before = torch.jit.ScriptFunction.__call__
-    with pytest.raises(LiftError, match="time_axis"):
-        lift(Call(lambda s, x: last_level(x, torch.zeros(x.shape[0], 8), s.w.weight), w=nn.Linear(8, 8)), (X,))
+    model = Call(lambda s, x: last_level(x, torch.zeros(x.shape[0], 8), s.w.weight), w=nn.Linear(8, 8))
+    with pytest.raises(LiftError, match="max_context"):
+        lift(model, (X,), max_context=5)
     assert torch.jit.ScriptFunction.__call__ is before
 
 
