@@ -105,20 +105,21 @@ def outside_of(model: nn.Module, memo: dict[int, Any]) -> Outside:
 def _places(model: nn.Module) -> Iterator[Place]:
     """Each place whose value the code of `model` may read, followed from object to object."""
     left, seen = list[Any]([model]), dict[int, Any]()
+    own = frozenset(_package(type(module)) for module in model.modules())
     while left:
         item = left.pop()
-        if id(item) in seen or (isinstance(item, CODE) and _is_foreign(item)):
+        if id(item) in seen or (isinstance(item, CODE) and _is_foreign(item, own)):
             continue
         # A held object keeps its address.
         seen[id(item)] = item
         reads: list[Place] = []
         if isinstance(item, FunctionType):
-            reads = [*_of_function(item)]
+            reads = [*_of_function(item, own)]
         elif isinstance(item, type):
             reads = [Place(item, name) for name in vars(item) if not name.startswith(("__", "_abc_"))]
             left += item.__mro__
         elif not isinstance(item, CODE):
-            left += _inside(item)
+            left += _inside(item, own)
         for place in reads:
             value = place.get()
             left.append(value)
@@ -128,19 +129,19 @@ def _places(model: nn.Module) -> Iterator[Place]:
                 yield place
 
 
-def _inside(item: Any) -> list[Any]:
+def _inside(item: Any, own: frozenset[str]) -> list[Any]:
     kept = item.__dict__ if isinstance(item, nn.Module) else item
-    if isinstance(item, (nn.Module, *CONTAINERS)) or not _is_foreign(type(item)):
+    if isinstance(item, (nn.Module, *CONTAINERS)) or not _is_foreign(type(item), own):
         return [type(item), *get_referents(kept)]
     return []
 
 
-def _of_function(function: FunctionType) -> Iterator[Place]:
+def _of_function(function: FunctionType, own: frozenset[str]) -> Iterator[Place]:
     yield from (Place(cell, "cell_contents") for cell in function.__closure__ or ())
     yield from (Place(function, name) for name in ("__defaults__", "__kwdefaults__") if getattr(function, name))
     names = dict.fromkeys(name for code in _codes(function.__code__) for name in code.co_names)
     spaces = [function.__globals__]
-    spaces += [vars(m) for n in names if isinstance(m := spaces[0].get(n), ModuleType) and not _is_foreign(m)]
+    spaces += [vars(m) for n in names if isinstance(m := spaces[0].get(n), ModuleType) and not _is_foreign(m, own)]
     yield from (Place(space, name) for space in spaces for name in names if name in space)
     yield from (Place(spaces[0], name) for name in _assigned(function.__code__) if name not in spaces[0])
 
@@ -159,6 +160,13 @@ def _assigned(function: CodeType) -> set[str]:
     return {i.argval for code in codes for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL"}
 
 
-def _is_foreign(code: Any) -> bool:
+def _is_foreign(code: Any, own: frozenset[str]) -> bool:
+    """Whether code is of a library: one of FOREIGN, or one that is installed and has no class of the model."""
+    package = _package(code)
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    return package in FOREIGN or (package not in own and "-packages" in file)
+
+
+def _package(code: Any) -> str:
     name = code.__name__ if isinstance(code, ModuleType) else getattr(code, "__module__", None)
-    return (name or "builtins").partition(".")[0] in FOREIGN
+    return (name or "builtins").partition(".")[0]
