@@ -38,15 +38,14 @@ def one_thread(call: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """One thread for torch, where it is imported, and beside torch or onnx for each BLAS that is loaded.
+    """One thread for torch, where it is imported, and for each BLAS that is loaded.
 
     BLAS is limited by threadpoolctl, which the extras `export` and `onnx` bring; a bare device has no use for BLAS.
     """
     torch: Any = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 1
-    has_blas = (torch or "onnx" in sys.modules) and find_spec("threadpoolctl")
     try:
-        with load_module("threadpoolctl").threadpool_limits(1) if has_blas else nullcontext():
+        with load_module("threadpoolctl").threadpool_limits(1) if find_spec("threadpoolctl") else nullcontext():
             if torch:
                 torch.set_num_threads(1)
             yield
