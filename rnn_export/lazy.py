@@ -1,14 +1,27 @@
 """The one door for what is imported by name when it is first used. The names count as imports of whoever gives them."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+# torch uses this library wherever its import succeeds, and a folder of model repositories often has its name.
+_OFTEN_A_FOLDER = "triton"
 
 
 def load_module(name: str) -> ModuleType:
     """The module `name`, imported if it is not there yet; raises what its import raises."""
+    _hide_folder(_OFTEN_A_FOLDER)
     return importlib.import_module(name)
+
+
+def _hide_folder(name: str) -> None:
+    """Let `import name` raise ImportError where it would find only a folder without `__init__.py`."""
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is not None and spec.origin is None:
+        sys.modules[name] = None  # type: ignore[assignment]
 
 
 def attributes(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:

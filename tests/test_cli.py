@@ -574,3 +574,16 @@ def test_a_parity_failure_with_nan_is_shown(run: Run, bundle: Path, tmp_path: Pa
     assert result.exit_code == 3
     assert "inf" in result.stdout
     assert "do not use it on this backend" in result.stderr
+
+
+@pytest.mark.parametrize("first", ["torch", "torch._dynamo"])
+def test_a_folder_named_as_a_library_of_torch_s_is_not_that_library(folder: Path, first: str) -> None:
+    """torch reads `triton.language` wherever `import triton` succeeds, as here: some convert in a child process."""
+    (folder / "triton").mkdir(exist_ok=True)
+    code = (
+        f"import sys, {first}\nsys.path.insert(0, {str(folder)!r})\nfrom rnn_export.apart import run_apart\n"
+        "from rnn_export.lazy import load_module\nload_module('torch._dynamo')\n"
+        "try: run_apart('torch._dynamo', 'no_function', {}, {})\nexcept Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "has no attribute 'no_function'" in done.stdout, done.stderr
