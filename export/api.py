@@ -20,8 +20,8 @@ from rnn_export.threads import one_thread
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from rnn_export.export.lift.axes import TimeAxis
-    from rnn_export.export.lift.program.results import OutputRef
+    from rnn_export.export.lift.axes.axes import TimeAxis
+    from rnn_export.export.lift.model.call.output_parts import OutputRef
 
 # What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
 OF_MODULES: Mapping[str, object] = {

@@ -18,10 +18,10 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Chunk, Precision
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.keeping import keep, with_evidence
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.axes import TimeAxis
-from rnn_export.export.lift.program.eager import eager
-from rnn_export.export.lift.program.results import OutputRef
+from rnn_export.export.lift.axes.axes import TimeAxis
+from rnn_export.export.lift.model.call.output_parts import OutputRef
+from rnn_export.export.lift.model.disable_compile import eager
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.planning import (
     Plan,

@@ -7,7 +7,7 @@ from rnn_export.lazy import attributes
 if TYPE_CHECKING:
     from rnn_export.bundle.reporting import report
     from rnn_export.export.api import export as export
-    from rnn_export.export.lift.api import lift
+    from rnn_export.export.lift.stages import lift
     from rnn_export.runtime.engine import load
     from rnn_export.runtime.serve.batcher import Batcher
 
@@ -20,7 +20,7 @@ __getattr__ = attributes(
     {
         "Batcher": "rnn_export.runtime.serve.batcher",
         "export": "rnn_export.export",
-        "lift": "rnn_export.export.lift.api",
+        "lift": "rnn_export.export.lift.stages",
         "load": "rnn_export.runtime.engine",
         "report": "rnn_export.bundle.reporting",
     },

@@ -20,11 +20,14 @@ CONVERTER = "a net under a library that writes or checks what it is given: no st
 MISSING = "a package is missing, which none is where tests run"
 # By file, and words of the message: why no test's process meets it.
 NETS = {
-    ("export/lift/kept.py", "in a way that was not followed"): "a memory behind more memories than there are rounds",
+    (
+        "export/lift/states/module_state.py",
+        "in a way that was not followed",
+    ): "a memory behind more memories than there are rounds",
     ("export/lift/capture.py", "the model fails on sequences of each length tried"): SOONER,
     ("export/lift/capture.py", "BoundedAxis(port, axis, frames, ELSE)"): "one of three tries, of which another is told",
-    ("export/lift/program/complex_pairs.py", "TRANSFORM_OF_WINDOWS"): SOONER,
-    ("export/lift/streaming/states.py", "differs between the rows of a batch"): SOONER,
+    ("export/lift/rewrite/complex_pairs.py", "TRANSFORM_OF_WINDOWS"): SOONER,
+    ("export/lift/streaming/stream_states.py", "differs between the rows of a batch"): SOONER,
     ("export/graph/step.py", "an axis that must be dynamic"): SOONER,
     ("export/graph/passes/rounding.py", "has weights or channels that are computed"): SOONER,
     ("export/verify/reference.py", "were found to be its length"): SOONER,

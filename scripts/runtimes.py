@@ -35,7 +35,7 @@ from rnn_export.bundle.draft import Draft  # noqa: E402
 from rnn_export.errors import RnnExportError  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.export.add_target import add_target, can_add  # noqa: E402
-from rnn_export.export.lift.api import lift  # noqa: E402
+from rnn_export.export.lift.stages import lift  # noqa: E402
 from rnn_export.export.targets.registry import find_writer  # noqa: E402
 from rnn_export.lazy import load_module  # noqa: E402
 from rnn_export.runtime.bench.measure import bench  # noqa: E402

@@ -17,7 +17,7 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.writer import emulated_session, lower_for_tensorrt
 from rnn_export.runtime.backends.onnxruntime.backend import graph_session
 from rnn_export.runtime.engine import Engine

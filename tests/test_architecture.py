@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 # The one door for imports by name, and the one for names of an earlier release.
 LAZY, MOVED = "rnn_export.lazy", "rnn_export.moved"
 # Whoever sees one of these loaded has waited for it.
@@ -40,8 +42,7 @@ class Row:
 
 @cache
 def table() -> tuple[Row, ...]:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    rows = re.findall(r"^\| `([\w/*]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w/*]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$", CONTRIBUTING, re.MULTILINE)
     return tuple(Row(f, *(frozenset(re.findall(r"`([\w/*]+)`", cell)) for cell in cells)) for f, *cells in rows)
 
 
@@ -50,6 +51,14 @@ def row_of(folder: str) -> Row:
     exact = [row for row in found if row.folder == folder] or found
     assert len(exact) == 1, f"{folder} has {len(exact)} rows in the table of CONTRIBUTING.md"
     return exact[0]
+
+
+@cache
+def stages() -> tuple[str, ...]:
+    """The folders of `export/lift/*` in the order in which they import each other."""
+    line = re.search(r"^A stage of `export/lift/\*` imports those before it: (.*)\.$", CONTRIBUTING, re.MULTILINE)
+    assert line
+    return tuple(f"export/lift/{stage}" for stage in re.findall(r"`([\w/]+)`", line[1]))
 
 
 # --- the source
@@ -137,9 +146,32 @@ def test_who_may_import_whom():
         why
         for folder, others in arrows().items()
         for other, why in others.items()
-        if row_of(other).folder not in row_of(folder).ours
+        if row_of(other).folder not in row_of(folder).ours and not {folder, other} <= set(stages())
     ]
     assert not wrong
+
+
+def test_a_stage_of_lifting_imports_those_before_it():
+    order = {stage: number for number, stage in enumerate(stages())}
+    assert set(order) == {folder for folder in map(folder_of, modules()) if row_of(folder).folder == "export/lift/*"}
+    up = [
+        why
+        for folder, number in order.items()
+        for other, why in arrows().get(folder, {}).items()
+        if order.get(other, 0) > number
+    ]
+    assert not up
+
+
+# Stages, and what a whole lift is: a new file belongs to a stage.
+LOOSE_IN_LIFT = 15
+IN_A_STAGE = 20
+
+
+def test_a_folder_of_lifting_is_small():
+    files = Counter(folder_of(module) for module, path in modules().items() if path.name != "__init__.py")
+    assert files["export/lift"] <= LOOSE_IN_LIFT
+    assert not {stage for stage in stages() if files[stage] > IN_A_STAGE}
 
 
 def test_no_two_packages_import_each_other():

@@ -13,7 +13,7 @@ from rnn_export.cli.main import main
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export import export
 from rnn_export.export.graph import step
-from rnn_export.export.lift import api
+from rnn_export.export.lift import stages
 from rnn_export.last_resort import last_resort
 
 X = (torch.zeros(1, 5, 4),)
@@ -46,8 +46,8 @@ def _planted(*_: Any, **__: Any) -> Any:
 
 
 def test_an_exception_of_a_stage_of_lifting_is_a_lift_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "digest_of", lambda *_: ().index(1))
-    monkeypatch.setitem(vars(api)["digest_of"].__globals__, "__name__", "rnn_export.export.lift.planted")
+    monkeypatch.setattr(stages, "digest_of", lambda *_: ().index(1))
+    monkeypatch.setitem(vars(stages)["digest_of"].__globals__, "__name__", "rnn_export.export.lift.planted")
     with pytest.raises(
         LiftError,
         match=r"^lift met an error in export\.lift\.planted\.<lambda> \(line \d+\) that no check of it foresaw: "
@@ -77,11 +77,11 @@ def test_the_module_of_the_user_s_code_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(Inner, "forward", _failing)
         return flat(*X)
 
-    monkeypatch.setattr(api, "at_any_rates", probed)
+    monkeypatch.setattr(stages, "at_any_rates", probed)
     with pytest.raises(
         LiftError, match=r"^enc \(test_last_resort\.py:\d+: `raise KeyError\(x\.dim\(\)\)`\): KeyError: 3, "
     ):
-        api.lift(*net())
+        stages.lift(*net())
 
 
 def _failing(self: nn.Module, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def _failing(self: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_inspect_ends_in_a_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(api, "contract", _planted)
+    monkeypatch.setattr(stages, "contract", _planted)
     with pytest.raises(SystemExit) as ended:
         main(["inspect", f"{__file__}:net"])
     assert ended.value.code == 1

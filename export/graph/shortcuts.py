@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from rnn_export.export.graph.taken_apart import take_apart
-from rnn_export.export.lift.program.functional import is_functional
+from rnn_export.export.lift.trace.functionalize import is_functional
 
 
 @contextmanager

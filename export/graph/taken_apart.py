@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rnn_export.export.lift.program.functional import in_new_values
+from rnn_export.export.lift.trace.functionalize import in_new_values
 
 Decompositions = Mapping[Any, Callable[..., Any]]
 

@@ -10,14 +10,14 @@ from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_slice_scatter
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
-import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
+import rnn_export.export.lift.layers.recurrent_ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph import division, logarithms, matrices, order, statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.graph.shortcuts import shortcuts
-from rnn_export.export.lift.program.fx import END
-from rnn_export.export.lift.program.places import place_of
-from rnn_export.export.lift.program.tracing import quiet
+from rnn_export.export.lift.ir.fx_nodes import END
+from rnn_export.export.lift.ir.source_location import place_of
+from rnn_export.export.lift.trace.tracing import quiet
 from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from rnn_export.lazy import attributes
 
 if TYPE_CHECKING:
-    from rnn_export.export.lift.api import lift
+    from rnn_export.export.lift.stages import lift
     from rnn_export.export.lift.streaming_model import StreamingModel
 
 __all__ = ["StreamingModel", "lift"]
 
 __getattr__ = attributes(
     __name__,
-    {"StreamingModel": "rnn_export.export.lift.streaming_model", "lift": "rnn_export.export.lift.api"},
+    {"StreamingModel": "rnn_export.export.lift.streaming_model", "lift": "rnn_export.export.lift.stages"},
 )

@@ -14,13 +14,17 @@ import torch
 from torch import fx
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
-from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
-from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.far_frames import refuse_far_ways
-from rnn_export.export.lift.fixed_graph import OTHER_ROWS, ROWS, fixed_graph
-from rnn_export.export.lift.found_scans import SCANNED, by_found_scans
-from rnn_export.export.lift.lengths import (
+from rnn_export.export.lift.ir.compare import CLOSED_LOOP
+from rnn_export.export.lift.ir.source_location import busiest_place
+from rnn_export.export.lift.loops.align_traces import cannot_roll
+from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
+from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length, rolled_loop
+from rnn_export.export.lift.loops.folding.long_run_check import refuse_far_ways
+from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, goes_by_pieces, period_of, rolled_by_periods
+from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans
+from rnn_export.export.lift.loops.folding.trace_lengths import (
     FAR,
     MANY_FRAMES,
     doubles,
@@ -36,26 +40,22 @@ from rnn_export.export.lift.lengths import (
     refuse_ways_by_length,
     unrollings,
 )
-from rnn_export.export.lift.loops.associative import sequential_scans
-from rnn_export.export.lift.loops.chunkwise import chunkwise_functions
-from rnn_export.export.lift.loops.functions import parallel_functions
-from rnn_export.export.lift.loops.length_tables import tables_of_length
-from rnn_export.export.lift.loops.made_tables import tables_of_numbers
-from rnn_export.export.lift.loops.operators import roll_operators
-from rnn_export.export.lift.loops.parallel import fold_parallel_scans
-from rnn_export.export.lift.loops.two_lengths import cannot_roll
-from rnn_export.export.lift.noise import SCALES
-from rnn_export.export.lift.periods import LONGEST, goes_by_pieces, period_of, rolled_by_periods
-from rnn_export.export.lift.program.attributes import tables_kept
-from rnn_export.export.lift.program.compare import CLOSED_LOOP
-from rnn_export.export.lift.program.flat_graph import flat_graph, fold
-from rnn_export.export.lift.program.places import busiest_place
-from rnn_export.export.lift.program.tracing import export_program
-from rnn_export.export.lift.rolled_loop import rewrite_for_any_length, rolled_loop
+from rnn_export.export.lift.loops.folding.whole_windows import of_whole_windows_too
+from rnn_export.export.lift.loops.higher_order_loops import roll_operators
+from rnn_export.export.lift.loops.recurrences.associative_scans import sequential_scans
+from rnn_export.export.lift.loops.recurrences.autograd_scans import parallel_functions
+from rnn_export.export.lift.loops.recurrences.chunkwise import chunkwise_functions
+from rnn_export.export.lift.loops.recurrences.parallel_scans import fold_parallel_scans
+from rnn_export.export.lift.loops.tables.length_tables import tables_of_length
+from rnn_export.export.lift.loops.tables.python_tables import tables_of_numbers
+from rnn_export.export.lift.model.module_attributes import tables_kept
+from rnn_export.export.lift.model.sample_inputs import SCALES
+from rnn_export.export.lift.model.torch_driver import inputs_of, torch_driver
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph, fold
 from rnn_export.export.lift.streaming import LiftedState, unchanged
-from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
-from rnn_export.export.lift.whole_windows import of_whole_windows_too
+from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 WHOLE = "sequence_only (--sequence-only)"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rnn_export.errors import DecidedByValue, LiftError
-from rnn_export.export.lift.axes import TimeAxis, said_time
-from rnn_export.export.lift.axis_probe import AxisProbe
-from rnn_export.export.lift.program.rated_inputs import Rated
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.axes.axes import TimeAxis, said_time
+from rnn_export.export.lift.axes.axis_probe import AxisProbe
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.rated_ports import with_rated_ports
 from rnn_export.export.lift.streaming_model import StreamingModel
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import torch
 
-from rnn_export.export.lift.axes import Axes
-from rnn_export.export.lift.kept import kind_of
+from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.layers.lifted_layers import Stack
-from rnn_export.export.lift.program.bound_lengths import WithLengths
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.model.call.length_arguments import WithLengths
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.states.module_state import kind_of
 from rnn_export.spec import StreamSpec
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rnn_export.export.lift.axes import TimeAxis
-from rnn_export.export.lift.program.results import OutputRef
+from rnn_export.export.lift.axes.axes import TimeAxis
+from rnn_export.export.lift.model.call.output_parts import OutputRef
 
 
 @dataclass(frozen=True)

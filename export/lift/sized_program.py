@@ -21,12 +21,12 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, TraceFailed
-from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.program.fx import aten, placeholders
-from rnn_export.export.lift.program.last_windows import counted_last_windows
-from rnn_export.export.lift.program.plain_division import plain_division
-from rnn_export.export.lift.program.solved_sizes import solved_by_trying
-from rnn_export.export.lift.program.tracing import lift_error, quiet
+from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
+from rnn_export.export.lift.loops.loop_body import RolledLoop
+from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
+from rnn_export.export.lift.trace.fast_division import plain_division
+from rnn_export.export.lift.trace.size_equations import solved_by_trying
+from rnn_export.export.lift.trace.tracing import lift_error, quiet
 
 NO_WORD = re.compile(r"\W", re.ASCII)
 # By which a loop joins what its frames gave.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, TraceFailed
-from rnn_export.export.lift.axes import Axes
-from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.noise import Noise
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.axes.axes import Axes
+from rnn_export.export.lift.loops.loop_body import RolledLoop
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.sized_program import sized_program
 from rnn_export.export.lift.streaming import LiftedState
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized

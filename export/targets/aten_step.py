@@ -19,7 +19,7 @@ except ImportError as error:
         f"what is written in torch's operators needs torch, which is not here ({error}): {pip_install('export')}."
     ) from error
 
-from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
+from rnn_export.export.lift.layers.recurrent_ops import DECOMPOSITIONS
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.torch_step.module import OnnxStep
 from rnn_export.quiet import quiet

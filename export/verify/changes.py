@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.arrays import Array
-from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
-from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.ir.fx_nodes import MOVING, SHAPE_ONLY, overloads
+from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import lifted_trace, own_trace
 from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of

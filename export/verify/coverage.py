@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.driver import torch_driver
-from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.program.fx import depends_on, name_of, named_args, placeholders, stands_for
-from rnn_export.export.lift.program.places import place_of, source_of
+from rnn_export.export.lift.ir.fx_nodes import depends_on, name_of, named_args, placeholders, stands_for
+from rnn_export.export.lift.ir.source_location import place_of, source_of
+from rnn_export.export.lift.loops.loop_body import RolledLoop
+from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import initial_states
 from rnn_export.runtime.replay.closed_loop import ClosedLoop

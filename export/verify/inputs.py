@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.lift.noise import Noise
-from rnn_export.export.lift.program.signature import Leaf
+from rnn_export.export.lift.model.flat_model import Leaf
+from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.frames import (
     ROWS,

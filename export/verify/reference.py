@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
-from rnn_export.export.lift.batch_first import BatchFirst
-from rnn_export.export.lift.driver import torch_driver
-from rnn_export.export.lift.program.attributes import attributes
-from rnn_export.export.lift.program.leaf_parts import part_names
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.model.call.complex_parts import part_names
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.module_attributes import attributes
+from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.rated_ports import folding
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed

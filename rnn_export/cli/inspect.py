@@ -83,7 +83,7 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
     with stdout_kept(), stages("inspect", STAGES) as stage:
         stage("source")
         from rnn_export.cli.source import read_source
-        from rnn_export.export.lift.api import lift
+        from rnn_export.export.lift.stages import lift
 
         model, example, options = read_source(source, weights, flags)
         lifted = lift(model, example, progress=stage, **{key: options[key] for key in LIFTING if key in options})

@@ -11,7 +11,7 @@ from torch import nn
 
 from rnn_export import __version__
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import StreamSpec
 

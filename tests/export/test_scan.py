@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 
 from ..models.nets import GRUCellByIndex, Loop, Projected  # noqa: TID252

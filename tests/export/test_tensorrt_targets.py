@@ -22,7 +22,7 @@ from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.export.targets.tensorrt.writer import DEVICE, lower_for_tensorrt

@@ -18,7 +18,7 @@ from rnn_export.bundle import Bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets import aten_step
 from rnn_export.export.targets.registry import WRITERS, find_writer
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN

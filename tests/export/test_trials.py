@@ -20,11 +20,11 @@ from rnn_export.cli.main import main
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift import api
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.dependence.layout import AxisLayout
-from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.rows import RULES
+from rnn_export.export.lift import stages
+from rnn_export.export.lift.batch_rows import RULES
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
+from rnn_export.export.lift.ir.dependence.row_dependence import Rows
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.inputs import inputs_to_verify
@@ -193,7 +193,7 @@ def test_a_loud_row_is_not_heard_in_a_silent_one(monkeypatch):
     def unrefused(module, few, more, inputs, outputs):
         return Rows(module, few, more, [AxisLayout(axis) for axis in inputs], RULES)
 
-    monkeypatch.setattr(api, "follow_rows", unrefused)
+    monkeypatch.setattr(stages, "follow_rows", unrefused)
     model = lift(MixedRows().eval(), (X,))
     with pytest.raises(ParityError, match=r"the check 'batch-invariance' diverges from the model: .* of 24"):
         held(model, graphs_of(model))

@@ -21,7 +21,7 @@ from rnn_export.cli.main import main
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.verification import verify_model

@@ -8,7 +8,7 @@ from torch import nn
 
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from tests.models.streams import Call
 
 FREE = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.bands import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 from .whole_streams import assert_whole

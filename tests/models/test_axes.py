@@ -5,11 +5,11 @@ from torch import nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.axis_probe import AxisProbe
-from rnn_export.export.lift.batch_search import batch_candidates
-from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.time_search import ProbedRows, TimeCandidate, TimeSearch
+from rnn_export.export.lift.axes.axis_probe import AxisProbe
+from rnn_export.export.lift.axes.batch_search import batch_candidates
+from rnn_export.export.lift.axes.time_search import ProbedRows, TimeCandidate, TimeSearch
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.stages import lift
 from rnn_export.runtime.replay.golden import Golden
 
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import DecidedByValue
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 
 W, D = 6, 8

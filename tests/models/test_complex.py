@@ -9,8 +9,8 @@ from torch import nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.flat_graph import flat_graph
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph
+from rnn_export.export.lift.stages import lift
 from tests.models.complex_nets import NETS, Boundary, C
 
 DYNAMIC = torch.export.Dim.DYNAMIC

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, TraceFailed
-from rnn_export.export.lift.copying import copied
-from rnn_export.export.lift.program.attributes import as_before
-from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.export.lift.model.model_copy import copied
+from rnn_export.export.lift.model.module_attributes import as_before
+from rnn_export.export.lift.trace.tracing import export_program
 
 
 class Immutable:

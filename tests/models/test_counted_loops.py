@@ -6,7 +6,7 @@ from torch import nn
 from torch._higher_order_ops import while_loop
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 from .whole_streams import assert_whole

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import AssumptionBroken, LiftError, ParityError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.export.lift.stages import lift
+from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime import load
 
 X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))

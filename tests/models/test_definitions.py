@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.dependence import definitions, operators
-from rnn_export.export.lift.dependence.definitions import DEFINITIONS
-from rnn_export.export.lift.dependence.layout import AxisLayout
-from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
-from rnn_export.export.lift.program.fx import aten, recorded
+from rnn_export.export.lift.ir.dependence import axis_definitions, operator_dependence
+from rnn_export.export.lift.ir.dependence.axis_definitions import DEFINITIONS
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
+from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, Operators
+from rnn_export.export.lift.ir.fx_nodes import aten, recorded
 
 X = torch.zeros(3, 1, 4, 5)
 FORMS = {
@@ -68,7 +68,7 @@ def one_more(value: Tensor, axis: int) -> Tensor:
 
 def said_and_tried(monkeypatch, *asked) -> tuple[object, object]:
     said = depends(*asked)
-    monkeypatch.setattr(definitions, "DEFINITIONS", {})
+    monkeypatch.setattr(axis_definitions, "DEFINITIONS", {})
     return said, depends(*asked)
 
 
@@ -107,9 +107,9 @@ MOVING_FORMS = {
 def test_the_numbers_of_cells_go_where_a_trial_says(form, axis, monkeypatch):
     operator, *args = form
     asked = operator, args, [X], [one_more(X, axis)], [axis]
-    monkeypatch.setattr(definitions, "DEFINITIONS", {})
+    monkeypatch.setattr(axis_definitions, "DEFINITIONS", {})
     moved = depends(*asked)
-    monkeypatch.setattr(operators, "MOVES", frozenset())
+    monkeypatch.setattr(operator_dependence, "MOVES", frozenset())
     assert moved == depends(*asked)
 
 
@@ -117,7 +117,7 @@ def test_the_numbers_of_cells_go_where_a_trial_says(form, axis, monkeypatch):
 def test_the_numbers_of_cells_that_are_joined_go_where_a_trial_says(axes, monkeypatch):
     more = [one_more(X, axis) for axis in axes]
     moved = depends(aten.cat.default, [2], [X, X], more, axes)
-    monkeypatch.setattr(operators, "MOVES", frozenset())
+    monkeypatch.setattr(operator_dependence, "MOVES", frozenset())
     assert moved == depends(aten.cat.default, [2], [X, X], more, axes)
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError, RowsDepend
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence
-from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided, Operators
-from rnn_export.export.lift.program.fx import aten, recorded
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence
+from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, NotDecided, Operators
+from rnn_export.export.lift.ir.fx_nodes import aten, recorded
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call, assert_streams
 

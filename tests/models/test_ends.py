@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.flat_graph import flat_graph
-from rnn_export.export.lift.program.tracing import DYNAMIC
-from rnn_export.export.lift.streaming.lengths import Lengths
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph
+from rnn_export.export.lift.stages import lift
+from rnn_export.export.lift.streaming.frame_counts import Lengths
+from rnn_export.export.lift.trace.tracing import DYNAMIC
 
 from .streams import Call, stepped
 from .whole_streams import assert_whole

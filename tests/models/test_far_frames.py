@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import BoundedAxis
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.counted_numbers import counted_numbers
+from rnn_export.export.lift.branches.counter_constants import counted_numbers
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 from .whole_streams import assert_whole

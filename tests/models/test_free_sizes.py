@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.free_sizes import FreeSizes
-from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.export.lift.model.numbers.symbolic_functions import FreeSizes
+from rnn_export.export.lift.stages import lift
+from rnn_export.export.lift.trace.tracing import export_program
 
 from .streams import Call, assert_streams
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rnn_export.export.lift.program.functional import functional, is_functional
-from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+from rnn_export.export.lift.trace.functionalize import functional, is_functional
+from rnn_export.export.lift.trace.tracing import DYNAMIC, export_program
 
 
 class Written(nn.Module):

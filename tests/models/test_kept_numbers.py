@@ -14,8 +14,8 @@ from torch import nn
 
 from rnn_export.errors import LiftError, ParityError
 from rnn_export.export import export
-from rnn_export.export.lift import api
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift import stages
+from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 
 from .streams import Call
@@ -368,8 +368,8 @@ def test_the_models_own_number_stays_a_number_where_the_model_is_the_reference(t
 
 def test_a_number_that_was_frozen_does_not_pass_verification(tmp_path, monkeypatch):
     """What the reference feeds back is what the model returned."""
-    monkeypatch.setattr(api, "keep_states", lambda flat: None)
-    monkeypatch.setattr(api.FlatModel, "held", property(lambda self: {}))
+    monkeypatch.setattr(stages, "keep_states", lambda flat: None)
+    monkeypatch.setattr(stages.FlatModel, "held", property(lambda self: {}))
     lifted = lift(ring(of_dict), (X, COUNTED), states={"state": 1}, time_axis=None)
     assert [s.name for s in lifted.spec.states] == ["state.h"]
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.models import CustomGRU, SimpleRNN
 
 from .nets import Dict, Explicit, LearnedStart, Named, Tagger, Tuple

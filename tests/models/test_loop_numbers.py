@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.loops.counting import counted
-from rnn_export.export.lift.loops.operands import Counted
+from rnn_export.export.lift.loops.iteration_counters import counted
+from rnn_export.export.lift.loops.loop_operands import Counted
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 from .whole_streams import assert_whole

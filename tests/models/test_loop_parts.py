@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import body_inputs, body_module
-from rnn_export.export.lift.loops.copies import Loop, loops_at
-from rnn_export.export.lift.loops.operands import (
+from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
+from rnn_export.export.lift.loops.align_traces import align, results_of
+from rnn_export.export.lift.loops.loop_body import body_inputs, body_module
+from rnn_export.export.lift.loops.loop_folding import roll
+from rnn_export.export.lift.loops.loop_iterations import Loop, loops_at
+from rnn_export.export.lift.loops.loop_operands import (
     Argument,
     BodyValue,
     Carry,
@@ -20,12 +23,9 @@ from rnn_export.export.lift.loops.operands import (
     is_known_early,
     sources_of,
 )
-from rnn_export.export.lift.loops.references import Part, Ref, node_at, resolve, value_at
-from rnn_export.export.lift.loops.rolling import roll
-from rnn_export.export.lift.loops.two_lengths import align, results_of
-from rnn_export.export.lift.loops.unrolled import Unrolled
-from rnn_export.export.lift.program.flat_graph import flat_graph
-from rnn_export.export.lift.program.fx import aten, placeholders, results
+from rnn_export.export.lift.loops.unrolled_graph import Unrolled
+from rnn_export.export.lift.loops.value_references import Part, Ref, node_at, resolve, value_at
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 
 from .streams import Call
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .nets import (
     BornInTheFirstCall,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.attributes import attributes
+from rnn_export.export.lift.model.module_attributes import attributes
+from rnn_export.export.lift.stages import lift
 
 from .streams import assert_streams, stepped
 

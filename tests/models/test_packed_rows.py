@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call, assert_streams
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rnn_export.cli.main import main
 from rnn_export.errors import SpecError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.layout import unpacked
 from rnn_export.runtime import load
 from rnn_export.spec import PackedState, StateSpec, StreamSpec

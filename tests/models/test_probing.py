@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.program.flat_graph import flat_graph
-from rnn_export.export.lift.program.tracing import DYNAMIC
-from rnn_export.export.lift.streaming import runs
-from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph
+from rnn_export.export.lift.stages import lift
+from rnn_export.export.lift.streaming import recorded_runs
+from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.trace.tracing import DYNAMIC
 
 from .streams import Call
 from .whole_streams import assert_whole
@@ -175,7 +175,7 @@ def test_what_a_frame_is_made_into_counts_in_frames_of_its_own():
 
 
 def test_a_context_that_no_memory_holds_is_said(monkeypatch):
-    monkeypatch.setattr(runs, "MOST", 2**20)
+    monkeypatch.setattr(recorded_runs, "MOST", 2**20)
     model = Call(lambda s, x: s.conv(F.pad(x, (20_000, 0))), conv=nn.Conv1d(1, 1, 2, dilation=20_000)).eval()
     message = (
         r"may depend on \d+ frames, by its windows and strides, and over the \d+ that it is followed over, the values "

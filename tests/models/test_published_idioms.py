@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rnn_export.errors import LiftError
 from rnn_export.export.graph.passes.foreign import infer_shapes
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.onnx_inspection import inspect_graph
 
 from .streams import Call, assert_streams, stepped

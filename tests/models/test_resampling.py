@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 from .whole_streams import assert_whole

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.driver import torch_driver
+from rnn_export.export.lift.model.torch_driver import torch_driver
+from rnn_export.export.lift.stages import lift
 
 from . import scan_nets
 from .streams import Call

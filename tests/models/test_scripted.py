@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program import script_graph, script_modules
+from rnn_export.export.lift.model.script import script_interpreter, script_modules
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call, assert_streams, stepped
 
@@ -119,7 +119,7 @@ def test_a_scripted_model_over_time(make, states, how, tmp_path):
 
 
 def test_functions_that_were_scripted_elsewhere(tmp_path, monkeypatch):
-    for module in (script_graph, script_modules):
+    for module in (script_interpreter, script_modules):
         monkeypatch.setattr(module, "function_of", lambda value: None)
     assert_streams(scripted(Tagger, tmp_path, "loaded"), X)
 

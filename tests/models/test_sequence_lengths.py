@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import rnn
 
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.program.bound_lengths import WithLengths
+from rnn_export.export.lift.model.call.length_arguments import WithLengths
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call, stepped
 

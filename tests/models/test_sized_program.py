@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 from rnn_export.errors import FrozenAxis, TraceFailed
 from rnn_export.export import export
 from rnn_export.export.lift import lift
-from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.sized_program import sized_program
+from rnn_export.export.lift.trace.tracing import DYNAMIC, export_program
 
 aten = torch.ops.aten
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 from .streams import Call
 

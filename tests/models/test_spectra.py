@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.runtime.replay.ends import lengths_tried
 from tests.models.whole_streams import assert_whole
 

@@ -10,14 +10,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence
-from rnn_export.export.lift.dependence.operators import CellsMixed
-from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import aten
-from rnn_export.export.lift.streaming.context import StreamingContext, receptive_field, rule, rules_of
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence
+from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed
+from rnn_export.export.lift.ir.dependence.row_dependence import Rows
+from rnn_export.export.lift.ir.fx_nodes import aten
+from rnn_export.export.lift.stages import lift
+from rnn_export.export.lift.streaming.recorded_runs import record
+from rnn_export.export.lift.streaming.rule_context import StreamingContext, receptive_field, rule, rules_of
 from rnn_export.export.lift.streaming.rules import RULES
-from rnn_export.export.lift.streaming.runs import record
 from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, Unsupported
 
 from .nets import (

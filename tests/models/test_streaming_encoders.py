@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 
 D, HEADS, W, CHUNK = 8, 2, 8, 4
 

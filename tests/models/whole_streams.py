@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.arrays import Array
-from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.driver import torch_driver
+from rnn_export.export.lift.model.torch_driver import torch_driver
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.layout import canonical
 from rnn_export.runtime.ending import Ending

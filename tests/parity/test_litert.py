@@ -5,7 +5,7 @@ import pytest
 from rnn_export.apart import run_apart
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.aten_step import aten_step
 from rnn_export.export.targets.litert import saved
 from rnn_export.runtime.engine import Engine

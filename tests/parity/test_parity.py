@@ -18,7 +18,7 @@ from torch import nn
 
 from rnn_export.bundle import open_bundle
 from rnn_export.export import export
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.models import CustomGRUCell

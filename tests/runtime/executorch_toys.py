@@ -16,7 +16,7 @@ from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.aten_step import aten_step, example, saved_program
 from rnn_export.export.targets.executorch import saved
 from rnn_export.export.targets.pte.stateful import StatefulStep

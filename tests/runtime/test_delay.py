@@ -11,7 +11,7 @@ from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import StreamError
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 from rnn_export.runtime.engine import Engine
 

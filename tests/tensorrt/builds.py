@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 
 from rnn_export.bundle import open_bundle
-from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.stages import lift
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 

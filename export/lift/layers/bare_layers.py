@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rnn_export.export.lift.layers.replacement import known_class
+from rnn_export.export.lift.layers.layer_replacement import known_class
 from rnn_export.models.gru import CustomGRUCell
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell

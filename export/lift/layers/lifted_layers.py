@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from rnn_export.export.lift.layers.ops import gru, lstm, lstm_projected, rnn
-from rnn_export.export.lift.program.full_rows import frames_of, full_rows
+from rnn_export.export.lift.layers.packed_sequences import frames_of, full_rows
+from rnn_export.export.lift.layers.recurrent_ops import gru, lstm, lstm_projected, rnn
 
 States = tuple[Tensor, ...]
 # What is called around a module's forward.

@@ -1,1 +1,1 @@
-"""A Python loop over time that export unrolled, found and rolled up again."""
+"""Python loops over time that a trace unrolled, folded into one body."""

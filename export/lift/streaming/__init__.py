@@ -6,11 +6,11 @@ over frames keeps the frames before it in a state; values that meet are brought 
 that do not exist yet is held still until they do. At the end the lag of the outputs is the delay of the stream, and an
 output that is longer than its lag allows has seen the future.
 
-What an operator does along time is asked of `export.lift.dependence`. Only operators that move frames, or carry a state
+`export.lift.ir.dependence` answers what an operator does along time. Only operators that move frames, or carry a state
 over them, have a rule: a function of the context and a node, in the file of its family under `rules`.
 """
 
-from rnn_export.export.lift.streaming.passes import Streamed, stream, unchanged
-from rnn_export.export.lift.streaming.states import LiftedState
+from rnn_export.export.lift.streaming.stream_states import LiftedState
+from rnn_export.export.lift.streaming.streaming_pass import Streamed, stream, unchanged
 
 __all__ = ["LiftedState", "Streamed", "stream", "unchanged"]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import END, args_of, aten
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten
+from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.ir.fx_nodes import aten
+from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
 
 

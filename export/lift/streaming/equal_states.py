@@ -14,10 +14,10 @@ from operator import attrgetter
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.compare import EXACT, same
-from rnn_export.export.lift.program.fx import is_drawn, placeholders, results
-from rnn_export.export.lift.streaming.passes import Streamed
-from rnn_export.export.lift.streaming.states import LiftedState
+from rnn_export.export.lift.ir.compare import EXACT, same
+from rnn_export.export.lift.ir.fx_nodes import is_drawn, placeholders, results
+from rnn_export.export.lift.streaming.stream_states import LiftedState
+from rnn_export.export.lift.streaming.streaming_pass import Streamed
 
 # Constants of so many numbers are compared by what they hold, larger ones by their place.
 MOST_COMPARED = 4096

@@ -19,9 +19,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import END, aten
+from rnn_export.export.lift.ir.fx_nodes import END, aten
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import FirstFrames, TimeAxisInfo
 
 

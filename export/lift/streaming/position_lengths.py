@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import aten, placeholders
-from rnn_export.export.lift.streaming.runs import RecordedRuns
+from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
+from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.drawn import is_pointwise
-from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
-from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import placeholders
-from rnn_export.export.lift.streaming.runs import RecordedRuns
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
+from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
+from rnn_export.export.lift.ir.dependence.row_dependence import Rows
+from rnn_export.export.lift.ir.fx_nodes import placeholders
+from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 
 class MetRows:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import keyword
-from rnn_export.export.lift.program.fx import aten, name_of
+from rnn_export.export.lift.ir.fx_nodes import aten, name_of
 from rnn_export.export.lift.streaming.time_axis import refusal
 
 # Frames that are seen, at least; of so many of them one is of the first ones, which are unlike the others.

@@ -21,18 +21,18 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence.drawn import is_pointwise
-from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
-from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
-from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
-from rnn_export.export.lift.streaming.fills import broadcast_fills
-from rnn_export.export.lift.streaming.own_rows import give_own_rows
+from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
+from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
+from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, Operators
+from rnn_export.export.lift.ir.dependence.row_dependence import Rows
+from rnn_export.export.lift.ir.fx_nodes import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.streaming.batch_broadcast import give_own_rows
 from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
 from rnn_export.export.lift.streaming.position_rows import MetRows
 from rnn_export.export.lift.streaming.position_tables import by_number, going_on, refuse_beyond
-from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
+from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns, Sample, record
+from rnn_export.export.lift.streaming.unsized_fills import broadcast_fills
 
 ARANGES = overloads("arange arange.start arange.start_step")
 LOOKING_UP = overloads("embedding index_select")

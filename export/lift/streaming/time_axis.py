@@ -8,17 +8,17 @@ from fractions import Fraction
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence.layout import AxisLayout
-from rnn_export.export.lift.program.fx import stands_for
-from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
+from rnn_export.export.lift.ir.fx_nodes import stands_for
+from rnn_export.export.lift.ir.source_location import place_of
 
 
 @dataclass(frozen=True)
 class Mirrors:
     """Frames of its own that a sequence has before its first and after its last one: `left` and `right` of them.
 
-    `mode` is "reflect" or "replicate": see `mirrors`. `right` is the most of them, where that changes with the length;
-    `inner` is the sequence without them.
+    `mode` is "reflect" or "replicate" (`reflect_padding`). `right` is the most of them, where that changes with the
+    length; `inner` is the sequence without them.
     """
 
     mode: str

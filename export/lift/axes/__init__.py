@@ -1,0 +1,1 @@
+"""Batch and time axes, found by running the model at several sizes."""

@@ -1,0 +1,357 @@
+"""Which axes are time: of any length, with frames that know of earlier ones and, in a stream, of no later one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import BoundedAxis, LiftError, keyword
+from rnn_export.export.lift.axes.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
+from rnn_export.export.lift.axes.explicit_recurrence import written_loop
+from rnn_export.export.lift.axes.fixed_length_axis import FixedAxes, refuse_first_frames
+from rnn_export.export.lift.ir.compare import INDEPENDENCE, same
+from rnn_export.export.lift.ir.op_recorder import CountsOperators
+from rnn_export.export.lift.layers.layer_replacement import LAYERS
+from rnn_export.export.lift.model.flat_model import FlatModel
+
+# A longer example is tried in parts.
+LONG = 64
+# How many times the example an axis may be before it counts as one without an end.
+FAR = 4
+# Frames within which it is seen that a model looks back on some of them alone.
+SEEN_BACK = 2048
+RECURRENT = (*LAYERS, nn.RNNCellBase)
+NONE = "time_axis=None (--time-axis none)"
+SEQUENCES = "If whole sequences are meant, sequence_only=True (--sequence-only)."
+
+
+@dataclass(frozen=True)
+class TimeCandidate:
+    """Axes that may be time: for each input one, and for each output the axis that grows with it.
+
+    `has_output_time`: an output has time, or the user says that this is it. `causal`: no output depends on later frames
+    than its own. `remembers`: an output was seen to depend on earlier ones. `rivals` are others, of which that was not
+    seen: what is merely computed entry by entry.
+    """
+
+    inputs: Assignment
+    outputs: Assignment
+    has_output_time: bool = True
+    causal: bool = True
+    remembers: bool = False
+    rivals: tuple[TimeCandidate, ...] = ()
+
+    @property
+    def of_last(self) -> bool:
+        """Whether outputs have no time, which nobody said, though inputs have."""
+        return not self.has_output_time and any(axis is not None for axis in self.inputs)
+
+    @property
+    def rank(self) -> int:
+        """The lowest is time: what is merely computed entry by entry may be anything."""
+        return 0 if self.causal and self.remembers else 1 if self.has_output_time else 2
+
+
+@dataclass(frozen=True)
+class ProbedRows:
+    """Where the batch stands in each input and state, and how many rows the model is run with."""
+
+    inputs: Assignment
+    states: tuple[RowLayout, ...]
+    count: int
+
+
+def _declared_so(model: FlatModel) -> str:
+    """How an argument that may be the state of a model would be declared; empty where there is none."""
+    results = [*zip(model.output_keys, model.example_outputs, strict=True)]
+    given = [(leaf.name, k) for leaf in model.inputs[1:] for k, t in results if t.shape == leaf.example.shape]
+    left_out = [(name, model.output_keys[-1]) for name in model.defaulted_to_none if len(set(model.output_keys)) > 1]
+    name, key = next(iter([*given, *left_out]), ("", ""))
+    if not name:
+        return ""
+    return f"If {name!r} is its state, declare where it comes back: {keyword('states', {name: key})}. "
+
+
+def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
+    """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
+
+    Raises LiftError where `said` cannot be time, or several axes could be.
+    """
+    none = TimeCandidate((None,) * len(rows.inputs), (None,) * len(probe.model.outputs), False)
+    if said == none.inputs:
+        return none
+    search = TimeSearch(probe, rows)
+    if said is not None:
+        found = search.candidate(said, True)
+        if found is None:
+            raise LiftError(
+                f"{keyword('time_axis', probe.by_name(said))}: the model cannot run at other lengths. {probe.failure}. "
+                "If it takes so many frames at most, say max_frames=N (--max-frames N)."
+            )
+        return found
+    best = search.best()
+    found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+    if not best or best[0].rank:
+        search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
+    if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
+        raise LiftError(f"{fixed.said} Along {found_axes} no frame was seen to know of another: if it is that, say so.")
+    layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
+    if best and not best[0].has_output_time and search.has_states():
+        # A call may be one frame, of which an input, or a part of it, is not read.
+        best = [candidate for candidate in best if search.reads(candidate)]
+    if not best and layers and not search.has_states():
+        fixed = search.fixed_axes.time()
+        raise LiftError(
+            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
+            f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
+            + (fixed.said if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
+        )
+    if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
+        # What is of all entries may be a pool over the features of one frame, or over an image.
+        several = len(best) > 1
+        best = [c for c in best if not search.has_states() and search.looks_back(c, several)]
+    if not best:
+        search.refuse_written_loop()
+        return none
+    if not best[0].has_output_time:
+        refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
+    if len(best) > 1:
+        found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+        if best[0].has_output_time:
+            raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
+        raise LiftError(
+            f"no output has a time axis, and several axes of the inputs can be of any length. If an output is the "
+            f"answer at the last frame, say which axis is time: {found_axes}. If one call is one frame, say {NONE}."
+        )
+    return best[0]
+
+
+class TimeSearch:
+    """Runs the model at several lengths, the batch being known."""
+
+    def __init__(self, probe: AxisProbe, rows: ProbedRows) -> None:
+        self.probe, self.rows = probe, rows
+        self.whole_example = False
+        self._failed: list[Assignment] = []
+
+    def best(self) -> list[TimeCandidate]:
+        """The candidates of the lowest rank, the causal ones first."""
+        choices = {axes: self.candidate(axes, False) for axes in self._choices()}
+        self._failed = [axes for axes, candidate in choices.items() if candidate is None]
+        found = [candidate for candidate in choices.values() if candidate is not None]
+        if sum(c.has_output_time for c in found) > 1 or self._failed:
+            found = [replace(c, remembers=self._remembers(c)) if c.has_output_time and c.causal else c for c in found]
+        found.sort(key=lambda c: (c.rank, not c.causal))
+        rivals = tuple(c for c in found if found[0].rank == 0 and c.rank == 1 and c.causal)
+        return [replace(c, rivals=rivals) for c in found if c.rank == found[0].rank]
+
+    def candidate(self, inputs: Assignment, said: bool) -> TimeCandidate | None:
+        """What `inputs` are as time axes; None where the model takes no other length along them."""
+        outputs = self._outputs(inputs)
+        if outputs is None and not self.whole_example:
+            # Parts of the example may be too short for the model.
+            self.whole_example = True
+            outputs = self._outputs(inputs)
+        if outputs is None:
+            return None
+        has_output_time = said or any(axis is not None for axis in outputs)
+        found = TimeCandidate(inputs, outputs, has_output_time)
+        return replace(found, causal=self._is_causal(found)) if has_output_time else found
+
+    def refuse_written_loop(self) -> None:
+        """Raise LiftError where a loop over an axis of fixed size would start anew at each call."""
+        model = self.probe.model
+        if self.has_states():
+            return
+        fixed = self.fixed_axes.time()
+        if not (loop := written_loop(model, self.rows.inputs)):
+            if fixed:
+                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.said}")
+            return
+        raise LiftError(
+            f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
+            f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say {NONE}. "
+            "If that axis is time, let the code take it of any length, x.shape[1]."
+        )
+
+    @property
+    def fixed_axes(self) -> FixedAxes:
+        """The model at the sizes of its example."""
+        return FixedAxes(self.probe, self.rows.inputs, self.rows.states, self.rows.count)
+
+    def frames_of(self, candidate: TimeCandidate) -> int:
+        """More frames than the example has along the axes of `candidate`, and which the model takes."""
+        sizes = zip(self.probe.inputs, candidate.inputs, strict=True)
+        return 2 * self._length(min(leaf.example.shape[t] for leaf, t in sizes if t is not None))
+
+    def reads(self, candidate: TimeCandidate) -> bool:
+        """Whether what the model gives depends on the inputs that have the axes of `candidate`."""
+        return self.fixed_axes.frames_read(candidate.inputs, self.frames_of(candidate)) > 0
+
+    def looks_back(self, candidate: TimeCandidate, is_one_of_several: bool) -> bool:
+        """Whether what the model gives follows from the last frames, and from none that are far before them."""
+        frames = 3 * (self.frames_of(candidate) // 2)
+        while not self.fixed_axes.follows_last(candidate.inputs, frames):
+            frames *= 4
+            if is_one_of_several or frames > min(SEEN_BACK, self.probe.model.max_frames or SEEN_BACK):
+                return False
+        return True
+
+    def has_states(self) -> bool:
+        """Whether a state is declared, or seen to count."""
+        return bool(self.probe.model.declared) or self.has_memory()
+
+    def has_memory(self) -> bool:
+        """Whether other states gave other outputs, or a next state follows from inputs and states.
+
+        A count of calls, which no output reads, is no memory; and an output may be a choice that few states change.
+        """
+        none, first = (None,) * len(self.rows.inputs), len(self.rows.inputs)
+        here, there = (self._draw(none, 1) for _ in range(2))
+        mixed = here, [*here[:first], *there[first:]], [*there[:first], *here[first:]]
+        given = [results for tensors in mixed if (results := self._run(tensors)) is not None]
+        if len(given) < len(mixed):
+            return bool(self.rows.states)
+        of_states, of_inputs = (
+            [not same(a, b, INDEPENDENCE) for a, b in zip(given[0], g, strict=True)] for g in given[1:]
+        )
+        outputs = len(self.probe.model.outputs)
+        remembered = (a and b for a, b in zip(of_states[outputs:], of_inputs[outputs:], strict=True))
+        return any(of_states[:outputs]) or any(remembered)
+
+    def loops(self, candidates: Sequence[TimeCandidate]) -> bool:
+        """Whether the model calls more operators for more frames, as a loop of its own over them does."""
+        return any(
+            self._operators(self._draw(c.inputs, 1)) != self._operators(self._draw(c.inputs, 2)) for c in candidates
+        )
+
+    def _operators(self, tensors: Sequence[Tensor]) -> int:
+        counted = CountsOperators()
+        with counted:
+            self._run(tensors)
+        return counted.calls
+
+    def refuse_bounded(self, others: str) -> None:
+        """Raise BoundedAxis for an axis that may be other than in the example, but longer only up to some length.
+
+        Of those that `best` found the model to take no multiples of; `others` may be time but for looking ahead.
+        """
+        for axes in self._failed:
+            sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
+            size = min(sizes)
+            if len(sizes) > 1 or size < 3:
+                continue
+            outputs, near = len(self.probe.model.outputs), ((size - 1, size - 2), (size + 2, size + 1))
+            if self._run(self._drawn_at(axes, size)) is None:
+                continue
+            runs = ([self._run(self._drawn_at(axes, n)) for n in pair] for pair in near)
+            if not any(_shrinks(long, short, outputs) for long, short in runs):
+                continue
+            longest = self._longest(axes, size)
+            self._run(self._drawn_at(axes, longest + 1))
+            port, axis = next((i, t) for i, t in enumerate(axes) if t is not None)
+            if others:
+                raise LiftError(
+                    f"which axis is time must be said: with {others} an output depends on later frames, and axis "
+                    f"{axis} of input {port} may only be up to {longest} long."
+                )
+            beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
+            raise BoundedAxis(port, axis, longest, beyond)
+
+    def _longest(self, axes: Assignment, size: int) -> int:
+        """The most entries that the model takes along `axes`, up to some times the example's."""
+        runs, fails = size, FAR * size + 1
+        while fails - runs > 1:
+            middle = (runs + fails) // 2
+            runs, fails = (middle, fails) if self._run(self._drawn_at(axes, middle)) is not None else (runs, middle)
+        return runs
+
+    def _drawn_at(self, axes: Assignment, size: int) -> list[Tensor]:
+        return self._drawn(axes, [size] * len(axes))
+
+    def _choices(self) -> Iterator[Assignment]:
+        pairs = zip(self.probe.inputs, self.rows.inputs, strict=True)
+        by_input = [[*(a for a in range(leaf.example.dim()) if a != b), None] for leaf, b in pairs]
+        return (choice for choice in itertools.product(*by_input) if any(axis is not None for axis in choice))
+
+    def _draw(self, inputs: Assignment, multiple: int) -> list[Tensor]:
+        """Noise of `multiple` times the example's length along time."""
+        own = (0 if t is None else leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, inputs, strict=True))
+        return self._drawn(inputs, [multiple * self._length(n) if n else 0 for n in own])
+
+    def _drawn(self, inputs: Assignment, frames: Sequence[int]) -> list[Tensor]:
+        rows = self.rows
+        return self.probe.draw(rows.count, sizes_of(rows.inputs, inputs, rows.count, frames), rows.states)
+
+    def _length(self, size: int) -> int:
+        """The length of the example, or where that is long a part of it."""
+        part = next(n for n in range(LONG, 0, -1) if size % n == 0)
+        if (most := self.probe.model.max_frames) is not None and 3 * size > most:
+            # Three times as many are tried.
+            return max(min(size, most // 3), 1)
+        return part if size > LONG and part > LONG // 2 and not self.whole_example else size
+
+    def _run(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
+        return self.probe.run(self.rows.states, tensors)
+
+    def _outputs(self, inputs: Assignment) -> Assignment | None:
+        """For each output, the axis that grows with `inputs`; None where the model fails or several axes grow."""
+        runs = []
+        for multiple in (1, 2, 3):
+            results = self._run(self._draw(inputs, multiple))
+            if results is None:
+                return None
+            runs.append(results)
+        grown = [changed_axes(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(self.probe.model.outputs)]
+        return None if any(len(axes) > 1 for axes in grown) else tuple(axes[0] if axes else None for axes in grown)
+
+    def _is_causal(self, candidate: TimeCandidate) -> bool:
+        """Whether the outputs of the first third are those of a call that ends after two thirds."""
+        whole = self._draw(candidate.inputs, 3)
+        head = [
+            t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2).contiguous()
+            for t, x in zip(whole, self._axes(candidate), strict=True)
+        ]
+        long, short = self._run(whole), self._run(head)
+        if long is None or short is None:
+            # Nothing is known: what follows the graph will see.
+            return True
+        return all(
+            x is None or same(a.narrow(x, 0, b.shape[x] // 2), b.narrow(x, 0, b.shape[x] // 2), INDEPENDENCE)
+            for a, b, x in zip(long, short, candidate.outputs, strict=False)
+        )
+
+    def _remembers(self, candidate: TimeCandidate) -> bool:
+        """Whether another first third changes the outputs after it."""
+        whole, other = self._draw(candidate.inputs, 3), self._draw(candidate.inputs, 3)
+        mixed = [
+            a if x is None else torch.cat([b.narrow(x, 0, a.shape[x] // 3), _after_third(a, x)], x)
+            for a, b, x in zip(whole, other, self._axes(candidate), strict=True)
+        ]
+        before, after = self._run(whole), self._run(mixed)
+        if before is None or after is None:
+            return False
+        return any(
+            x is not None and not same(_after_third(a, x), _after_third(b, x), INDEPENDENCE)
+            for a, b, x in zip(before, after, candidate.outputs, strict=False)
+        )
+
+    def _axes(self, candidate: TimeCandidate) -> Assignment:
+        """The time axis of everything that goes in; states have none."""
+        return (*candidate.inputs, *(None for _ in self.rows.states))
+
+
+def _shrinks(long: Sequence[Tensor] | None, short: Sequence[Tensor] | None, outputs: int) -> bool:
+    """Whether an output is shorter where the input is."""
+    if long is None or short is None:
+        return False
+    return any(changed_axes(a, b) for a, b in zip(long[:outputs], short[:outputs], strict=True))
+
+
+def _after_third(tensor: Tensor, axis: int) -> Tensor:
+    third = tensor.shape[axis] // 3
+    return tensor.narrow(axis, third, tensor.shape[axis] - third)

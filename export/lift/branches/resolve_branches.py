@@ -1,0 +1,285 @@
+"""Decisions by value that can be known: of two ways, one may be right whatever the value is, or raise an exception."""
+
+from __future__ import annotations
+
+import copy
+import dis
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import CodeType, TracebackType
+
+import torch
+from torch import Tensor
+
+from rnn_export.errors import DecidedByValue, LiftError, NumberByValue
+from rnn_export.export.lift.branches.counter_values import counted
+from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.source_location import is_foreign
+from rnn_export.export.lift.model.decisions import Decisions, Seen
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.sample_inputs import Noise
+from rnn_export.export.lift.states.hidden_state import History
+from rnn_export.export.lift.trace.tracing import export_program
+from rnn_export.runtime.replay.levels import LOUD, QUIET
+from rnn_export.spec import Assumption
+
+# Trials with a kind of its own for each input, beside those of one kind for all.
+MIXED = 12
+# Pairs of trials, of the one way and of the other, between which it is sought where the decision turns.
+TURNS, HALVINGS = 4, 24
+# Trials, none of them silent, that each way should be seen in, and how many are drawn in search of them.
+ENOUGH, DRAWS = 3, 24
+
+
+def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
+    """What is known of the decisions of `flat` where the one of `error` is known as well.
+
+    `flat` must be a copy that decides as is known, its states given. Raises `error`, with what was tried, where neither
+    way can be taken by itself.
+    """
+    decisions = flat.decisions
+    while True:
+        if isinstance(error, NumberByValue):
+            try:
+                decisions = counted(flat, decisions, error)
+            except NumberByValue:
+                if decisions.sized or not error.is_end:
+                    raise
+                # Where it says how many entries there are, there may be room for all.
+                decisions = replace(decisions, sized=True, numbers=False, chosen=frozenset(), counted={}, left={})
+        elif error.line:
+            flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
+            try:
+                decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
+            except DecidedByValue as refusal:
+                if error.at in decisions.chosen:
+                    raise
+                # Both ways are computed, as long as nothing is against it.
+                decisions.seen.spared[error.at] = refusal
+                decisions = replace(decisions, chosen=decisions.chosen | {error.at})
+        elif decisions.numbers:
+            raise error
+        else:
+            decisions = replace(decisions, numbers=True)
+        flat.decisions = decisions
+        tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
+        try:
+            export_program(flat, tensors, (tuple({} for _ in tensors),))
+        except DecidedByValue as another:
+            error = another
+        except LiftError:
+            return decisions
+        else:
+            return decisions
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run gave, or the exception that it raised."""
+
+    results: tuple[Tensor, ...] | None
+    error: Exception | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return self.results is not None and all(bool(torch.isfinite(t).all()) for t in self.results)
+
+    def gives(self, other: _Run) -> bool:
+        """Whether it gives what `other` gives."""
+        if self.results is None or other.results is None:
+            return False
+        return all(same(a, b, ANOTHER_WAY) for a, b in zip(self.results, other.results, strict=True))
+
+
+def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> Assumption:
+    here = (error.file, error.line)
+    found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
+    is_fed = False
+    sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
+    for fed in itertools.chain(_trials(flat), _more_trials(flat, sure), _turns(flat, decisions, here, sure)):
+        own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
+        values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
+        is_fed = is_fed or of_fed
+        if values:
+            ways = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
+            found.append((values, own, ways))
+            if len(values) == 1 and own.is_finite:
+                sure[next(iter(values))].append(fed)
+    ran = [(values, own, ways) for values, own, ways in found if own.results is not None]
+    kinds = set().union(*(values for values, _, _ in found))
+    if found and not is_fed and len(kinds) == 1:
+        return Assumption(error.at, kinds.pop(), "weights")
+    seen_values = set().union(*(values for values, _, _ in ran))
+    # What is NaN both ways shows nothing.
+    shown = set().union(*(values for values, own, _ in ran if own.is_finite))
+    for value in (False, True):
+        if seen_values == {value} and all(_raises(ways[not value], here) for _, _, ways in ran):
+            return Assumption(error.at, value, "raises")
+        # Where ways that are not taken are computed too, it may be that none of them shows.
+        if not decisions.chosen and len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
+            return Assumption(error.at, value, "either")
+    tried = {
+        0: "",
+        1: f" (it was {next(iter(seen_values), '')} in all {len(ran)} calls that were tried)",
+        2: f" (in {len(ran)} calls with both, neither was seen to give what the model gives)",
+    }
+    raise DecidedByValue(*here, error.source, tried[len(seen_values)])
+
+
+def _turns(
+    flat: FlatModel, decisions: Decisions, here: tuple[str, int], sure: Mapping[bool, Sequence[Sequence[Tensor]]]
+) -> Iterator[list[Tensor]]:
+    """What is fed on both sides of where the decision turns, between trials that are sure to decide one way.
+
+    There a way that is right for what decides it, but not up to where it is taken, shows. Flags stay as they are.
+    """
+    pairs = list(itertools.islice(zip(*(trials[::-1] for trials in sure.values()), strict=False), TURNS))
+    stay = [i for i, leaf in enumerate(flat.inputs) if _is_flag(leaf.example)]
+    for one, other in pairs:
+        ends = [list(one), list(other)]
+        for _ in range(HALVINGS):
+            middle = [
+                (a + b) / 2 if a.is_floating_point() and i not in stay else a
+                for i, (a, b) in enumerate(zip(*ends, strict=True))
+            ]
+            values = _run(flat, replace(decisions, seen=Seen()), middle)[1].values.get(here, set())
+            ends[values == {True}] = middle
+        yield from ends
+
+
+def _is_flag(example: Tensor) -> bool:
+    return example.is_floating_point() and bool(((example == 0) | (example == 1)).all())
+
+
+def _with(decisions: Decisions, at: str, value: bool) -> Decisions:
+    return replace(decisions, known=(*decisions.known, Assumption(at, value, "said")), seen=Seen())
+
+
+def _run(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor]) -> tuple[_Run, Seen]:
+    called = copy.deepcopy(flat)
+    called.decisions = replace(decisions, watched=True)
+    try:
+        with torch.no_grad():
+            return _Run(called(*(t.clone() for t in fed))), decisions.seen
+    except Exception as error:  # the user's code may raise anything
+        return _Run(None, error), decisions.seen
+
+
+def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor], here: tuple[str, int]) -> bool:
+    """Whether the tensors that are asked there hold what was computed from the inputs or states."""
+    history, given = History(), [t.clone() for t in fed]
+    history.begin(given)
+    decisions = replace(decisions, seen=Seen())
+    with history:
+        _run(flat, decisions, given)
+    return any(history.filled(t) for t in decisions.seen.tensors.get(here, []))
+
+
+def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> Iterator[str]:
+    """The inputs of zeros and ones that decide by being zero, and not by how large they are."""
+    noise = Noise(flat, seed=4)
+    fed = [noise.like(leaf.example, {}) for leaf in flat.inputs]
+    states = [leaf.example for leaf in flat.states]
+
+    def decided(*inputs: Tensor) -> set[bool]:
+        return _run(flat, replace(decisions, seen=Seen()), [*inputs, *states])[1].values.get(here, set())
+
+    usual = decided(*fed)
+    for i, leaf in enumerate(flat.inputs):
+        if _is_flag(leaf.example):
+            ways = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
+            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in ways)
+            if zero != usual and all(other == usual for other in others):
+                yield leaf.name
+
+
+def _raises(run: _Run, here: tuple[str, int]) -> bool:
+    """Whether a run ended in a `raise` or `assert` of the function that decided."""
+    trace = run.error.__traceback__ if run.error is not None else None
+    frames = list(_frames(trace))
+    if not frames:
+        return False
+    code, last, _ = frames[-1]
+    raised = next((i.opname for i in dis.get_instructions(code) if i.offset == last), "") == "RAISE_VARARGS"
+    users = [(c, n) for c, _, n in frames if not is_foreign(c.co_filename)]
+    decided = {c for c, _, _ in frames if c.co_filename == here[0] and here[1] in {n for _, _, n in c.co_lines()}}
+    # A check of torch's is raised below the line that called it.
+    below = bool(users) and (users[-1][0].co_filename, users[-1][1]) == here and code not in {c for c, _ in users}
+    return raised and (code in decided or below)
+
+
+def _frames(trace: TracebackType | None) -> Iterator[tuple[CodeType, int, int]]:
+    while trace is not None:
+        yield trace.tb_frame.f_code, trace.tb_lasti, trace.tb_lineno
+        trace = trace.tb_next
+
+
+def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
+    """Inputs of every kind, and of kinds that differ from input to input, with states that calls of the model leave."""
+    noise, leaves = Noise(flat, seed=3), flat.inputs
+    kinds = list(_KINDS)
+    alike = [[kind] * len(leaves) for kind in kinds]
+    picks = torch.randint(len(kinds), (MIXED, len(leaves)), generator=noise.generator).tolist()
+    mixed = [[kinds[i] for i in row] for row in picks] if len(leaves) > 1 else []
+    for chosen in itertools.chain(alike, mixed):
+        # What is loud may show in some states alone.
+        for starts in (True, False) if flat.states else (True,):
+            inputs = [_KINDS[kind](noise, leaf.example) for kind, leaf in zip(chosen, leaves, strict=True)]
+            states = [x.example if starts else noise.between(flat.seen[x.name], 1)[0] for x in flat.states]
+            yield [*inputs, *states]
+
+
+def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
+    """Noise around other means until each way was taken `ENOUGH` times: over silence alone ways are alike by chance."""
+    noise = Noise(flat, seed=5)
+    for k in range(DRAWS):
+        if all(sum(_is_told(flat, fed) for fed in trials) >= ENOUGH for trials in sure.values()):
+            return
+        inputs = []
+        for leaf in flat.inputs:
+            drawn = noise.like(leaf.example, {})
+            if _is_flag(leaf.example):
+                drawn = drawn * (k % 2)
+            inputs.append(drawn + (k % 3 - 1) if drawn.is_floating_point() and not _is_flag(leaf.example) else drawn)
+        yield [*inputs, *(x.example for x in flat.states)]
+
+
+def _is_told(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
+    """Whether no input of numbers is zero throughout."""
+    numbers = [x for leaf, x in zip(flat.inputs, fed, strict=False) if not _is_flag(leaf.example)]
+    return all(bool(x.count_nonzero()) for x in numbers if x.is_floating_point())
+
+
+def _flags(noise: Noise, example: Tensor) -> Tensor:
+    return torch.randint(2, example.shape, generator=noise.generator).to(example)
+
+
+def _one_nan(noise: Noise, example: Tensor) -> Tensor:
+    drawn = noise.like(example, {})
+    if drawn.is_floating_point():
+        drawn.view(-1)[0] = torch.nan
+    return drawn
+
+
+def _scaled(scale: float) -> Callable[[Noise, Tensor], Tensor]:
+    def drawn(noise: Noise, example: Tensor) -> Tensor:
+        value = noise.like(example, {})
+        return value * scale if value.is_floating_point() else value
+
+    return drawn
+
+
+_KINDS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
+    "example": lambda noise, example: example.clone(),
+    "noise": _scaled(1.0),
+    "zeros": lambda noise, example: torch.zeros_like(example),
+    "ones": lambda noise, example: torch.ones_like(example),
+    "flags": _flags,
+    "negative": _scaled(-1.0),
+    "louder": _scaled(4.0),
+    "strong": _scaled(30.0),
+    "loud": _scaled(LOUD),
+    "quiet": _scaled(QUIET),
+    "NaN": _one_nan,
+}

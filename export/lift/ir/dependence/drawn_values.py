@@ -1,0 +1,102 @@
+"""Values to try an operator on: each kind shows what others hide, such as a maximum that ordinary values never move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all cells hold at first, and those that are exchanged then: that times positive numbers about 1."""
+
+    before: float
+    after: float
+
+
+# None is ordinary: random, of both signs.
+KINDS = (None, Kind(1, 1e3), Kind(-1, -1e3), Kind(0, 1))
+# These take what they pick from along an axis by number.
+PICKING = overloads(
+    "gather index_select index.Tensor take scatter.src scatter.value scatter_add scatter_reduce.two index_put "
+    "index_add embedding"
+)
+
+
+class Draws:
+    """Seeded values for the arguments of one operator."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def pair(self, like: Tensor, kind: Kind | None, values: range | None) -> tuple[Tensor, Tensor]:
+        """Two values in the shape and dtype of `like`, no entry the same in both; numbers in `values`, if any."""
+        if like.dtype == torch.bool:
+            return self._bools(like.shape, kind)
+        if like.is_floating_point() or like.is_complex():
+            before, after = (self._floats(like, kind, changed) for changed in (False, True))
+            return before.to(like.dtype), after.to(like.dtype)
+        return self._numbers(like, kind, values or range(-3, 4))
+
+    def weights(self, like: Tensor) -> Tensor:
+        """Positive numbers about 1: no product with them cancels or vanishes, no root of them fails."""
+        return (0.5 + torch.rand(like.shape, generator=self.generator)).to(like.dtype)
+
+    def _floats(self, like: Tensor, kind: Kind | None, changed: bool) -> Tensor:
+        shape, about_one = like.shape, 0.5 + torch.rand(like.shape, generator=self.generator)
+        if kind is None:
+            normal = torch.randn(shape, generator=self.generator)
+            return 2 * normal + 1 if changed else normal
+        return (kind.after if changed else kind.before) * about_one
+
+    def _bools(self, shape: torch.Size, kind: Kind | None) -> tuple[Tensor, Tensor]:
+        if kind is None:
+            before = torch.randint(2, shape, generator=self.generator).bool()
+        else:
+            before = torch.full(shape, kind.before < 0)
+        return before, ~before
+
+    def _numbers(self, like: Tensor, kind: Kind | None, values: range) -> tuple[Tensor, Tensor]:
+        count, last = len(values), len(values) - 1
+        if kind is None:
+            before = torch.randint(count, like.shape, generator=self.generator)
+            step = torch.randint(1, max(count, 2), like.shape, generator=self.generator)
+        else:
+            before = torch.full(like.shape, last if kind.before < 0 else 0)
+            step = torch.tensor(max(last, 1) if kind.before else 1)
+        after = (before + step) % count
+        return (values.start + before).to(like.dtype), (values.start + after).to(like.dtype)
+
+
+def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
+    """The numbers that an operator takes to pick with, among axes of these sizes; None where it does not pick."""
+    if node.target not in PICKING or not sizes or not sizes[0]:
+        return None
+    given: Any = named_args(node)
+    if node.target is aten.index.Tensor:
+        indexed = [axis for axis, index in enumerate(given["indices"]) if index is not None]
+        return range(min(sizes[0][axis] for axis in indexed))
+    dim = given.get("dim")
+    return range(sizes[0][dim] if isinstance(dim, int) else sizes[0][0])
+
+
+# Pointwise as well, though torch does not say so.
+UNTAGGED = overloads(
+    "where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor "
+    "__and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar __xor__.Tensor __xor__.Scalar"
+)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether each entry of the result is made of the entries at its place, as torch says of the operator."""
+    if getattr(node.target, "namespace", "") != "aten":
+        # What others say of their operators is not known to be so.
+        return False
+    tags = getattr(node.target, "tags", ())
+    return (torch.Tag.pointwise in tags or node.target in UNTAGGED) and torch.Tag.nondeterministic_seeded not in tags

@@ -1,0 +1,43 @@
+"""Where the cells of operators go that only move entries: one call on the numbers of the cells shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
+from rnn_export.export.lift.ir.fx_nodes import MOVING, overloads
+
+# What an entry has that is of no cell.
+OF_NONE = -1
+# Each entry of a result is one of an argument, whatever the values.
+MOVES = MOVING | overloads("unfold flip repeat flatten.using_ints unflatten.int chunk narrow diagonal movedim.int")
+
+
+def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
+    """In the shape of `value`, the number of the cell that each entry is of."""
+    if layout is None:
+        return torch.full(value.shape, OF_NONE)
+    cells = layout.cells_in(value)
+    sizes = [cells if axis == layout.axis + 1 else 1 for axis in range(value.dim() + 2)]
+    return torch.arange(cells).reshape(sizes).expand_as(layout.split(value)).reshape(value.shape).contiguous()
+
+
+def cells_of_results(
+    node: fx.Node, values: Mapping[fx.Node, Any], layouts: Mapping[fx.Node, AxisLayout | None]
+) -> list[Tensor]:
+    """For each result of `node`, one of `MOVES`, the number of the cell that each entry is of."""
+    given = {n: numbered(values[n], layout) for n, layout in layouts.items()}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: given[n] if n in given else values[n])
+    assert callable(node.target)
+    with torch.no_grad():
+        results = node.target(*args, **kwargs)
+    return [results] if isinstance(results, Tensor) else list(results)
+
+
+def stay(found: Tensor, layout: AxisLayout) -> bool:
+    """Whether each entry of a result whose cells stand as `layout` says is of its own cell, or of none."""
+    return bool(((found == OF_NONE) | (found == numbered(found, layout))).all())

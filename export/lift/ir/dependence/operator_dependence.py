@@ -1,0 +1,307 @@
+"""What one operator does along an axis of cells, frames or rows: known by name, or tried on values drawn for it.
+
+An operator that works entry by entry is known to keep every cell apart, and one that works along other axes to put
+them where its definition says. One that only moves entries is called on the numbers of their cells. Any other is called
+with some cells of its arguments exchanged: what changes in its results depends on them. The exchanged cells are those
+with a one, then those with a zero, in each digit of their binary number, so that every two cells are told apart by one
+of the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.errors import first_line
+from rnn_export.export.lift.ir.compare import LOCALITY, differing
+from rnn_export.export.lift.ir.dependence.axis_definitions import by_definition
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, CellDependence, Dependence, growing_axes
+from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, Draws, Kind, is_pointwise, picked_from
+from rnn_export.export.lift.ir.dependence.moved_entries import MOVES, OF_NONE, cells_of_results, stay
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST, aten
+
+Values = Mapping[fx.Node, Any]
+# What a trial's answer is remembered by.
+Key = tuple[Any, ...]
+
+
+class CellsMixed(Exception):
+    """Cells of a result depend on others than their own."""
+
+
+class NotDecided(CellsMixed):
+    """The operator takes none of the values that it was tried on, for the reason given."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An argument: `layout` says where its cells stand, `is_fixed` that its values must stay."""
+
+    value: Tensor
+    layout: AxisLayout | None
+    is_fixed: bool
+
+    @property
+    def is_number(self) -> bool:
+        return not (self.value.is_floating_point() or self.value.is_complex() or self.value.dtype == torch.bool)
+
+    @property
+    def is_weight(self) -> bool:
+        return self.layout is None and self.value.is_floating_point() and not self.is_fixed
+
+    @property
+    def key(self) -> Key:
+        held = self.value.detach().contiguous().numpy().tobytes() if self.is_fixed else None
+        return tuple(self.value.shape), self.value.dtype, self.layout, held
+
+
+class Operators:
+    """Answers for the operators of one graph, each remembered by the operator, its arguments and their shapes.
+
+    `values` are those of one run, `more` those of another with more cells; `fixed` tells the nodes that no input
+    reaches, whose numbers must stay as they are.
+    """
+
+    def __init__(self, values: Values, more: Values, fixed: Callable[[fx.Node], bool]) -> None:
+        self.values, self.more, self.fixed = values, more, fixed
+        self._known: dict[Key, list[CellDependence] | CellsMixed] = {}
+
+    def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[CellDependence]:
+        """What each result of `node` depends on; one that gives no tuple has one result.
+
+        `layouts` says where the cells of the arguments stand, of which all have as many. Raises CellsMixed.
+        """
+        here, there = (_results(run[node]) for run in (self.values, self.more))
+        if len(here) != len(there):
+            # There is a result for each cell.
+            raise CellsMixed
+        growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
+        if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
+            raise CellsMixed
+        if is_pointwise(node):
+            places = [(self.values[n], at) for n, at in layouts.items()]
+            return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
+        if (defined := by_definition(node, self.values, self.more, layouts)) is not None:
+            return [defined] * len(here)
+        tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
+        operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
+        shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}
+        key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
+        if key not in self._known:
+            try:
+                self._known[key] = self._tried(node, operands, growing)
+            except CellsMixed as mixed:
+                self._known[key] = mixed
+        known = self._known[key]
+        if isinstance(known, CellsMixed):
+            raise known
+        return known
+
+    def _tried(
+        self, node: fx.Node, operands: Mapping[fx.Node, Operand], growing: Sequence[Sequence[int]]
+    ) -> list[CellDependence]:
+        if node.target in MOVES:
+            return _Moves(node, self.values, self.more, operands).answers(growing)
+        try:
+            return _Trial(node, self.values, self.more, operands).answers(growing)
+        except NotDecided:
+            # What a constant hides, as zeros do that a loop starts from, is no more than what any would show.
+            hiding = [n for n, o in operands.items() if o.is_fixed and o.value.is_floating_point()]
+            if not hiding:
+                raise
+            others = {**operands, **{n: replace(operands[n], is_fixed=False) for n in hiding}}
+            return _Trial(node, self.values, self.more, others).answers(growing)
+
+    def _operand(self, node: fx.Node, layout: AxisLayout | None) -> Operand:
+        value = self.values[node]
+        # Weights are drawn too: what one at zero hides would count. What is made of sizes, or picks, stays.
+        grows = bool(growing_axes(value, self.more[node]))
+        return Operand(value, layout, layout is None and self.fixed(node) and (grows or not value.is_floating_point()))
+
+
+def _results(value: Any) -> Sequence[Tensor]:
+    return [value] if isinstance(value, Tensor) else value
+
+
+def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple[Tensor, AxisLayout]]) -> AxisLayout:
+    """Where the cells stand in a result that is broadcast from `arguments`."""
+    places = {(at.axis - value.dim(), at.outer, at.inner) for value, at in arguments}
+    if len(places) > 1 or not growing:
+        raise CellsMixed
+    ((from_end, outer, inner),) = places
+    return AxisLayout(result.dim() + from_end, outer, inner)
+
+
+def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> bool:
+    """Whether cells are rolled: by as many as there are, they would seem to stay."""
+    if node.target is not aten.roll.default:
+        return False
+    dims = [*node.args[2:3]] or [[]]
+    rolled = [d % values[n].dim() for n in layouts for d in dims[0]]  # type: ignore[union-attr]
+    return not rolled or any(at.axis in rolled for at in layouts.values())
+
+
+class _Asked:
+    """One operator, and which cells its results are of."""
+
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        self.node, self.values, self.more, self.operands = node, values, more, operands
+        argument, layout = next((n, o.layout) for n, o in operands.items() if o.layout is not None)
+        self.cells, self.more_cells = layout.cells_in(values[argument]), layout.cells_in(more[argument])
+        self.usual_outer = layout.outer
+
+    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
+        sizes = zip(_results(self.values[self.node]), _results(self.more[self.node]), growing, strict=True)
+        return [
+            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_cells(i)
+            for i, (value, more, axes) in enumerate(sizes)
+        ]
+
+    def _without_cells(self, result: int) -> Dependence:
+        if not self._moves(result):
+            self._refuse_unmoved(result)
+            return Dependence.NONE
+        if self._is_last(result):
+            return Dependence.LAST
+        raise CellsMixed
+
+    def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
+        """Where the cells stand in a result that grows with them along `axis`, from `size` to `more`."""
+        rest, left = divmod(size, self.cells)
+        if left or more != rest * self.more_cells:
+            raise CellsMixed
+        if not self._moves(result):
+            self._refuse_unmoved(result)
+        factors = [n for n in range(1, rest + 1) if rest % n == 0]
+        # Results that never change tell nothing: then the cells stand as they stood before.
+        for outer in sorted(factors, key=lambda n: n != self.usual_outer):
+            layout = AxisLayout(axis, outer, rest // outer)
+            if self._stays(result, layout):
+                return layout
+        raise CellsMixed
+
+    def _refuse_unmoved(self, result: int) -> None:
+        """What no drawn value moves may wait for another one."""
+        entries = _results(self.values[self.node])[result].numel()
+        if entries and self.node.target not in SHAPE_ONLY | VALUES_OF_FIRST:
+            raise NotDecided("none of the values that it was tried on changed its result")
+
+    def _moves(self, result: int) -> bool:
+        """Whether a result is of any cell."""
+        raise NotImplementedError
+
+    def _is_last(self, result: int) -> bool:
+        """Whether a result that is of any cell is of the last alone."""
+        raise NotImplementedError
+
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        """Whether each cell of a result, where they stand as `layout` says, is of no other."""
+        raise NotImplementedError
+
+
+class _Moves(_Asked):
+    """An operator that only moves entries, called once on the numbers of the cells."""
+
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        super().__init__(node, values, more, operands)
+        try:
+            self.found = cells_of_results(node, values, {n: o.layout for n, o in operands.items()})
+        except Exception as error:  # operators raise many kinds
+            raise NotDecided(first_line(error)) from error
+
+    def _moves(self, result: int) -> bool:
+        return bool((self.found[result] != OF_NONE).any())
+
+    def _is_last(self, result: int) -> bool:
+        found = self.found[result]
+        return bool(((found == OF_NONE) | (found == self.cells - 1)).all())
+
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        return stay(self.found[result], layout)
+
+
+class _Trial(_Asked):
+    """One operator, and where its results change with some cells of its arguments."""
+
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        super().__init__(node, values, more, operands)
+        self.exchanged = list(_digit_sets(self.cells))
+        self.draws = Draws()
+        self.weights = {n: self.draws.weights(o.value) for n, o in operands.items() if o.is_weight}
+        # Numbers that the operator does not take may be as many as the model's own.
+        own = max((int(o.value.max()) for o in operands.values() if o.is_number and o.value.numel()), default=0)
+        for numbers in (picked_from(node, [o.value.shape for o in operands.values()]), range(max(own, 0) + 1)):
+            try:
+                self.changed = self._all_changed(numbers)
+                return
+            except Exception as error:  # operators raise many kinds
+                reason = first_line(error)
+        raise NotDecided(reason)
+
+    def _all_changed(self, numbers: range | None) -> list[list[Tensor]]:
+        """For each set of exchanged cells, where each result changes in any kind of values."""
+        changed: list[list[Tensor]] = []
+        for kind in KINDS:
+            pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
+            before = self._call({n: pair[0] for n, pair in pairs.items()})
+            for i, cells in enumerate(self.exchanged):
+                after = self._call({n: self._mixed(n, *pair, cells) for n, pair in pairs.items()})
+                moved = [differing(a, b, LOCALITY) for a, b in zip(after, before, strict=True)]
+                if i == len(changed):
+                    changed.append(moved)
+                changed[i] = [a | b for a, b in zip(changed[i], moved, strict=True)]
+        return changed
+
+    def _pair(self, node: fx.Node, operand: Operand, kind: Kind | None, numbers: range | None) -> tuple[Tensor, Tensor]:
+        if operand.is_fixed or operand.is_weight:
+            return (self.weights.get(node, operand.value),) * 2
+        return self.draws.pair(operand.value, kind, numbers)
+
+    def _mixed(self, node: fx.Node, before: Tensor, after: Tensor, cells: Sequence[int]) -> Tensor:
+        layout = self.operands[node].layout
+        if layout is None:
+            return before
+        mask = torch.zeros(self.cells, dtype=torch.bool)
+        mask[list(cells)] = True
+        whole = layout.split(before)
+        shaped = mask.reshape([-1 if a == layout.axis + 1 else 1 for a in range(whole.dim())])
+        return torch.where(shaped, layout.split(after), whole).reshape(before.shape)
+
+    def _call(self, arguments: Mapping[fx.Node, Tensor]) -> Sequence[Tensor]:
+        args, kwargs = fx.node.map_arg(
+            (self.node.args, self.node.kwargs), lambda n: arguments[n] if n in arguments else self.values[n]
+        )
+        assert callable(self.node.target)
+        with torch.no_grad():
+            return _results(self.node.target(*args, **kwargs))
+
+    def _moves(self, result: int) -> bool:
+        return any(bool(changed[result].any()) for changed in self.changed)
+
+    def _is_last(self, result: int) -> bool:
+        moves = [cells for cells, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()]
+        return all(self.cells - 1 in cells for cells in moves)
+
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        return all(
+            self._cells(changed[result], layout) <= set(cells)
+            for cells, changed in zip(self.exchanged, self.changed, strict=True)
+        )
+
+    def _cells(self, changed: Tensor, layout: AxisLayout) -> set[int]:
+        """The cells of a result with an entry that changed."""
+        if changed.dim() <= layout.axis:
+            return set(range(self.cells))
+        by_cell = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
+        return set(by_cell.nonzero().flatten().tolist())
+
+
+def _digit_sets(count: int) -> Iterator[list[int]]:
+    """Sets of numbers below `count`, so that of any two, in both orders, one set has the first and not the second."""
+    for digit in range(max(count - 1, 1).bit_length()):
+        for bit in (1, 0):
+            yield [n for n in range(count) if n >> digit & 1 == bit]

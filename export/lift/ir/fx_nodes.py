@@ -1,0 +1,200 @@
+"""What a pass asks of the nodes of a graph: their arguments, their values on a run, where in the model they stand."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.frame_index import frame_numbers
+
+aten = torch.ops.aten
+FRAME_NUMBERS = frame_numbers._opoverload
+END = 2**63 - 1
+# Beside the place of a node that stands for another one: the name of that operator of the user's.
+WRITTEN_FOR = "written_for"
+
+
+def overloads(names: str) -> set[Any]:
+    """Operators of aten by name, each with its overload if that is not the default one."""
+    return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
+
+
+# These take numbers that are sizes: of a sequence, or of a batch.
+TAKE_SIZES = overloads(
+    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
+    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
+) | {FRAME_NUMBERS}
+# These number what they make.
+NUMBERING = overloads("arange arange.start arange.start_step linspace eye eye.m tril_indices triu_indices")
+# What these make depends on the shape of their argument, not on its values.
+SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
+# What these make has the values of their first argument.
+VALUES_OF_FIRST = overloads("type_as expand_as view_as reshape_as to.other")
+SAME = overloads("detach alias lift_fresh_copy")
+# These give the entries that they take, in another order or another shape.
+MOVING = overloads(
+    "detach alias view _unsafe_view reshape expand permute transpose.int t unsqueeze squeeze squeeze.dim squeeze.dims "
+    "clone contiguous select.int slice.Tensor stack cat unbind.int split.Tensor split_with_sizes"
+) | {operator.getitem}
+
+
+def args_of(node: fx.Node) -> list[Any]:
+    """The arguments of `node`: nodes, numbers, lists of both."""
+    return list(node.args)
+
+
+def named_args(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an operator by name, those left out with their defaults."""
+    target: Any = node.target
+    schema = target._schema.arguments
+    return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), node.args, strict=False))
+
+
+def placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [n for n in graph.nodes if n.op == "placeholder"]
+
+
+def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    values: Any = graph.output_node().args[0]
+    return tuple(values)
+
+
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """A module with a graph of its own, of the same tensors."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(module.graph._codegen)
+    return fx.GraphModule(module, graph)
+
+
+def sources_of(node: fx.Node, follow: Callable[[fx.Node], Sequence[fx.Node]]) -> set[fx.Node]:
+    """`node`, and all that is reached from it by way of what `follow` gives of each: some of its arguments, mostly."""
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        if (here := waiting.pop()) not in seen:
+            seen.add(here)
+            waiting += follow(here)
+    return seen
+
+
+def is_drawn(node: fx.Node) -> bool:
+    """Whether a node gives something else each time that it is computed."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def size_of(value: fx.Node, size: Any) -> fx.Node:
+    """A new node for `size`, which an axis of `value` has, where its graph inserts."""
+    axis = next(a for a, n in enumerate(value.meta["val"].shape) if str(n) == str(size))
+    node = value.graph.call_function(aten.sym_size.int, (value, axis))
+    node.meta["val"] = size
+    return node
+
+
+def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes with the values of `sources` in them, not only their shapes."""
+    reached = set(sources)
+    for node in graph.nodes:
+        if not reached.isdisjoint(values_of(node)):
+            reached.add(node)
+    return reached
+
+
+def values_of(node: fx.Node) -> list[fx.Node]:
+    """The arguments whose values, not only their shapes, are in the result."""
+    if node.target in SHAPE_ONLY:
+        return []
+    return node.all_input_nodes[:1] if node.target in VALUES_OF_FIRST else node.all_input_nodes
+
+
+def numbers_taken(node: fx.Node) -> list[fx.Node]:
+    """The arguments that may be numbers and are no sizes: their values are in the result."""
+    if node.target not in TAKE_SIZES:
+        return node.all_input_nodes
+    fills: dict[Any, int] = {aten.full.default: 1, aten.new_full.default: 2}
+    fill = node.args[fills[node.target]] if node.target in fills else None
+    return [fill] if isinstance(fill, fx.Node) else []
+
+
+def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> set[fx.Node]:
+    """The numbers computed from a size that differs between two runs, whether or not they differ themselves.
+
+    A number that goes into a graph is a size: the body of a loop takes those from outside.
+    """
+    taken = [n for n in placeholders(graph) if not isinstance(here[n], Tensor | tuple | list)]
+    found = {n for n in taken if here[n] != there[n]}
+    for node in graph.nodes:
+        if node.op == "call_function" and not isinstance(here[node], Tensor | tuple | list):
+            differs = node.target is aten.sym_size.int and here[node] != there[node]
+            if differs or not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+    return found
+
+
+def recorded(module: fx.GraphModule, sample: Sequence[Tensor], most: float = math.inf) -> dict[fx.Node, Any]:
+    """The value of every node of a graph in a run on `sample`; raises MemoryError where all take over `most` bytes."""
+    recorder = Recorder(module, most)
+    with torch.no_grad():
+        recorder.run(*sample)
+    return dict(recorder.env)
+
+
+class Recorder(fx.Interpreter):
+    """Keeps the value of every node, of up to `most` bytes together; `at` is the one that runs, or that failed."""
+
+    def __init__(self, module: fx.GraphModule, most: float) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.most, self.bytes = most, 0
+        self.at: fx.Node | None = None
+        # Many values share one memory.
+        self.seen = set[int]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n
+        value = super().run_node(n)
+        for tensor in torch.utils._pytree.tree_leaves(value):
+            if isinstance(tensor, Tensor) and n.op != "get_attr":
+                memory = tensor.untyped_storage()
+                self.bytes += 0 if memory.data_ptr() in self.seen else memory.nbytes()
+                self.seen.add(memory.data_ptr())
+        if self.bytes > self.most:
+            raise MemoryError(f"the values of a run take more than {self.most / 2**30:.1f} GiB")
+        return value
+
+
+def path_of(node: fx.Node) -> str:
+    """The path of the module that `node` stands in, as the user knows it; "" is the model itself."""
+    return ["", *paths_of(node)][-1]
+
+
+def paths_of(node: fx.Node) -> list[str]:
+    """The paths of the modules that `node` stands in, outermost first."""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    # The user's model is the submodule flat.model of what was exported.
+    return [p.removeprefix("flat.model").lstrip(".") for p in stack if p.startswith("flat.model")]
+
+
+def name_of(node: fx.Node) -> str:
+    """The name of an operator, as PyTorch's users know it."""
+    return str(node.target).removeprefix("aten.").removeprefix("rnn_export.").partition(".")[0]
+
+
+def stands_for(node: fx.Node) -> str:
+    """The name of the operator of the user's that `node` stands for: its own, where lifting wrote it for no other."""
+    return str(node.meta.get(WRITTEN_FOR) or name_of(node))
+
+
+def meta_of(like: fx.Node) -> dict[str, Any]:
+    """What is known of a node that is written for `like`: its place, and the first operator that it is written for."""
+    known = {key: value for key, value in like.meta.items() if key != "val"}
+    return {**known, WRITTEN_FOR: stands_for(like)}
+
+
+def forget_bookkeeping(graph: fx.Graph) -> None:
+    """Leave of what is known of each node where it stands in the code: the rest keeps all of torch.export's alive."""
+    for node in graph.nodes:
+        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", WRITTEN_FOR) if key in node.meta}

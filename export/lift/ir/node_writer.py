@@ -1,0 +1,50 @@
+"""New nodes in the place of one: of its place in the user's code, and with what torch.export knows of values."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+
+from rnn_export.export.lift.ir.fx_nodes import meta_of, placeholders
+
+
+class NodeWriter:
+    """Writes what stands for one node, at the insertion point of the graph, in the node's place in the user's code."""
+
+    def __init__(self, module: fx.GraphModule, prefix: str) -> None:
+        """`prefix` begins the names of the constants."""
+        self.module, self.graph, self.prefix = module, module.graph, prefix
+        self._mode = next(n.meta["val"].fake_mode for n in placeholders(self.graph))
+        self.at: fx.Node | None = None
+        self._constants = 0
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """`target` of nodes and numbers, as one node."""
+        assert self.at is not None
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta = meta_of(self.at)
+        values = fx.node.map_arg((args, kwargs), lambda n: self.value_of(n))
+        with self._mode, enable_python_dispatcher(), torch.no_grad():
+            node.meta["val"] = target(*values[0], **values[1])
+        return node
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor of numbers as a node."""
+        assert self.at is not None
+        while hasattr(self.module, name := f"{self.prefix}_{self._constants}"):
+            self._constants += 1
+        self.module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
+        node = self.graph.get_attr(name)
+        node.meta = {**self.at.meta, "val": self._mode.from_tensor(getattr(self.module, name), static_shapes=True)}
+        return node
+
+    def value_of(self, node: fx.Node) -> Any:
+        """What stands for the value of a node: of its shape and type."""
+        if "val" not in node.meta and node.op == "get_attr":
+            held = attrgetter(str(node.target))(self.module).detach()
+            node.meta["val"] = self._mode.from_tensor(held, static_shapes=True)
+        return node.meta["val"]

@@ -1,0 +1,203 @@
+"""Numbers that follow from the values of tensors, as sums of others: `W - min(W, n)`, so that equal ones are seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from rnn_export.export.lift.ir.fx_nodes import aten, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+
+SHOWN = overloads(
+    "select.int reshape view unsqueeze squeeze squeeze.dim squeeze.dims expand permute transpose.int alias clone "
+    "detach contiguous to.dtype _to_copy"
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """`plain`, and each of `terms`, a number of `Numbers` with its factor, added up."""
+
+    plain: int = 0
+    terms: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def known(self) -> int | None:
+        """What it always is; None of one that follows from a value."""
+        return None if self.terms else self.plain
+
+    def __add__(self, other: Number | int) -> Number:
+        if isinstance(other, int):
+            return Number(self.plain + other, self.terms)
+        factors = dict(self.terms)
+        for term, factor in other.terms:
+            factors[term] = factors.get(term, 0) + factor
+        return Number(self.plain + other.plain, tuple(sorted((t, f) for t, f in factors.items() if f)))
+
+    def __mul__(self, factor: int) -> Number:
+        return Number(self.plain * factor, tuple((t, f * factor) for t, f in self.terms if factor))
+
+    def __sub__(self, other: Number | int) -> Number:
+        return self + other * -1
+
+    def parted(self, by: int) -> Number | None:
+        """A `by`-th of it; None where that is no sum of the same numbers."""
+        if self.plain % by or any(f % by for _, f in self.terms):
+            return None
+        return Number(self.plain // by, tuple((t, f // by) for t, f in self.terms))
+
+
+class Numbers:
+    """The numbers of one graph: each has a node, a tensor without axes, and the least and the most that it may be."""
+
+    def __init__(self, writer: NodeWriter, from_zero: Collection[Any] = ()) -> None:
+        """`from_zero` are the keys of tensors that are never below zero."""
+        self.writer, self.from_zero = writer, from_zero
+        self._nodes: list[fx.Node] = []
+        self._ends: list[tuple[float, float]] = []
+        self._known: dict[Number, tuple[float, float]] = {}
+        self._by_key: dict[Any, int] = {}
+        self._written: dict[Number, fx.Node] = {}
+
+    def of_tensor(self, tensor: fx.Node, key: Any) -> Number:
+        """What is in a tensor of one entry; `key` is that of all nodes that compute the same."""
+        call = self.writer.call
+
+        def made() -> fx.Node:
+            flat = call(aten.reshape.default, tensor, [])
+            is_long = flat.meta["val"].dtype == torch.int64
+            return flat if is_long else call(aten._to_copy.default, flat, dtype=torch.int64)
+
+        return self._term(("tensor", key), made, (0 if key in self.from_zero else -math.inf, math.inf))
+
+    def least(self, number: Number) -> float:
+        return self._ends_of(number)[0]
+
+    def most(self, number: Number) -> float:
+        return self._ends_of(number)[1]
+
+    def minimum(self, a: Number, b: Number) -> Number:
+        ends = (min(self.least(a), self.least(b)), min(self.most(a), self.most(b)))
+        return self._within(a - self.above(a - b), ends)
+
+    def maximum(self, a: Number, b: Number) -> Number:
+        ends = (max(self.least(a), self.least(b)), max(self.most(a), self.most(b)))
+        return self._within(b + self.above(a - b), ends)
+
+    def above(self, number: Number) -> Number:
+        """`number`, or 0 where it is below.
+
+        All ends are made of it, so that what is the same is seen to be: min(a, b) = a - above(a - b).
+        """
+        low, high = self._ends_of(number)
+        if low >= 0 or high <= 0:
+            return number if low >= 0 else Number()
+        if number.terms[0][1] < 0:
+            return self._within(number + self.above(number * -1), (0, high))
+
+        def made() -> fx.Node:
+            return self.writer.call(aten.clamp_min.default, self.node(number), 0)
+
+        return self._term(("above", number), made, (0, high))
+
+    def rest(self, count: Number, left: Number) -> Number:
+        """How many of `count` entries there are without the first `left`; both may be anything."""
+        return self._within(self.above(count - self.above(left)), (0, self.most(count)))
+
+    def between(self, number: Number, low: Number, high: Number) -> Number:
+        """`number`, or the end that it lies beyond; `low` <= `high`."""
+        return self.minimum(self.maximum(number, low), high)
+
+    def quotient(self, number: Number, by: int) -> Number:
+        """`number // by`, of `by` above zero."""
+        if (parted := number.parted(by)) is not None:
+            return parted
+        ends = [end if math.isinf(end) else end // by for end in (self.least(number), self.most(number))]
+
+        def made() -> fx.Node:
+            return self.writer.call(aten.div.Tensor_mode, self.node(number), by, rounding_mode="floor")
+
+        return self._term(("quotient", number, by), made, (ends[0], ends[1]))
+
+    def place(self, number: Number, size: Number) -> Number:
+        """The place that an end of a slice is of an axis of `size` entries, as Python counts it."""
+        if self.least(number) < 0 <= self.most(number):
+            # Whether it counts from the end its value says.
+            def made() -> fx.Node:
+                at, call = self.node(number), self.writer.call
+                return call(aten.where.self, call(aten.lt.Scalar, at, 0), self.node(number + size), at)
+
+            number = self._term(("place", number, size), made, (-math.inf, max(self.most(size), self.most(number))))
+        elif self.most(number) < 0:
+            number = number + size
+        return self.between(number, Number(), size)
+
+    def node(self, number: Number) -> fx.Node:
+        """A tensor of int64 without axes."""
+        if number not in self._written:
+            call = self.writer.call
+            parts = [self._nodes[t] if f == 1 else call(aten.mul.Tensor, self._nodes[t], f) for t, f in number.terms]
+            total = parts[0] if parts else self.writer.constant(torch.tensor(number.plain))
+            for part in parts[1:]:
+                total = call(aten.add.Tensor, total, part)
+            self._written[number] = call(aten.add.Tensor, total, number.plain) if parts and number.plain else total
+        return self._written[number]
+
+    def _within(self, number: Number, ends: tuple[float, float]) -> Number:
+        """`number`, which is known to be between `ends`."""
+        if number.terms:
+            factor = 1 if number.terms[0][1] > 0 else -1
+            low, high = sorted(factor * (end - number.plain) for end in ends)
+            terms = Number(0, (number * factor).terms)
+            known = self._known.get(terms, (-math.inf, math.inf))
+            self._known[terms] = (max(low, known[0]), min(high, known[1]))
+        return number
+
+    def _ends_of(self, number: Number) -> tuple[float, float]:
+        """The least and the most of a number: of parts of which these are known, added up."""
+        low = high = float(number.plain)
+        left = dict(number.terms)
+        for known, ends in sorted(self._known.items(), key=lambda item: -len(item[0].terms)):
+            factor = left.get(known.terms[0][0], 0) // known.terms[0][1]
+            if factor and all(left.get(t, 0) == f * factor for t, f in known.terms):
+                parts = sorted(factor * end for end in ends)
+                low, high = low + parts[0], high + parts[1]
+                left = {t: f for t, f in left.items() if t not in dict(known.terms)}
+        for term, factor in left.items():
+            parts = sorted(factor * end for end in self._ends[term])
+            low, high = low + parts[0], high + parts[1]
+        return low, high
+
+    def _term(self, key: Any, made: Callable[[], fx.Node], ends: tuple[float, float]) -> Number:
+        if key not in self._by_key:
+            # What it is made of comes before it.
+            node = made()
+            self._by_key[key] = len(self._nodes)
+            self._nodes.append(node)
+            self._ends.append(ends)
+        return Number(0, ((self._by_key[key], 1),))
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether a value is a tensor of one whole number."""
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+        return False
+    return all(type(n) is int and n == 1 for n in value.shape)
+
+
+def origin_of(node: fx.Node) -> fx.Node:
+    """Of a tensor of one whole number the one that it shows, in another shape or type."""
+    while node.target in SHOWN and is_whole_number((shown := node.all_input_nodes[0]).meta.get("val")):
+        node = shown
+    return node
+
+
+def is_by_value(size: Any) -> bool:
+    """Whether a size of the graph follows from the value of a tensor."""
+    return isinstance(size, torch.SymInt) and bool(free_unbacked_symbols(size))

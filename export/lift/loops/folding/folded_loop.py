@@ -1,0 +1,77 @@
+"""A model's own loop over time rolled up, from its graphs at two lengths, and what stands around it."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.loops.align_traces import cannot_roll
+from rnn_export.export.lift.loops.folded_sizes import know_sizes
+from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
+from rnn_export.export.lift.loops.folding.trace_lengths import FAR, is_right
+from rnn_export.export.lift.loops.loop_body import counts_iterations
+from rnn_export.export.lift.loops.loop_folding import roll
+from rnn_export.export.lift.loops.tables.iteration_index import count_iterations
+from rnn_export.export.lift.loops.tables.table_rows import read_tables
+from rnn_export.export.lift.rewrite.flat_graph import fold, rewrite_over_time
+
+# Lengths between two at which a loop shows: as many are tried, and so many are exported where one of them is another.
+TRIED_BETWEEN = 16
+MOST_BETWEEN = 64
+
+
+def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
+    """The loop rolled up, from its graph at the shorter of two lengths; raises LiftError where it cannot be."""
+    rolled, counts = _rolled(module, short, lengths)
+    rewrite_for_any_length(module, rolled, lengths[0])
+    if (counts or counts_iterations(rolled)) and is_right(module, rolled, FAR) is False:
+        raise cannot_roll(f"a number in it follows from the iteration, but not in the same way as far as {FAR} frames")
+    fold(rolled)
+    return rolled
+
+
+def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> tuple[fx.GraphModule, bool]:
+    """And whether numbers of it are read from sequences that are counted."""
+
+    def unrolled(frames: int) -> fx.GraphModule:
+        graph = fixed_graph(module, frames)
+        read_tables(graph, frames, rows, first)
+        if counts:
+            count_iterations(graph, frames, rows, first)
+        return graph
+
+    first, (few, more), counts = module.axes.first_time, lengths, False
+    rows = module.axes.rows_in[first[0]]
+    samples = module.sample(ROWS, few), module.sample(ROWS, more)
+    read_tables(short, few, rows, first)
+    long = unrolled(more)
+    try:
+        rolled = roll(short, long, samples, lengths, first)
+    except LiftError:
+        counted = [count_iterations(graph, n, rows, first) for graph, n in ((short, few), (long, more))]
+        if not all(counted):
+            raise
+        rolled, counts = roll(short, long, samples, lengths, first), True
+    frames = range(few + 1, more)
+    tried = frames[:: -(-len(frames) // TRIED_BETWEEN) or 1]
+    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in tried):
+        return rolled, counts
+    # Numbers that follow from the length by steps are those of each length between.
+    between = [(unrolled(n), module.sample(ROWS, n)) for n in frames]
+    try:
+        return roll(short, long, samples, lengths, first, between), counts
+    except LiftError:
+        return rolled, counts
+
+
+def rewrite_for_any_length(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
+    """What is windows over time written as these, in place, in a graph whose sizes torch does not know any more.
+
+    `frames` is a length that the model takes.
+    """
+    for rows in (ROWS, OTHER_ROWS):
+        sample = module.sample(rows, frames)
+        if know_sizes(graph, sample, [{*axes} for axes in module.dynamic(True)[0]]):
+            rewrite_over_time(graph, sample, module.flat.context, module.flat.chunk)
+            return

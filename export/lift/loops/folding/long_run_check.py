@@ -1,0 +1,93 @@
+"""Frames far behind those that a loop was traced over, where the code may do something else: `if t % 300 == 299`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from rnn_export.errors import BoundedAxis, first_line
+from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.branches.counter_constants import CountedNumber, counted_numbers
+from rnn_export.export.lift.ir.source_location import at_line, line_of, source_line
+from rnn_export.export.lift.loops.folding.trace_lengths import WORK, is_right
+
+# The most frames that a loop is run over for a number in the code.
+MOST = 4096
+# A number may be met a few frames later: `(t + 5) % 300`.
+LATER = 16
+# As many times the work that is done to see whether a graph is right.
+WORK_TIMES = 16
+COUNT = (
+    "count the frames in a value of the loop, x.new_zeros((batch, 1), dtype=torch.int64), and choose by it with "
+    "torch.where; frames to look back at belong in one tensor that moves on"
+)
+
+
+def refuse_far_ways(module: BatchFirst, rolled: fx.GraphModule, frames: int, stride: int) -> tuple[str, ...]:
+    """Hold a loop rolled up from `frames` frames to the model, as far as the numbers of its code that meet a count go.
+
+    `stride` divides the lengths that the model takes. Gives what is to be said of numbers that are too far. Raises
+    BoundedAxis where the model fails before, or does something else.
+    """
+    ends, weights = module.flat.max_frames, sum(p.numel() for p in module.parameters())
+    most = min(MOST, ends or MOST, WORK_TIMES * WORK // max(weights, 1)) // stride * stride
+    numbers = _numbers(module, frames)
+    near = [n for n in numbers if n.value < most]
+    lengths = sorted({min(_length(n, stride), most) for n in near if n.value > frames // 2})
+    if lengths and not is_right(module, rolled, lengths[-1]):
+        _refuse(module, rolled, (frames, next(n for n in lengths if not is_right(module, rolled, n))), near)
+    far = [n for n in numbers if n.value >= most and n.line and ends is None]
+    return tuple(
+        f"{at_line(n.file, n.line)} holds a count against {n.value:g}, and the loop was tried over {most} frames at "
+        "most: what it does otherwise from there on, a stream does not"
+        for n in far[:1]
+    )
+
+
+def _numbers(module: BatchFirst, frames: int) -> list[CountedNumber]:
+    """Those of the code, and products of two of which one divides: `t // 10 % 40`, `t * 0.01 > 4`."""
+
+    def run() -> None:
+        with torch.no_grad():
+            module(*module.sample(2, frames))
+
+    found = [n for n in counted_numbers(run) if 0 < n.value < torch.inf]
+    made = []
+    for a, b in itertools.permutations(found, 2):
+        if a.divides and a.file == b.file:
+            value = b.value * a.value if a.value > 1 else b.value / a.value
+            made.append(CountedNumber(value, b.file, b.line))
+    return [*found, *(n for n in made if n.value < MOST)]
+
+
+def _length(number: CountedNumber, stride: int) -> int:
+    return -(-(int(number.value) + 1 + LATER) // stride) * stride
+
+
+def _refuse(
+    module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, int], numbers: Sequence[CountedNumber]
+) -> None:
+    """Raise BoundedAxis: the graph is the model over the first length, and not over the second."""
+    right, wrong = lengths
+    while wrong - right > 1:
+        middle = (wrong + right) // 2
+        right, wrong = (middle, wrong) if is_right(module, rolled, middle) else (right, middle)
+    raise BoundedAxis(*module.axes.first_time, right, _fails(module, wrong) or _otherwise(right, numbers))
+
+
+def _fails(module: BatchFirst, frames: int) -> str:
+    try:
+        with torch.no_grad():
+            module(*module.sample(2, frames))
+    except Exception as error:  # the user's code may raise anything
+        return f"the model fails{line_of(error)} ({type(error).__name__}: {first_line(error)})"
+    return ""
+
+
+def _otherwise(right: int, numbers: Sequence[CountedNumber]) -> str:
+    nearest = min(numbers, key=lambda n: (abs(n.value - right), -n.line))
+    where = f"{at_line(nearest.file, nearest.line)}: {source_line(nearest.file, nearest.line)}"
+    return f"the loop does something else than before ({where}; {COUNT})"

@@ -1,0 +1,35 @@
+"""Passes over the sequence whose values show linear recurrences, as a graph of any length that has these."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.loops.folding.fixed_length_graph import ROWS, fixed_graph
+from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length
+from rnn_export.export.lift.loops.folding.trace_lengths import is_right, lengths_tried
+from rnn_export.export.lift.loops.loop_folding import roll
+from rnn_export.export.lift.loops.recurrences.detect_recurrence import find_scans
+from rnn_export.export.lift.rewrite.flat_graph import fold
+
+# Lengths at which values are looked through, which no other axis is likely to have, and others at which it is tried.
+SCANNED, BETWEEN = (19, 23), (15, 16, 17, 33)
+
+
+def by_found_scans(module: BatchFirst) -> fx.GraphModule | None:
+    """The model with recurrences in the place of passes that compute them; None where it has none, or more is wrong."""
+    graphs, samples = [], []
+    try:
+        for frames in SCANNED:
+            samples.append(module.sample(ROWS, frames))
+            graphs.append(fixed_graph(module, frames))
+            if not find_scans(graphs[-1], samples[-1], frames):
+                return None
+        graph = roll(graphs[0], graphs[1], (samples[0], samples[1]), SCANNED, module.axes.first_time)
+    except LiftError:
+        return None
+    rewrite_for_any_length(module, graph, SCANNED[0])
+    fold(graph)
+    right = all(is_right(module, graph, n) is not False for n in (*lengths_tried(module), *BETWEEN))
+    return graph if right else None

@@ -1,0 +1,220 @@
+"""Pieces of so many frames that a loop takes of a value, with some of the frames before and after them or without.
+
+    for start in range(0, x.shape[1], 4):
+        piece, seen = x[:, start : start + 4], x[:, max(start - 8, 0) : start + 4]
+
+They are windows of the value, filled up at both ends: piece number k has the same place in each. Where the loop
+remembers nothing, the pieces at the ends, which have fewer frames beside them, are computed as those between.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+
+# Of nodes: whose frames are filled up, and which are cut, along the axis that is noted; which window one is, by number.
+FILLED, CUT, PIECE = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of `source` along `axis`: `period` of its own, `behind` before and `ahead` after these.
+
+    The source may have `more` frames than the sequence.
+    """
+
+    source: fx.Node
+    axis: int
+    period: int
+    behind: int = 0
+    ahead: int = 0
+    more: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.behind + self.period + self.ahead
+
+    def range_of(self, number: int, length: int) -> tuple[int, int]:
+        """Where piece `number` begins and ends in a source of `length` frames."""
+        start = number * self.period
+        return max(start - self.behind, 0), min(start + self.period + self.ahead, length)
+
+    def is_whole(self, number: int, length: int) -> bool:
+        start, end = self.range_of(number, length)
+        return end - start == self.size
+
+    def of(self, write: NodeWriter, value: fx.Node, axis: int) -> fx.Node:
+        """(..., pieces, ..., size): the windows of a value with the source's frames along `axis`, zeros at its ends."""
+        right = self.ahead - self.more
+        write.at = value
+        with value.graph.inserting_after(value):
+            others = [0, 0] * (write.value_of(value).dim() - axis - 1)
+            filled = write.call(aten.pad.default, value, [*others, self.behind, right])
+        filled.meta[FILLED] = axis, self.period, self.more, right
+        with value.graph.inserting_after(filled):
+            return write.call(aten.unfold.default, filled, axis, self.size, self.period)
+
+
+def take_pieces(write: NodeWriter, node: fx.Node, frames: int, period: int) -> bool:
+    """The pieces that are taken of `node` become its windows, in place; whether some at the ends are left as they are.
+
+    `frames` is the length of the sequence, whole periods.
+    """
+    is_left = False
+    for axis, taken in _taken(node).items():
+        length = node.meta["val"].shape[axis]
+        for window in _windows(node, axis, {r for _, r in taken}, (frames, length, period)):
+            numbers = {window.range_of(k, length): k for k in range(frames // period) if window.is_whole(k, length)}
+            mine = [(user, numbers[r]) for user, r in taken if r in numbers]
+            taken = [(user, r) for user, r in taken if r not in numbers]
+            if mine:
+                _take(write, window, mine)
+                is_left |= len(numbers) < frames // period
+    return is_left
+
+
+def _taken(node: fx.Node) -> dict[int, list[tuple[fx.Node, tuple[int, int]]]]:
+    """By axis, what takes pieces of more than one frame, and where they begin and end."""
+    shape = getattr(node.meta.get("val"), "shape", ())
+    found: dict[int, list[tuple[fx.Node, tuple[int, int]]]] = {}
+    for user in node.users:
+        if user.target is aten.slice.Tensor and user.args[0] is node:
+            given = named_args(user)
+            axis, start, end = given["dim"] % len(shape), given["start"] or 0, given["end"]
+            if isinstance(shape[axis], int) and type(start) is int and type(end) is int and given["step"] == 1:
+                found.setdefault(axis, []).append((user, (start, min(end, shape[axis]))))
+        elif user.target in SPLITS and user.args[0] is node:
+            axis = named_args(user)["dim"] % len(shape)
+            ends = [0]
+            for part in user.meta["val"]:
+                ends.append(ends[-1] + part.shape[axis])
+            for part in (n for n in user.users if n.target is operator.getitem):
+                number = args_of(part)[1]
+                found.setdefault(axis, []).append((part, (ends[number], ends[number + 1])))
+    return found
+
+
+def _windows(node: fx.Node, axis: int, ranges: set[tuple[int, int]], sizes: tuple[int, int, int]) -> Iterator[Window]:
+    """The windows of which every piece is taken, those that look at the fewest frames first."""
+    frames, length, period = sizes
+    if not isinstance(length, int) or length < frames or period < 2:
+        return
+    tried = {(k * period - start, end - (k + 1) * period) for k in range(frames // period) for start, end in ranges}
+    for behind, ahead in sorted(tried, key=lambda pair: (sum(pair), pair[1])):
+        window = Window(node, axis, period, behind, ahead, length - frames)
+        if min(behind, ahead) < 0 or ahead < length - frames or window.size > frames + length - frames:
+            continue
+        if all(window.range_of(k, length) in ranges for k in range(frames // period)):
+            yield window
+
+
+def _take(write: NodeWriter, window: Window, taken: Sequence[tuple[fx.Node, int]]) -> None:
+    node, axis = window.source, window.axis
+    windows, rank = window.of(write, node, axis), len(node.meta["val"].shape)
+    order, places = [*range(axis), rank - 1, *range(axis, rank - 1)], {n: i for i, n in enumerate(node.graph.nodes)}
+    for user, number in taken:
+        write.at = user
+        # Where all of them are taken at once, each belongs to the turn that uses it.
+        with node.graph.inserting_before(min(user.users, key=lambda n: places.get(n, 0), default=user)):
+            new = write.call(aten.select.int, windows, axis, number)
+            new = write.call(aten.permute.default, new, order)
+        new.meta[PIECE] = window, number
+        user.replace_all_uses_with(new)
+
+
+def joins_pieces(node: fx.Node, frames: int, period: int) -> bool:
+    """Whether a node joins the frames of all periods, each piece one."""
+    if node.target is not aten.cat.default or period == 1 or len(args_of(node)[0]) != frames // period:
+        return False
+    dim = [*args_of(node), 0][1]
+    values = [piece.meta.get("val") for piece in args_of(node)[0] if isinstance(piece, fx.Node)]
+    return all(isinstance(v, Tensor) and v.shape[dim] == period for v in values)
+
+
+def cut(write: NodeWriter, node: fx.Node) -> fx.Node:
+    """Note that the frames that `node` joins are cut where the sequence ends; gives what they are cut from."""
+    dim, value = [*args_of(node), 0][1] % len(node.meta["val"].shape), node.meta["val"]
+    write.at = node
+    with node.graph.inserting_after(node):
+        sizes = [n if isinstance(n, int) else write.call(aten.sym_size.int, node, a) for a, n in enumerate(value.shape)]
+    with node.graph.inserting_after(([node, *(n for n in sizes if isinstance(n, fx.Node))])[-1]):
+        whole = write.call(aten.reshape.default, node, [*sizes[:dim], -1, *sizes[dim + 1 :]])
+    whole.meta[CUT] = dim
+    node.replace_all_uses_with(whole, lambda user: user is not whole and user.target is not aten.sym_size.int)
+    return whole
+
+
+def numbers_of(graph: fx.Graph) -> dict[fx.Node, set[int]]:
+    """By node, the numbers of the pieces that it follows from, behind what joins them: of that loop alone."""
+    found: dict[fx.Node, set[int]] = {}
+    for node in graph.nodes:
+        if PIECE in node.meta:
+            found[node] = {node.meta[PIECE][1]}
+        elif CUT not in node.meta:
+            found[node] = set().union(*(found.get(n, set()) for n in node.all_input_nodes))
+    return found
+
+
+def computed_alike(graph: fx.Graph, joins: Sequence[fx.Node]) -> None:
+    """In place: pieces at the ends, of other sizes, are computed as one between; as it is where a loop remembers."""
+    numbers = numbers_of(graph)
+    for join in joins:
+        pieces = list(args_of(join)[0])
+        taken = [_windows_in(piece) if numbers[piece] == {k} else None for k, piece in enumerate(pieces)]
+        usual = [k for k, windows in enumerate(taken) if windows]
+        if not usual:
+            continue
+        model = max(usual, key=lambda k: taken.count(taken[k]))
+        for k, piece in enumerate(pieces):
+            if taken[k] != taken[model]:
+                pieces[k] = _copied(graph, pieces[model], (piece, k), numbers)
+        join.update_arg(0, pieces)
+
+
+def _windows_in(piece: fx.Node) -> list[Window] | None:
+    """The windows that `piece` is made of; None where it follows from other frames too."""
+    waiting, seen, found = [piece], set[fx.Node](), list[Window]()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node.target is aten.sym_size.int:
+            continue
+        seen.add(node)
+        if node.op == "placeholder" or CUT in node.meta:
+            return None
+        if PIECE in node.meta:
+            found.append(node.meta[PIECE][0])
+        else:
+            waiting += node.all_input_nodes
+    return found
+
+
+def _copied(graph: fx.Graph, model: fx.Node, place: tuple[fx.Node, int], numbers: dict[fx.Node, set[int]]) -> fx.Node:
+    """What `model` is, of another piece, behind the node of that piece as it was."""
+    after, number = place
+    made: dict[fx.Node, fx.Node] = {}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if not numbers.get(node):
+            return node
+        if node not in made:
+            if PIECE in node.meta:
+                taken = node.all_input_nodes[0]
+                new = graph.node_copy(taken, lambda n: n)
+                new.update_arg(2, number)
+                made[node] = graph.node_copy(node, lambda n: new)
+                made[node].meta = {**node.meta, PIECE: (node.meta[PIECE][0], number)}
+            else:
+                for before in node.all_input_nodes:
+                    copy(before)
+                made[node] = graph.node_copy(node, copy)
+        return made[node]
+
+    with graph.inserting_before(after.next):
+        return copy(model)

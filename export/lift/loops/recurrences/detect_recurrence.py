@@ -1,0 +1,79 @@
+"""Linear recurrences that code computes in passes over the sequence, found by their values.
+
+Doubling code (Hillis and Steele, Blelloch) has other operators at each length, so nothing of its graph tells what it
+computes. Its values do: of a tensor h with h[t] = a[t] h[t - 1] + x[t], for two others of the graph, nothing but these
+need be known, and the passes between them are gone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import recorded, sources_of
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import recurrence
+
+# How far values may be from a recurrence, and how much of one must not be its newest term, relative to the largest.
+NEAR, SEEN = 1e-5, 1e-2
+# Values of one shape that are looked through.
+MOST = 512
+
+
+def find_scans(module: fx.GraphModule, sample: Sequence[Tensor], frames: int) -> bool:
+    """Let each linear recurrence over `frames` frames be one operator, in place; whether there was any."""
+    values = recorded(module, sample)
+    found = False
+    for nodes, axis in _by_shape(module.graph, values, frames):
+        stacked = torch.stack([values[n].movedim(axis, 0).reshape(frames, -1) for n in nodes])
+        for at in reversed(range(len(nodes))):
+            if not _is_used(nodes[at]) or (pair := _terms(stacked, at)) is None:
+                continue
+            a, x = (nodes[i] for i in pair)
+            with module.graph.inserting_before(nodes[at]):
+                new = module.graph.call_function(recurrence._opoverload, (a, x, axis))
+            new.meta = dict(nodes[at].meta)
+            nodes[at].replace_all_uses_with(new)
+            found = True
+    if found:
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        module.recompile()
+    return found
+
+
+def _is_used(node: fx.Node) -> bool:
+    """Whether a result hangs on `node`."""
+    return any(n.op == "output" for n in sources_of(node, lambda n: [*n.users]))
+
+
+def _by_shape(graph: fx.Graph, values: Mapping[fx.Node, Any], frames: int) -> Iterator[tuple[list[fx.Node], int]]:
+    """The values of one shape that have one axis of frames, in order, and that axis."""
+    found: dict[tuple[int, ...], list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        value = values.get(node)
+        if isinstance(value, Tensor) and value.is_floating_point() and list(value.shape).count(frames) == 1:
+            found[tuple(value.shape)].append(node)
+    for shape, nodes in found.items():
+        if 2 < len(nodes) <= MOST:
+            yield nodes, shape.index(frames)
+
+
+def _terms(stacked: Tensor, at: int) -> tuple[int, int] | None:
+    """Which values before `at` are its factors and its newest terms; `stacked` has (values, frames, entries)."""
+    h, before = stacked[at], stacked[:at]
+    scale = float(h.abs().max())
+    if not 0 < scale < torch.inf:
+        return None
+    starts = (before[:, 0] - h[0]).abs().amax(1) <= NEAR * scale
+    for x in starts.nonzero().flatten().tolist():
+        rest = h[1:] - before[x, 1:]
+        if float(rest.abs().max()) < SEEN * scale:
+            continue
+        off = (rest - before[:, 1:] * h[:-1]).abs().flatten(1).amax(1)
+        for a in (off <= NEAR * scale).nonzero().flatten().tolist():
+            return a, x
+    return None

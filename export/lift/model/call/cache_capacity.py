@@ -1,0 +1,84 @@
+"""A model whose memory fills up, with room for all of it, and how much of it is there as a state beside it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered, key_of, result_parts
+
+
+@dataclass(frozen=True)
+class Fills:
+    """A tensor that is up to `size` entries long along `axis`, as many as the state `count` says."""
+
+    axis: int
+    size: int
+    count: str
+
+    def there(self, room: Tensor, count: Tensor) -> Tensor:
+        """The last `count` entries."""
+        return room[self._from(self.size - min(count.reshape(()).item(), self.size))]
+
+    def after(self, room: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        """The room behind which `left` was put in, and how many entries that is."""
+        one = left[tuple(slice(None) if a == self.axis else 0 for a in range(left.dim()))]
+        count = torch.ones_like(one, dtype=torch.int64).sum().clamp(min=0)
+        return torch.cat([room, left], self.axis)[self._from(-self.size)], count.reshape(1)
+
+    def _from(self, start: Any) -> tuple[slice, ...]:
+        return (*(slice(None) for _ in range(self.axis)), slice(start, None))
+
+
+class Filling(nn.Module):
+    """`model`, of whose arguments `refs` those tensors that have `fills` are as long as they will be.
+
+    How many of their entries there are, the last ones, is an argument of one number, and a result; one for all tensors
+    that fill up alike.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        refs: Mapping[str, OutputRef],
+        fills: Mapping[str, Sequence[Fills | None]],
+        signature: inspect.Signature,
+    ) -> None:
+        super().__init__()
+        self.model, self.refs, self.fills = model, dict(refs), dict(fills)
+        self.counts = tuple(dict.fromkeys(f.count for of in fills.values() for f in of if f is not None))
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        counts = [inspect.Parameter(count, kind, default=None) for count in self.counts]
+        self.signature = signature.replace(parameters=[*signature.parameters.values(), *counts])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(self.signature.bind_partial(*args, **kwargs).arguments)
+        fed, rooms = {count: given.pop(count) for count in self.counts}, dict[str, list[Any]]()
+        for name, fills in self.fills.items():
+            rooms[name], tree = pytree.tree_flatten(given[name])
+            there = [t if f is None else f.there(t, fed[f.count]) for t, f in zip(rooms[name], fills, strict=True)]
+            given[name] = pytree.tree_unflatten(there, tree)
+        result = self.model(**given)
+        parts, keys = result_parts(result), {name: key_of(result, ref) for name, ref in self.refs.items()}
+        counts: dict[str, Tensor] = {}
+        for name, fills in self.fills.items():
+            key, after = keys[name], list[Any]()
+            assert key is not None
+            leaves, tree = pytree.tree_flatten(parts[key])
+            for room, left, fill in zip(rooms[name], leaves, fills, strict=True):
+                if fill is None:
+                    after.append(left)
+                    continue
+                kept, count = fill.after(room, left)
+                after.append(kept)
+                counts.setdefault(fill.count, count)
+            parts[key] = pytree.tree_unflatten(after, tree)
+        for named, value in counts.items():
+            parts[len(parts) if is_ordered(result) else named] = value
+        return tuple(parts.values()) if is_ordered(result) else parts

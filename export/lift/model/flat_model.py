@@ -1,0 +1,392 @@
+"""A model as a function of flat, named tensors: (inputs..., states...) -> (outputs..., next states...)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rnn_export.errors import DecidedByValue, LiftError, first_line
+from rnn_export.export.lift.layers.packed_sequences import packing_full_rows
+from rnn_export.export.lift.model.argument_binding import bind, call_bound
+from rnn_export.export.lift.model.attention_bound import Context
+from rnn_export.export.lift.model.call.complex_parts import joined, named_parts, part_names, parts_of
+from rnn_export.export.lift.model.call.dataclass_pytree import closed
+from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered, key_of, object_in, pick, result_parts
+from rnn_export.export.lift.model.call.pytree import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
+from rnn_export.export.lift.model.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
+from rnn_export.export.lift.model.folded_inputs import Rated
+from rnn_export.export.lift.model.module_attributes import AttributePath, swapped
+from rnn_export.export.lift.model.number_states import (
+    HELD,
+    NUMBERS,
+    PLAIN,
+    held_in,
+    hold,
+    next_of,
+    next_value,
+    paths_of,
+    zero_like,
+)
+from rnn_export.export.lift.model.numbers.int_provenance import Kept, keep_number, refuse_others
+from rnn_export.export.lift.model.numbers.tensor_indices import TensorNumbers
+from rnn_export.export.lift.model.outside_values import Outside
+from rnn_export.export.lift.model.script.script_modules import signature_of
+from rnn_export.export.lift.model.select_branches import Way, both_ways
+from rnn_export.last_resort import failing_at
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One named tensor of a call, with its example value."""
+
+    name: str
+    example: Tensor
+
+
+class FlatModel(nn.Module):
+    """`model` called with flat tensors.
+
+    Attributes:
+        inputs: the named data leaves, in the order of forward's arguments; what is complex, here and elsewhere, is two
+            leaves, NAME.real and NAME.imag.
+        states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
+        seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
+        kept: where each of these stands; in several places, where they hold one tensor.
+        idle: what calls change beside that, and nothing reads, with its value: every call starts from it.
+        outputs: the names of forward's first results; the next states follow in the order of `states`.
+        output_keys: for each of `outputs`, what `states` would call it.
+        left_out: by name, the class of each result that is an object, which a later call could take as an argument.
+        written: the arguments that the model writes to.
+        defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        max_frames: the most frames of a sequence, as the user says; None for any number.
+        context: how far attention to all frames before goes back, as the user says; None where it does not stream.
+        packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
+        decisions: what is known of those that it takes by the value of a tensor.
+        rated: by number, the inputs that have several frames for each of the others: forward takes them folded.
+        outside: of a copy that is a reference, the values outside of the model that it has for itself.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Sequence[Any],
+        states: Mapping[str, OutputRef],
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.refs = dict(states)
+        self.positional, self.arguments = bind(model, example, self.refs)
+        self._unfed = [name for name in signature_of(model).parameters if name not in self.arguments]
+        result, called = self._example_result()
+        self._check_refs(result)
+        self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
+        for name in self.defaulted_states:
+            # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
+            zeros = pytree.tree_map_only((Tensor, *NUMBERS), zero_like, self._back(result, called, name))
+            self.arguments[name] = zeros
+        self._hold(result, called)
+        self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
+        self.states = _named(list(self.refs), self.arguments, None)
+        self.outputs = self._output_names(result, output_names)
+        self.left_out = {
+            str(key): type(object_in(value)).__name__
+            for key, value in result_parts(result).items()
+            if self._is_left(key, value)
+        }
+        results = self._data_parts(result).items()
+        self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in tensors_of(v)))
+        self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
+        self.decisions = Decisions()
+        self.packs = self.packs_full_rows = False
+        self.rated: dict[int, Rated] = {}
+        self.outside = Outside()
+        self.max_frames: int | None = None
+        self.context: Context | None = None
+        self.chunk = 1
+        self.kept: tuple[tuple[AttributePath, ...], ...] = ()
+        self.idle: dict[tuple[AttributePath, ...], Tensor] = {}
+        self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
+        self._are_complex: tuple[bool, ...] = ()
+        self._taken = frozenset(self.names)
+        self._roots: dict[AttributePath, Any] = {}
+        self._check_states_come_back(result, called)
+
+    def fold(self, rated: Mapping[int, Rated]) -> None:
+        """Take the inputs `rated` as these say."""
+        folded = {i: replace(self.inputs[i], example=r.example(self.inputs[i].example)) for i, r in rated.items()}
+        self.rated, self.inputs = dict(rated), tuple(folded.get(i, leaf) for i, leaf in enumerate(self.inputs))
+
+    @property
+    def declared(self) -> tuple[Leaf, ...]:
+        """The states that are arguments of the model."""
+        return tuple(leaf for leaf in self.states if self.kept_at(leaf.name) is None)
+
+    @property
+    def defaulted_to_none(self) -> list[str]:
+        """The arguments that the example leaves out, and that are None then."""
+        parameters = signature_of(self.model).parameters
+        return [name for name in self._unfed if parameters[name].default is None]
+
+    @property
+    def kept_paths(self) -> set[AttributePath]:
+        """Where the states stand that the model keeps itself."""
+        return {path for places in (*self.kept, *self.idle) for path in places}
+
+    @property
+    def names(self) -> list[str]:
+        """Those of its inputs, states and outputs."""
+        return [*(leaf.name for leaf in (*self.inputs, *self.states)), *self.outputs]
+
+    def kept_at(self, name: str) -> AttributePath | None:
+        """Where the model keeps the state `name` itself; None where it is an argument."""
+        return next((places[0] for places in self.kept if name in part_names(self.name_of(places))), None)
+
+    def name_of(self, places: Sequence[AttributePath]) -> str:
+        """The name of what the model keeps at `places`: of the first, unless an argument or a result has it."""
+        name = str(places[0])
+        return f"{name}.kept" if name in self._taken else name
+
+    def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
+        """Make states of what the model keeps at `places`, which may be several for one tensor.
+
+        `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
+        """
+        self.kept += tuple(places)
+        named = [(self.name_of(group), start) for group, start in zip(places, starts, strict=True)]
+        leaves = tuple(Leaf(name, part) for name, start in named for name, part in named_parts(name, start))
+        self._are_complex += tuple(start.is_complex() for start in starts)
+        self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
+        paths = [path for group in places for path in group]
+        roots = {path.root for path in paths}
+        # What stands beside a state is as it was before any call, where the state has its place already.
+        born = {path.root for path in paths if not path.is_in(self.model)}
+        self._roots |= {root: root.get(called if root in born else self.model) for root in sorted(roots, key=str)}
+        for root in roots:
+            if root.is_buffer(self.model) and root.get(self.model) is None:
+                root.put(self.model, root.get(called).clone())
+
+    def forget(self, names: Collection[str]) -> None:
+        """Make no states any more of numbers that the model keeps, by name: nothing reads them."""
+        held = dict(zip(self.kept, self._are_complex, strict=True))
+        self.idle |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
+        self.kept = tuple(group for group in held if group not in self.idle)
+        self._are_complex = tuple(held[group] for group in self.kept)
+        self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Pure: the states that the model keeps itself are arguments and results as well."""
+        try:
+            if self.decisions.checked or not self.decisions.chosen:
+                return self._pure(*tensors)
+            return both_ways(self.model, lambda way: self._on(way, *tensors))
+        except RuntimeError as error:
+            # torch prints the whole graph so far where its own comes out.
+            if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
+                raise self._with_numbers(decided_by_value(error)) from error
+            raise
+
+    def _with_numbers(self, refusal: DecidedByValue) -> DecidedByValue:
+        """`refusal`, with the numbers in declared states that are tensors while the code is traced."""
+        names = ", ".join(name for name in self.held if self.kept_at(name))
+        tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
+        return refusal.told(refusal.tried + tensors) if names else refusal
+
+    def _on(self, way: Way, *tensors: Tensor) -> tuple[Tensor, ...]:
+        decisions = self.decisions
+        self.decisions = replace(decisions, way=way)
+        try:
+            return self._pure(*tensors)
+        finally:
+            self.decisions = decisions
+
+    def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if not (self.kept or self.idle):
+            return self.call_stateful(*tensors)
+        count = len(tensors) - len(self.kept) - sum(self._are_complex)
+        left = list(tensors[count:])
+        fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
+        for group, tensor in zip(self.kept, fed, strict=True):
+            keep_number(tensor, Kept(self.name_of(group)))
+        places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
+        places |= {path: start.clone() for group, start in self.idle.items() for path in group}
+        with swapped(self.model, self._roots, places):
+            results = self.call_stateful(*tensors[:count])
+            after = [next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
+        refuse_others(self.decisions.left, {self.name_of(g): t for g, t in zip(self.kept, after, strict=True)})
+        return (*results, *parts_of(after))
+
+    def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
+        """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
+        # What the model writes to is ours.
+        left = [t.clone() for t in tensors] if self.written else list(tensors)
+        left = [self.rated[i].taken(t) if i in self.rated else t for i, t in enumerate(left)]
+        called, held = {}, self.held
+        for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
+            leaves, tree = pytree.tree_flatten_with_path(self.arguments[name])
+            filled = [
+                joined(left, leaf.is_complex()) if is_fed(leaf) else held.get(name + suffix(path), leaf)
+                for path, leaf in leaves
+            ]
+            called[name] = pytree.tree_unflatten(filled, tree)
+        called.update(dict.fromkeys(left_out))
+        deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
+        packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
+        has_numbers = self.kept or torch.compiler.is_exporting()
+        picking = TensorNumbers(self.decisions.seen.picks) if has_numbers else contextlib.nullcontext()
+        bounding = self.context.bounding() if self.context else contextlib.nullcontext()
+        with picking, deciding, packing, bounding, self.outside.placed():
+            result = call_bound(self.model, self.positional, called)
+        if self.held:
+            # Another object, since whoever puts back what was held holds this one.
+            vars(self.model)[HELD] = self._held_back(self.held, result, called)
+        after = [t for name in self.refs for _, t in self._after(result, called, name)]
+        return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
+
+    def is_held(self, name: str) -> bool:
+        """Whether the state `name` is a number in an argument."""
+        return name in self.held
+
+    def begin(self, name: str, value: Any) -> None:
+        """Let the number `name` in an argument be `value` at first."""
+        before = self.held[name]
+        vars(self.model)[HELD] = self.held | {name: type(before)(value)}
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
+        return held_in(self.model)
+
+    def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
+        """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""
+        fed = {name + path: leaf for name in self.refs for path, leaf in paths_of(self.arguments[name])}
+        held = {path: leaf for path, leaf in fed.items() if isinstance(leaf, PLAIN)}
+        back = self._held_back(held, result, called)
+        hold(self.model, held, back)
+
+    def _held_back(self, held: Mapping[str, Any], result: Any, called: Mapping[str, Any]) -> dict[str, Any]:
+        """The next values of `held`; raises LiftError, with the name, where one is neither a number nor the same."""
+        if not held:
+            return {}
+        back = {name + path: leaf for name in self.refs for path, leaf in self._leaves_back(result, called, name)}
+        return next_of(held, back)
+
+    def _example_result(self) -> tuple[Any, dict[str, Any]]:
+        """What the model gives, and what it was called with, as that is then."""
+        called = {n: pytree.tree_map_only(Tensor, torch.clone, value) for n, value in self.arguments.items()}
+        try:
+            # A copy, since a call may change what a module remembers.
+            with torch.no_grad():
+                result = call_bound(copy.deepcopy(self.model), self.positional, called)
+        except LiftError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise LiftError(
+                f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
+                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there."
+            ) from error
+        self.written = tuple(n for n, value in called.items() if any(t._version for _, t in tensors_of(value)))
+        return result, called
+
+    def _data(self, result: Any) -> list[tuple[str, Tensor]]:
+        """The named tensors of a result that are put out."""
+        return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
+
+    def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
+        parts = self._data_parts(result).items()
+        leaves = [
+            (f"{key}{suffix(path)}", leaf) for key, v in parts for path, leaf in leaves_by_path(v) if leaf is not None
+        ]
+        if not is_ordered(result):
+            return leaves
+        return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
+
+    def _data_parts(self, result: Any) -> dict[OutputRef, Any]:
+        """The parts of a result that are not a next state; all of them where there are no others, as of a bare cell."""
+        taken = {key_of(result, ref) for ref in self.refs.values()}
+        left = {key: closed(value) for key, value in result_parts(result).items() if not self._is_left(key, value)}
+        return {key: value for key, value in left.items() if key not in taken} or left
+
+    def _is_left(self, key: OutputRef, value: Any) -> bool:
+        """Whether a result is an object that a later call could take as an argument, which this one is not given."""
+        return key in self._unfed and object_in(value) is not None
+
+    def _back(self, result: Any, called: Mapping[str, Any], name: str) -> Any:
+        """The next value of a declared state: what the model gives, or leaves in the argument itself."""
+        return called[name] if self._is_in_place(result, name) else closed(pick(result, self.refs[name], name))
+
+    def _is_in_place(self, result: Any, name: str) -> bool:
+        return self.refs[name] == name and name in self.written and key_of(result, name) is None
+
+    def _leaves_back(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+        """The leaves of a next state by path; as many without common paths have those that are fed."""
+        fed, back = paths_of(self.arguments[name]), paths_of(self._back(result, called, name))
+        if len(fed) == len(back) and dict(fed).keys() != dict(back).keys():
+            return [(path, leaf) for (path, _), (_, leaf) in zip(fed, back, strict=True)]
+        return back
+
+    def _after(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
+        """The leaves of one next state in the order in which they are fed."""
+        leaves, held = self._leaves_back(result, called, name), self.held
+        back = [(path, leaf) for path, leaf in leaves if name + path not in held and is_fed(leaf)]
+        order = [path for path, _ in tensors_of(self.arguments[name])]
+        # Dicts may come back in another order; tensors without common names are paired by position.
+        by_path = dict(back)
+        return [(path, by_path[path]) for path in order] if by_path.keys() == set(order) else back
+
+    def _output_names(self, result: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        leaves = self._data_leaves(result)
+        for name, leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                raise LiftError(
+                    f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. Return "
+                    "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
+                )
+        if not leaves:
+            raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
+        return renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
+
+    def _check_refs(self, result: Any) -> None:
+        """Every declared state is an output, and no output is two states."""
+        owners: dict[OutputRef, str] = {}
+        for name, ref in self.refs.items():
+            if self._is_in_place(result, name):
+                continue
+            pick(result, ref, name)
+            key = key_of(result, ref)
+            assert key is not None
+            if key in owners:
+                raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
+            owners[key] = name
+
+    def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
+        """Every state comes back as it went in."""
+        for name in self.refs:
+            fed, back = tensors_of(self.arguments[name]), self._after(result, called, name)
+            if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
+                raise LiftError(
+                    f"state {name!r} goes in as {described(fed)} but comes back as {described(back)}: it must come "
+                    "back in the shape and dtype that it is fed in. Is it the right output?"
+                )
+
+    def check_names(self) -> None:
+        """Raise LiftError where an output has the name of something that is fed."""
+        fed = {leaf.name for leaf in (*self.inputs, *self.states)}
+        for name in self.outputs:
+            if name in fed:
+                raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+
+
+def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
+    tensors = [(name + path, leaf) for name in arguments for path, leaf in tensors_of(values[name])]
+    leaves = [part for name, leaf in tensors for part in named_parts(name, leaf)]
+    names = renamed([name for name, _ in leaves], wanted, "input")
+    return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))

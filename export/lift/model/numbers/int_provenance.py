@@ -1,0 +1,109 @@
+"""How a whole number of the model's own was reckoned: of the numbers that it keeps between calls, and of constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.model.numbers.constant_tensors import RANDOM
+
+# The attribute of a tensor that is one number, reckoned of kept ones and constants alone: how.
+RECKONED = "_rnn_export_reckoned"
+WRITES = ("add_", "sub_", "mul_", "remainder_", "fill_", "zero_", "copy_")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The number that the model keeps under a name, as a call finds it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Reckoned:
+    """What a function of torch's gives of `args`, among which are other such numbers."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def is_one(tensor: Tensor) -> bool:
+    """Whether a tensor has one entry, whatever the sizes are that are free."""
+    return all(type(n) is int and n == 1 for n in tensor.shape)
+
+
+def reckoned(tensor: Any) -> Kept | Reckoned | None:
+    """How the one number in `tensor` was reckoned; None where it is of anything else, such as an input."""
+    return getattr(tensor, RECKONED, None) if isinstance(tensor, Tensor) else None
+
+
+def mark(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], before: Any, result: Any
+) -> None:
+    """Note how `result` was reckoned; `before` is how the first of `args` was, which `function` may write to."""
+    name = getattr(function, "__name__", "")
+    writes = name in WRITES or (name.startswith("__i") and name not in ("__int__", "__index__", "__invert__"))
+    target = args[0] if writes and args else result
+    if not isinstance(target, Tensor):
+        return
+    sides = [before, *args[1:]] if writes else args
+    parts = [side if isinstance(side, Kept | Reckoned) else _part(side) for side in sides]
+    is_known = not kwargs and None not in parts and any(isinstance(p, Kept | Reckoned) for p in parts)
+    if is_known and is_one(target) and not any(word in name for word in RANDOM):
+        setattr(target, RECKONED, Reckoned(function, tuple(parts)))
+    elif writes and hasattr(target, RECKONED):
+        delattr(target, RECKONED)
+
+
+def _part(value: Any) -> Any:
+    """A number as it is, or how it was reckoned; None of anything else."""
+    if isinstance(value, Tensor):
+        return reckoned(value)
+    return value if isinstance(value, int | float) else None
+
+
+def keep_number(tensor: Tensor, how: Any) -> None:
+    """Note of a tensor of one entry that it is a kept number, or a whole number of Python's."""
+    if is_one(tensor) and isinstance(how, Kept | int):
+        setattr(tensor, RECKONED, int(how) if isinstance(how, int) else how)
+
+
+def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor]) -> None:
+    """Raise LiftError where a call reckons what it `left` by name otherwise than in the ways that are known of it."""
+    for name, ways in known.items():
+        if name in left and reckoned(left[name]) not in ways:
+            raise LiftError(
+                f"{name!r} is counted otherwise in a way of the code that was not met in any call that was tried, so "
+                "what it may be is not known: count it in one way, with a rest (% N)."
+            )
+
+
+def kept_in(number: Any) -> Iterator[str]:
+    """The names of the kept numbers that `number` was reckoned of."""
+    if isinstance(number, Kept):
+        yield number.name
+    for part in number.args if isinstance(number, Reckoned) else ():
+        yield from kept_in(part)
+
+
+def value_of(how: Any, known: Mapping[Any, int]) -> int | None:
+    """What a number is where `known` ones are as they are; None where it is of others as well."""
+    if how in known:
+        return known[how]
+    if not isinstance(how, Reckoned):
+        return None
+    parts = [value_of(a, known) if isinstance(a, Kept | Reckoned) else a for a in how.args]
+    return None if None in parts else applied(how, parts)
+
+
+def applied(how: Reckoned, parts: Sequence[Any]) -> int:
+    """What its function gives of numbers."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        sides = zip(how.args, parts, strict=True)
+        return int(how.function(*(torch.tensor(p) if isinstance(a, Kept | Reckoned) else p for a, p in sides)))

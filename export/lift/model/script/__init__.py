@@ -1,0 +1,1 @@
+"""TorchScript modules and functions, run node by node in Python."""

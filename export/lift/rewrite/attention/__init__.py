@@ -1,0 +1,1 @@
+"""Attention over a window of frames, written as windows over keys and values."""

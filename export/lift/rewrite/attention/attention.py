@@ -1,0 +1,325 @@
+"""Attention over the last W frames, written as windows over keys and values.
+
+Each frame attends to all frames, and a mask leaves those from `ahead` frames after it to `behind` frames before it.
+What a mask leaves is seen in the graph itself: its masks are made at two lengths, and where scores of zero come out of
+them as good as minus infinity outside of one band at both, and the masks are alike along it, the band is all that there
+is. Then frame t needs the keys and values of a window, and a product over windows is streamed as any other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeholders
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
+from rnn_export.export.lift.model.attention_bound import MASKED, MOST, Context, is_causal
+from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_turn, ready
+from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
+from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.relative_products import Through
+from rnn_export.export.lift.rewrite.attention.relative_scores import Relative, is_constant, is_near
+from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, apart_from_product, taken_apart
+from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
+
+# Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
+FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
+MARGIN = 32
+# Frames of the input, samples mostly, behind one of an attention.
+HIGHEST_STRIDE = 1 << 16
+# Of scores: a limit that only large ones meet is one.
+SCALES = (1.0, 1e4, 1e20)
+# An example's axis of more entries is time: those of the batch are fewer.
+ROWS = 3
+# A length of the input, to see how many frames more of an attention a step's make.
+MANY = 1 << 20
+
+
+def narrow_attention(
+    module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None, chunk: int = 1
+) -> None:
+    """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is.
+
+    A step will have `chunk` frames of the input: frames that attend within blocks go by blocks where these fit in it.
+    """
+    module.graph.eliminate_dead_code()
+    for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
+        apart_from_product(module, node)
+    nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
+    if not nodes:
+        return
+    for node in nodes:
+        softmax, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
+        for chances in ready(module, softmax):
+            found = Attention.of(chances)
+            narrow = None if found is None else _narrowed(module, found, examples, context, chunk)
+            if found is not None and narrow is not None:
+                (whole or found.result).replace_all_uses_with(narrow)
+    module.graph.eliminate_dead_code()
+
+
+def _narrowed(
+    module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None, chunk: int
+) -> fx.Node | None:
+    """An attention as windows, by masks of as few frames as its band is within; None where it has none."""
+    if context is not None:
+        more = min(context.frames + 2 * MARGIN, context.most or MOST)
+        runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
+        if _is_causal(runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs, chunk)):
+            context.bounds = True
+            return narrow
+    for both in FRAMES:
+        runs = [_Run(module, examples, found, frames) for frames in both]
+        band = _band(runs)
+        # Long periods are seen over more frames.
+        if band is not None and (narrow := _written(module, found, band, runs, chunk)) is not None:
+            return narrow
+    return None
+
+
+def _is_square(node: fx.Node) -> bool:
+    """Whether the scores of frames by frames are behind a node."""
+    value: Any = node.meta.get("val")
+    if node.target in SDPA:
+        key: Any = named_args(node)["key"].meta.get("val")
+        return value.dim() > 2 and _is_symbol(value.shape[-2]) and guard_or_false(value.shape[-2] == key.shape[-2])
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return False
+    return _is_symbol(value.shape[-1]) and guard_or_false(value.shape[-1] == value.shape[-2])
+
+
+def _is_symbol(size: Any) -> bool:
+    return isinstance(size, torch.SymInt)
+
+
+def _shortest(size: torch.SymInt, wanted: int) -> int:
+    """The least length of the input at which `size` is `wanted` or more."""
+    if len(size.node.expr.free_symbols) != 1:
+        return wanted
+    lengths = range(wanted * HIGHEST_STRIDE)
+    length = bisect_left(lengths, wanted, key=lambda length: size_at(size, length) or 0)
+    return length if length in lengths else wanted
+
+
+class _Run:
+    """The values of nodes over so many frames, each computed when it is asked for; sizes by what is known of them.
+
+    The frames are those of an attention: the input may have more, or fewer.
+    """
+
+    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], found: Attention, frames: int) -> None:
+        self.interpreter, self.found = fx.Interpreter(module), found
+        size = found.scores.meta["val"].shape[-1]
+        length = _shortest(size, frames)
+        self.values: dict[fx.Node, Any] = {}
+        self.sizes: dict[Any, int] = {}
+        for node, example in zip(placeholders(module.graph), examples, strict=True):
+            known = node.meta["val"].shape
+            sizes = [
+                h if isinstance(k, int) or h <= ROWS else length for k, h in zip(known, example.shape, strict=True)
+            ]
+            self.values[node] = torch.zeros(sizes, dtype=example.dtype)
+            self.sizes |= {k.node.expr: size for k, size in zip(known, sizes, strict=True) if _is_symbol(k)}
+        self.frames = self._number(size) or frames
+
+    def _number(self, size: Any) -> int | None:
+        return size_of(size, self.sizes) if _is_symbol(size) else None
+
+    def of_size(self, size: Any) -> int:
+        return size if isinstance(size, int) else self._number(size) or 1
+
+    def of(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            number = self._number(node.meta.get("val"))
+            if number is not None:
+                self.values[node] = number
+                return number
+            for before in node.all_input_nodes:
+                self.of(before)
+            self.interpreter.env = self.values
+            with torch.no_grad():
+                self.values[node] = self.interpreter.run_node(node)
+        return self.values[node]
+
+    def masked(self) -> Tensor | None:
+        """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
+        both = [self.frames] * 2
+        found = self.found
+        for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.tabled)):
+            self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
+        try:
+            masked: Tensor = self.of(args_of(self.found.chances)[0])
+        except Exception:  # a length that the graph does not take may raise anything
+            return None
+        return masked if [*masked.shape[-2:]] == both else None
+
+    def along(self, relative: Relative, band: Band) -> Tensor | None:
+        """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
+        table: Tensor = self.of(relative.table)
+        sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
+        if self.of_size(relative.product.meta["val"].shape[-2]) != self.frames:
+            return None
+        # As they lie in memory, which `as_strided` sees.
+        numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
+        moved = self.through(relative.product, relative.moves)(numbers)
+        return relative.along(moved, table, band.within(self.frames))
+
+    def tables(self, band: Band) -> list[Tensor | None]:
+        """By place in the band, what queries are multiplied with, and what is added up by chances: (..., size, E)."""
+        band, found = band.within(self.frames), self.found
+        given = [(t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.tabled, *found.adds)]
+        with torch.no_grad():
+            return [
+                (t.of_queries if t in found.tabled else t.of_chances)(self.through(t.given, t.path), sizes, band)
+                for t, sizes in given
+            ]
+
+    def through(self, start: fx.Node, path: Sequence[fx.Node]) -> Through:
+        """What `path` makes of a value in the place of `start`."""
+
+        def made(value: Tensor) -> Tensor:
+            values = {start: value}
+            for node in path:
+                self.interpreter.env = {n: values[n] if n in values else self.of(n) for n in node.all_input_nodes}
+                values[node] = self.interpreter.run_node(node)
+            return values[path[-1]] if path else value
+
+        return made
+
+
+def _is_causal(runs: Sequence[_Run]) -> bool:
+    return all((masked := run.masked()) is not None and is_causal(masked) for run in runs)
+
+
+def _band(runs: Sequence[_Run]) -> Band | None:
+    """The band that masks leave, the same at both lengths; None without one."""
+    bands = set()
+    for run in runs:
+        if (masked := run.masked()) is None:
+            return None
+        taken = masked > MASKED
+        bands.add(Band.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
+    band = bands.pop()
+    return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
+
+
+def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run], chunk: int) -> fx.Node | None:
+    """The same by windows of keys and values; None where the masks are not alike along the band."""
+    tables: dict[fx.Node, Tensor] = {}
+    for node in (*found.between, *found.after):
+        for mask in (n for n in node.all_input_nodes if is_constant(n)):
+            here, there = (band.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
+            if here is None or there is None or not torch.equal(_last(here, there), there):
+                return None
+            tables[mask] = here
+    beside: dict[fx.Node, Tensor] = {}
+    for relative in found.relatives:
+        here, there = (run.along(relative, band) for run in runs)
+        if band.first:
+            return None
+        if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
+            beside[relative.scores] = here
+        elif relative.moves or before_turn(relative.table) is None:
+            return None
+    rows = _rows_of_tables(found, band, runs)
+    if rows is None:
+        return None
+    layout = _layout(found, band, runs, period_of(tables.values()), chunk)
+    write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
+    write.at = found.result
+    with graph.inserting_before(found.result):
+        keys, values = (layout.windows(write, n) for n in (found.key, found.value))
+        made = {found.scores: write.call(aten.matmul.default, layout.queries(write, found.query), keys)}
+        for relative in found.relatives:
+            if relative.scores in beside:
+                made[relative.scores] = layout.scores(write, relative.query, beside[relative.scores])
+                continue
+            # Each key has a row of the table, whatever frame attends to it.
+            keyed = write.call(aten.zeros_like.default, found.key)
+            along = layout.windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)))
+            made[relative.scores] = write.call(aten.matmul.default, layout.queries(write, relative.query), along)
+        for tabled in found.tabled:
+            made[tabled.result] = layout.scores(write, tabled.given, rows[tabled.result])
+
+        def replaced(node: fx.Node, given: Mapping[fx.Node, fx.Node]) -> fx.Node:
+            args, kwargs = fx.node.map_arg(
+                (node.args, node.kwargs),
+                lambda n: layout.table(write, tables[n], found.key) if n in tables else given[n],
+            )
+            return write.call(node.target, *args, **kwargs)
+
+        for node in found.between:
+            data = [n for n in node.all_input_nodes if n in made]
+            is_idle = len(data) == 1 and _does_nothing(node, tables)
+            made[node] = made[data[0]] if is_idle else replaced(node, made)
+        scores = made[args_of(found.chances)[0]]
+        one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
+        for axis, size in enumerate(write.value_of(one).shape[:-2]):
+            if isinstance(size, int) and size > 1:
+                # Heads, before the rows or behind them, have the same frames.
+                one = write.call(aten.slice.Tensor, one, axis, 0, 1)
+        is_there = replace(layout, band=replace(band, first=0)).windows(write, write.call(aten.ones_like.default, one))
+        lowest = torch.finfo(write.value_of(scores).dtype).min
+        is_there = write.call(aten.gt.Scalar, is_there, 0.5)
+        if band.first:
+            is_there = with_first_ones(write, is_there, found.key, band)
+        scores = write.call(aten.where.ScalarOther, layout.looked_at(write, is_there), scores, lowest)
+        chances = write.call(aten.softmax.int, scores, -1)
+        for node in found.after:
+            if node.target in PICKS or not _does_nothing(node, tables):
+                chances = replaced(node, {args_of(node)[0]: chances})
+        for added in found.adds:
+            of_rows = write.call(aten.matmul.default, chances, write.constant(rows[added.result].unsqueeze(-3)))
+            added.result.replace_all_uses_with(write.call(aten.squeeze.dim, of_rows, -2))
+        result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
+        return layout.frames(write, result, found.query)
+
+
+def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
+    """By blocks where frames attend within them and a step has whole ones; by frames else."""
+    size = found.scores.meta["val"].shape[-1]
+    one = len(size.node.expr.free_symbols) == 1
+    in_step = (size_at(size, MANY + chunk) or 0) - (size_at(size, MANY) or 0) if one else 0
+    if period == 1 or found.adds or not in_step or in_step % period:
+        return ByFrame(band)
+    left = [masked.flatten(0, -3).gt(MASKED).any(0) for run in runs if (masked := run.masked()) is not None]
+    return ByBlock.of(band, period, left) or ByFrame(band)
+
+
+def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
+    """By what tables of frames by frames give, their rows along the band; None where these are not alike."""
+    tabled, rows = (*found.tabled, *found.adds), dict[fx.Node, Tensor]()
+    order = {node: number for number, node in enumerate(found.result.graph.nodes)}
+    for each, here, there in zip(tabled, *(run.tables(band) for run in runs), strict=True):
+        if here is None or there is None or band.first or not is_near(here[..., -there.shape[-2] :, :], there):
+            return None
+        if each in found.adds and any(order[user] < order[found.result] for user in each.result.users):
+            return None
+        rows[each.result] = here
+    return rows
+
+
+def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:
+    """Whether scores within the band are left as they are, by a mask that is all true for example."""
+    masks = [tables[n] for n in node.all_input_nodes if n in tables]
+    drawn = torch.randn(masks[0].shape if masks else (16,), generator=torch.Generator().manual_seed(0))
+    return all(_stays(node, tables, scale * drawn) for scale in SCALES)
+
+
+def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> bool:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: tables.get(n, scores))
+    assert callable(node.target)
+    result = node.target(*args, **kwargs)
+    return result.dtype == scores.dtype and torch.equal(result, scores)
+
+
+def _last(table: Tensor, like: Tensor) -> Tensor:
+    """As many of the last entries as `like` has."""
+    return table[..., -like.shape[-1] :] if like.dim() else table

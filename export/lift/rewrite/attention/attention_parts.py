@@ -1,0 +1,167 @@
+"""What an attention is made of: the nodes of a graph around a softmax over frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.rewrite.attention.relative_products import Tabled, table_of_chances, table_of_queries
+from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, Relative, is_constant, relative_of
+
+# Of scores, entry by entry.
+POINTWISE = overloads(
+    "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
+    "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
+)
+IDLE = overloads("clone alias dropout _to_copy native_dropout")
+# Of chances: those of some heads or rows.
+PICKS = overloads("slice.Tensor narrow select.int")
+# Of chances, of which these leave those of 0 at 0.
+MASKING = overloads("masked_fill.Scalar mul.Tensor")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
+
+    `between` makes of the scores, of `relatives` and of what is `tabled`, what the softmax takes; `after` of its
+    chances what the last product takes, and what `adds` to its result by a table.
+    """
+
+    query: fx.Node
+    key: fx.Node
+    scores: fx.Node
+    relatives: tuple[Relative, ...]
+    tabled: tuple[Tabled, ...]
+    between: tuple[fx.Node, ...]
+    chances: fx.Node
+    after: tuple[fx.Node, ...]
+    value: fx.Node
+    result: fx.Node
+    adds: tuple[Tabled, ...]
+
+    @staticmethod
+    def of(chances: fx.Node) -> Attention | None:
+        """Around a softmax over the last axis; None where something else is done to its chances or its scores."""
+        given = named_args(chances)
+        last = chances.meta["val"].dim() - 1
+        if given.get("dim", -1) % (last + 1) != last:
+            return None
+        last, after = chances, list[fx.Node]()
+        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_kept(user, last)):
+            last = user
+            after += [] if last.target in IDLE else [last]
+        adds = {user: added for user in last.users if (added := table_of_chances(last, user)) is not None}
+        results = [user for user in last.users if user not in adds]
+        if len(results) != 1 or results[0].target not in PRODUCTS or args_of(results[0])[0] is not last:
+            return None
+        (result,) = results
+        between, made_of = _scores(args_of(chances)[0])
+        tabled = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
+        relatives = {n: near for n in made_of if n not in tabled and (near := relative_of(n)) is not None}
+        products = [n for n in made_of if n not in relatives and n not in tabled]
+        if len(products) != 1 or products[0].target not in PRODUCTS:
+            return None
+        query, turned = args_of(products[0])
+        key = before_turn(turned)
+        if key is None:
+            return None
+        beside, more = (*relatives.values(),), (*tabled.values(),)
+        given = args_of(result)[1]
+        return Attention(
+            query, key, products[0], beside, more, between, chances, (*after,), given, result, (*adds.values(),)
+        )
+
+
+def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
+    """In place: chances that several products take are as many softmaxes, and keys are turned last; gives them."""
+    found, chain = [softmax], [softmax]
+    while len(chain[-1].users) == 1 and (
+        (user := next(iter(chain[-1].users))).target in IDLE or _is_mask(user, chain[-1])
+    ):
+        chain.append(user)
+    users = [*chain[-1].users]
+    for user in users[1:] if all(map(_leads_on, users)) else ():
+        copies: dict[fx.Node, fx.Node] = {}
+
+        def copied(node: fx.Node, made: dict[fx.Node, fx.Node] = copies) -> fx.Node:
+            return made.get(node, node)
+
+        with module.graph.inserting_before(chain[-1].next):
+            for node in chain:
+                copies[node] = module.graph.node_copy(node, copied)
+        user.replace_input_with(chain[-1], copies[chain[-1]])
+        found.append(copies[softmax])
+    for scores in {args_of(node)[0] for node in found}:
+        for product in [n for n in _scores(scores)[1] if n.target in PRODUCTS]:
+            _turn_last(module, product)
+    return found
+
+
+def _leads_on(node: fx.Node) -> bool:
+    """Whether chances are moved or masked, or go into a product."""
+    return node.target in IDLE | MASKING | PICKS | PRODUCTS
+
+
+def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
+    """Let keys that come by one permutation be moved to (..., T, E) first."""
+    turned = args_of(product)[1]
+    if turned.target is not aten.permute.default:
+        return
+    rank = turned.meta["val"].dim()
+    value, order = args_of(turned)[0], [a % rank for a in args_of(turned)[1]]
+    write = NodeWriter(module, "turned")
+    write.at = product
+    with module.graph.inserting_before(product):
+        moved = value
+        if (others := [*order[:-2], order[-1], order[-2]]) != [*range(rank)]:
+            moved = write.call(aten.permute.default, value, others)
+        product.replace_input_with(turned, write.call(aten.transpose.int, moved, -2, -1))
+
+
+def _is_kept(node: fx.Node, chances: fx.Node) -> bool:
+    """Whether it leaves chances as they are, those of some heads maybe, or masks them."""
+    if node.target in PICKS:
+        rank, taken = chances.meta["val"].dim(), named_args(node)
+        return taken["dim"] % rank < rank - 2 and args_of(node)[0] is chances
+    return _is_mask(node, chances)
+
+
+def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
+    """Whether it leaves some of the chances out, the same ones in each call, once more maybe."""
+    if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
+        return False
+    return node.target is aten.mul.Tensor or args_of(node)[2] == 0
+
+
+def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
+    """The operators that work entry by entry and make `node`, in order, and what they are given of the input."""
+    between: dict[fx.Node, None] = {}
+    made_of: dict[fx.Node, None] = {}
+
+    def visit(node: fx.Node) -> None:
+        if node in between or is_constant(node):
+            return
+        if node.target not in POINTWISE:
+            made_of[node] = None
+            return
+        for before in node.all_input_nodes:
+            visit(before)
+        between[node] = None
+
+    visit(node)
+    return tuple(between), tuple(made_of)
+
+
+def before_turn(node: fx.Node) -> fx.Node | None:
+    """(..., T, E) of the keys, whose last two axes `node` exchanges."""
+    if node.target is aten.transpose.int:
+        rank = node.meta["val"].dim()
+        if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:
+            found: fx.Node = args_of(node)[0]
+            return found
+    return None

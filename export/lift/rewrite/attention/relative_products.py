@@ -1,0 +1,158 @@
+"""Products of attention with a table of frames by frames: positions relative to a frame, as Shaw's attention has them.
+
+    einsum("bhid,ijd->bhij", q, K)      scores that are added to those of the keys, K[i, j] a row for j - i
+    einsum("bhij,ijd->bhid", p, V)      what is added to the values
+
+However the code lays them out, they are linear in what they are given, frame by frame. So the table is seen by what
+comes of ones, and held to what comes of drawn values; where it is alike along a band, each place has a row of it.
+
+Source: P. Shaw and others, Self-Attention with Relative Position Representations, 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+from rnn_export.export.lift.ir.fx_nodes import overloads
+from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.relative_scores import MOVES, PRODUCTS, is_constant
+
+LINEAR = MOVES | PRODUCTS | overloads("mul.Tensor mul.Scalar div.Tensor div.Scalar sum.dim_IntList expand einsum")
+# Of what is computed in another order, relative to its largest entry.
+ROUNDED = 1e-4
+# What a path gives of a value in its place.
+Through = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """`path`, in order, makes `result` of `given`: of queries (..., T, E) scores (..., T, T), or of chances values."""
+
+    given: fx.Node
+    path: tuple[fx.Node, ...]
+    result: fx.Node
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether each frame has a table of its own."""
+        constants = (n for node in self.path for n in node.all_input_nodes if is_constant(n))
+        return any(sum(isinstance(size, torch.SymInt) for size in _shape(n)) > 1 for n in constants)
+
+    def of_queries(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
+        """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
+        ones = torch.eye(sizes[-1])
+        rows = [_along(band, through(one.expand(*sizes).contiguous())) for one in ones]
+        if not rows or any(row is None for row in rows):
+            return None
+        table = torch.stack([row for row in rows if row is not None], -1)
+        drawn = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+        want = _entries(band, through(drawn))
+        scores = (drawn.unsqueeze(-2) @ table.mT.unsqueeze(-3)).squeeze(-2)
+        return table if _is_same(torch.where(_is_there(band, sizes[-2]), scores, 0.0), want) else None
+
+    def of_chances(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
+        """(..., size, E): by place in the band, what is added up by chances; None where frames differ in it."""
+        frames, is_there = sizes[-1], _is_there(band, sizes[-1])
+        drawn = torch.rand(*sizes[:-2], frames, band.size, generator=torch.Generator().manual_seed(0)) * is_there
+        at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
+
+        def given(along: Tensor) -> Tensor:
+            whole = torch.zeros(*along.shape[:-1], frames + 1)
+            places = torch.where(is_there, at, frames).expand_as(along)
+            return through(whole.scatter(-1, places, along)[..., :frames].contiguous())
+
+        rows = []
+        for place in range(band.size):
+            of_one = given((torch.arange(band.size) == place).float() * is_there.expand(drawn.shape))
+            there = of_one[..., is_there[:, place], :]
+            if not there.shape[-2] or not _is_same(there, there[..., :1, :].expand_as(there)):
+                return None
+            rows.append(_one_of_each(there[..., 0, :], 1))
+        table = torch.stack(rows, -2)
+        return table if _is_same(drawn @ table, given(drawn)) else None
+
+
+def table_of_queries(scores: fx.Node) -> Tabled | None:
+    """What makes `scores` of the queries and a table; None of anything else."""
+    path, node, has_product = [scores], scores, False
+    shape = _shape(scores)
+    while node.target in LINEAR:
+        before = [n for n in node.all_input_nodes if not is_constant(n)]
+        if len(before) != 1:
+            return None
+        has_product = has_product or _takes_table(node)
+        (node,) = before
+        if has_product and _is_like(_shape(node), shape) and isinstance(_shape(node)[-1], int):
+            return Tabled(node, tuple(reversed(path)), scores)
+        path.append(node)
+    return None
+
+
+def table_of_chances(chances: fx.Node, first: fx.Node) -> Tabled | None:
+    """What `first`, which takes `chances`, begins to make of them and a table; None of anything else."""
+    path, node, has_product = list[fx.Node](), first, False
+    shape = _shape(chances)
+    while node.target in LINEAR and all(is_constant(n) or n in (chances, *path) for n in node.all_input_nodes):
+        path.append(node)
+        has_product = has_product or _takes_table(node)
+        if has_product and _is_like(_shape(node), shape) and isinstance(_shape(node)[-1], int):
+            return Tabled(chances, tuple(path), node)
+        if len(node.users) != 1:
+            return None
+        node = next(iter(node.users))
+    return None
+
+
+def _takes_table(node: fx.Node) -> bool:
+    return any(is_constant(n) and _shape(n) for n in node.all_input_nodes)
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _is_like(shape: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether all sizes but the last are the same."""
+    pairs = zip(shape[:-1], other[:-1], strict=False)
+    return len(shape) == len(other) > 1 and all(guard_or_false(a == b) for a, b in pairs)
+
+
+def _is_there(band: Band, frames: int) -> Tensor:
+    """(T, size): whether a frame of the sequence stands at a place of the band."""
+    at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
+    return (at >= 0) & (at < frames)
+
+
+def _entries(band: Band, table: Tensor) -> Tensor:
+    """(..., T, T) as (..., T, size), zero where no frame is."""
+    frames = table.shape[-1]
+    rows = torch.arange(frames)[:, None]
+    at = rows + torch.arange(-band.behind, band.ahead + 1)
+    return torch.where(_is_there(band, frames), table[..., rows.expand_as(at), at.clamp(0, frames - 1)], 0.0)
+
+
+def _along(band: Band, table: Tensor) -> Tensor | None:
+    """(..., size) of a table (..., T, T) that is alike along the band; its other axes are of one entry if they may."""
+    entries, is_there = _entries(band, table), _is_there(band, table.shape[-1])
+    one = entries[..., band.behind, :]
+    alike = torch.where(is_there, entries, one.unsqueeze(-2))
+    return _one_of_each(one, 1) if _is_same(alike, one.unsqueeze(-2).expand_as(alike)) else None
+
+
+def _one_of_each(value: Tensor, last: int) -> Tensor:
+    """`value` with each axis of which all entries are the same as one of 1, but for the `last` ones."""
+    for axis in range(value.dim() - last):
+        first = value.narrow(axis, 0, 1)
+        value = first if torch.equal(value, first.expand_as(value)) else value
+    return value
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a - b).abs() <= ROUNDED * b.abs().max()).all())

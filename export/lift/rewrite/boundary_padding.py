@@ -1,0 +1,162 @@
+"""Frames of a sequence joined before or behind it: its first frame as it is, its ends repeated, its ends mirrored.
+
+    cat([x[:1], x[1:] - 0.97 * x[:-1]])      the first frame is another value, told by its number
+    cat([x[:1].expand(k, ...), x])           padding by replication
+    cat([x[1 : k + 1].flip(0), x])           padding by reflection
+    diff(x, prepend=x[:1])                   a difference of such
+
+Whatever begins, or ends, as a sequence does may stand for it: `x[:-1]` before, `x[1:]` behind.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.rewrite.resampling import padded
+
+REPEATING = overloads("expand repeat clone")
+# Frames from which on a rest is seen, more than it is, and from one of those seen to the next.
+SEEN, MOST, APART = 1 << 16, 1 << 10, 17
+
+
+def edged(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """What `aten.cat` gives, written so; None where it joins anything else."""
+    given = named_args(node)
+    parts, shape = list(given["tensors"]), write.value_of(node).shape
+    axis = given["dim"] % len(shape)
+    if isinstance(shape[axis], int):
+        return None
+    moving = [i for i, n in enumerate(parts) if not isinstance(write.value_of(n).shape[axis], int)]
+    if len(moving) != 1:
+        return None
+    front, (value, *back) = parts[: moving[0]], parts[moving[0] :]
+    before, behind = (_ends(write, side, value, axis, first) for side, first in ((front, True), (back, False)))
+    if before is not None or behind is not None:
+        return _padded(write, (front, before), value, (back, behind), axis)
+    if len(front) == 1 and not back:
+        return _begun(write, front[0], value, axis, node)
+    return None
+
+
+def _padded(
+    write: NodeWriter,
+    front: tuple[Sequence[fx.Node], tuple[str, int] | None],
+    value: fx.Node,
+    back: tuple[Sequence[fx.Node], tuple[str, int] | None],
+    axis: int,
+) -> fx.Node:
+    """Padded at the sides that are known, and joined with what stands at others."""
+    after = 2 * (len(write.value_of(value).shape) - axis - 1)
+    known = [(front[1], 0), (back[1], 1)]
+    for mode in dict.fromkeys(end[0] for end, _ in known if end is not None):
+        pads = [0] * (after + 2)
+        for end, side in known:
+            if end is not None and end[0] == mode:
+                pads[after + side] = end[1]
+        value = padded(write, value, axis, pads, mode)
+    parts = [*(front[0] if front[1] is None else ()), value, *(back[0] if back[1] is None else ())]
+    return write.call(aten.cat.default, parts, axis) if len(parts) > 1 else value
+
+
+def _ends(
+    write: NodeWriter, parts: Sequence[fx.Node], value: fx.Node, axis: int, first: bool
+) -> tuple[str, int] | None:
+    """How the first, or the last, frames of `value` are repeated in `parts`, and how many times; None of others."""
+    if not parts:
+        return None
+    sources = [value, *_cut_at_other_end(value, axis, first)]
+    rank, sizes = len(write.value_of(value).shape), [write.value_of(n).shape[axis] for n in parts]
+    flipped = named_args(parts[0]) if parts[0].target is aten.flip.default else None
+    turned = flipped["self"] if flipped and [d % rank for d in flipped["dims"]] == [axis] else None
+    # One frame turned is that frame.
+    count, mirror = sizes[0], parts[0] if sizes[0] == 1 and turned is None else turned
+    if len(parts) == 1 and _cut_of(mirror, [value], axis) == ((1, count + 1) if first else (-count - 1, -1)):
+        return "reflect", count
+    for part in parts:
+        while part.target in REPEATING:
+            (part,) = part.all_input_nodes[:1]
+        if _cut_of(part, sources, axis) != ((0, 1) if first else (-1, END)):
+            return None
+    return "replicate", sum(sizes)
+
+
+def _cut_at_other_end(value: fx.Node, axis: int, first: bool) -> list[fx.Node]:
+    """What `value` is a cut of that begins, or ends, as it does."""
+    source = value.args[0] if value.target is aten.slice.Tensor else None
+    if not isinstance(source, fx.Node):
+        return []
+    cut = _cut_of(value, [source], axis)
+    return [source] if cut is not None and (cut[0] == 0 if first else cut[1] == END) else []
+
+
+def _cut_of(node: object, sources: Sequence[fx.Node], axis: int) -> tuple[int, int] | None:
+    """The places of one of `sources` from and to which `node` is; None of anything else."""
+    if not isinstance(node, fx.Node) or node.target is not aten.slice.Tensor:
+        return None
+    given = named_args(node)
+    start, end = given["start"] or 0, END if given["end"] is None else given["end"]
+    source = given["self"]
+    if source not in sources or given["dim"] % source.meta["val"].dim() != axis or given["step"] != 1:
+        return None
+    return (start, end) if isinstance(start, int) and isinstance(end, int) else None
+
+
+def _begun(write: NodeWriter, front: fx.Node, value: fx.Node, axis: int, node: fx.Node) -> fx.Node | None:
+    """`value` behind the first frames of a sequence that is as long as all of it."""
+    if front.target is not aten.slice.Tensor:
+        return None
+    whole, shape = front.args[0], write.value_of(node).shape
+    if not isinstance(whole, fx.Node):
+        return None
+    cut, sizes = _cut_of(front, [whole], axis), write.value_of(whole).shape
+    if cut is None or cut[0] != 0 or not 0 < cut[1] < END or not isinstance(sizes[axis], torch.SymInt):
+        return None
+    if len(sizes) != len(shape) or sizes[axis].node.expr != shape[axis].node.expr:
+        return None
+    later = write.call(aten.constant_pad_nd.default, value, [0, 0] * (len(shape) - axis - 1) + [cut[1], 0])
+    numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, whole, axis))
+    places = write.call(aten.reshape.default, numbers, [-1, *[1] * (len(shape) - 1 - axis)])
+    return write.call(aten.where.self, write.call(aten.ge.Scalar, places, cut[1]), later, whole)
+
+
+def difference(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """torch.diff of numbers along an axis of any size: each frame less the one before."""
+    given = named_args(node)
+    value = given["self"]
+    axis = given["dim"] % write.value_of(value).dim()
+    if isinstance(write.value_of(value).shape[axis], int) or write.value_of(value).dtype == torch.bool:
+        return None
+    ends = [n for n in (given.get("prepend"), value, given.get("append")) if n is not None]
+    if len(ends) > 1:
+        joined = write.call(aten.cat.default, ends, axis)
+        value = edged(write, joined) or joined
+    assert isinstance(value, fx.Node)
+    for _ in range(given["n"]):
+        later, earlier = (write.call(aten.slice.Tensor, value, axis, *cut) for cut in ((1, END), (0, -1)))
+        value = write.call(aten.sub.Tensor, later, earlier)
+    return value
+
+
+def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """`x[:-rest]` of a rest that follows from the length, as `x[:length - rest]`: of no rest it is all of `x`."""
+    given = named_args(node)
+    end, value = given["end"], given["self"]
+    known = write.value_of(end) if isinstance(end, fx.Node) else None
+    if not isinstance(known, torch.SymInt) or given["step"] != 1 or not _is_rest(known):
+        return None
+    size = write.call(aten.sym_size.int, value, given["dim"] % write.value_of(value).dim())
+    end = write.call(operator.add, size, end)
+    return write.call(aten.slice.Tensor, value, given["dim"], given["start"], end)
+
+
+def _is_rest(end: torch.SymInt) -> bool:
+    """Whether an end is a number below 0 that comes back again and again."""
+    ends = [size_at(end, frames) for frames in range(SEEN, SEEN + MOST, APART)]
+    return any(ends) and all(n is not None and -MOST < n <= 0 for n in ends)

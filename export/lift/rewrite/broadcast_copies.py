@@ -1,0 +1,41 @@
+"""What is repeated along an axis of one entry is that entry, seen many times: a vector that all frames get, say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+
+REPEATS = overloads("repeat tile repeat_interleave.self_int")
+
+
+def repeats_as_expands(graph: fx.Graph) -> None:
+    """Write repetitions of axes of one entry as `expand`, which copies nothing and has no size to be bounded."""
+    for node in graph.nodes:
+        if node.target in REPEATS and (sizes := _expanded(node)) is not None:
+            node.target, node.args, node.kwargs = aten.expand.default, (node.all_input_nodes[0], sizes), {}
+
+
+def _expanded(node: fx.Node) -> list[Any] | None:
+    """The sizes that `expand` is to give, -1 for those that stay; None where an axis of more entries is repeated."""
+    given = named_args(node) | node.kwargs
+    shape, times = given["self"].meta["val"].shape, _times(node, given)
+    if times is None:
+        return None
+    new = len(times) - len(shape)
+    stay = [isinstance(n, int) and n == 1 for n in times[new:]]
+    if not all(stays or (isinstance(size, int) and size == 1) for stays, size in zip(stay, shape, strict=True)):
+        return None
+    return [*times[:new], *(-1 if stays else n for stays, n in zip(stay, times[new:], strict=True))]
+
+
+def _times(node: fx.Node, given: dict[str, Any]) -> list[Any] | None:
+    """How often each axis is repeated, new ones in front."""
+    rank = given["self"].meta["val"].dim()
+    if node.target is aten.repeat_interleave.self_int:
+        axis = given["dim"]
+        return None if axis is None else [given["repeats"] if a == axis % rank else 1 for a in range(rank)]
+    times = list(given["repeats" if node.target is aten.repeat.default else "dims"])
+    return [1] * (rank - len(times)) + times

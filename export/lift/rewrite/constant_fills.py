@@ -1,0 +1,50 @@
+"""Tensors filled with one number, or one tensor, in the shape of another: they depend on no value of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads, placeholders, size_of
+
+LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
+# What they fill a tensor with, whatever was in it: a number, or the argument that says it.
+FILLS: Mapping[Any, float | str] = {
+    **dict.fromkeys(overloads("new_zeros zeros_like zero"), 0),
+    **dict.fromkeys(overloads("new_ones ones_like"), 1),
+    **dict.fromkeys(overloads("fill.Scalar fill.Tensor"), "value"),
+    **dict.fromkeys(overloads("copy"), "src"),
+    **dict.fromkeys(overloads("full_like new_full"), "fill_value"),
+}
+
+
+def free_constants(graph: fx.Graph) -> None:
+    """Zeros, ones and other numbers, and tensors, in the shape of a frame do not depend on the frame."""
+    sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
+    for node in [n for n in graph.nodes if n.target in FILLS]:
+        shape, said = node.meta["val"].shape, FILLS[node.target]
+        value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
+        named = node.target in LIKE_ANOTHER and all(isinstance(n, int) or _is_of_one_axis(n) for n in shape)
+        if not (named or all(isinstance(n, int) or str(n) in sizes for n in shape)):
+            continue
+        dtype = {"dtype": node.meta["val"].dtype}
+        with graph.inserting_before(node):
+            dims = [*node.args[1]] if named else [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
+            if not isinstance(value, fx.Node):
+                filled = graph.call_function(aten.full.default, (dims, value), dtype)
+            else:
+                if value.meta["val"].dtype != dtype["dtype"]:
+                    given, value = value.meta, graph.call_function(aten._to_copy.default, (value,), dtype)
+                    value.meta = {**given, "val": given["val"].to(**dtype)}
+                filled = graph.call_function(aten.expand.default, (value, dims))
+        filled.meta = dict(node.meta)
+        node.replace_all_uses_with(filled)
+        graph.erase_node(node)
+
+
+def _is_of_one_axis(size: torch.SymInt) -> bool:
+    """Whether a size follows from one other: that of frames and rows together says where both stand."""
+    return len(size.node.expr.free_symbols) == 1

@@ -1,0 +1,66 @@
+"""Choices by masks that are true, or false, whatever is fed: `torch.where(ones(batch) & ..., x[..., :1], before)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten, overloads
+
+FILLED = {
+    **dict.fromkeys(overloads("ones ones_like new_ones"), True),
+    **dict.fromkeys(overloads("zeros zeros_like new_zeros"), False),
+}
+MOVES = overloads(
+    "view _unsafe_view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims slice.Tensor alias clone permute"
+)
+BOTH = overloads("__and__.Tensor bitwise_and.Tensor logical_and")
+EITHER = overloads("__or__.Tensor bitwise_or.Tensor logical_or")
+NOT = overloads("logical_not bitwise_not")
+
+
+def choose_by_known_masks(graph: fx.Graph) -> None:
+    """Write what such a mask chooses in the place of the choice, in place."""
+    for node in [n for n in graph.nodes if n.target is aten.where.self]:
+        mask, *ways = node.args
+        known = _known(mask)
+        chosen = None if known is None else ways[0 if known else 1]
+        if isinstance(chosen, fx.Node) and (value := _in_shape_of(graph, node, chosen)) is not None:
+            node.replace_all_uses_with(value)
+            graph.erase_node(node)
+
+
+def _known(mask: object) -> bool | None:
+    """What all entries of a mask are; None where they follow from what is fed, or may be of both kinds."""
+    if not isinstance(mask, fx.Node) or not isinstance(mask.meta.get("val"), Tensor):
+        return None
+    if mask.meta["val"].dtype != torch.bool:
+        return None
+    if mask.target in FILLED:
+        return FILLED[mask.target]
+    if mask.target in MOVES:
+        return _known(mask.args[0])
+    if mask.target in NOT:
+        known = _known(mask.args[0])
+        return None if known is None else not known
+    if mask.target in BOTH | EITHER:
+        sides, settles = {_known(side) for side in mask.args[:2]}, mask.target in EITHER
+        return settles if settles in sides else None if None in sides else not settles
+    return None
+
+
+def _in_shape_of(graph: fx.Graph, node: fx.Node, value: fx.Node) -> fx.Node | None:
+    """`value` as `node` has it; None where it would be of another kind, or of a size that is not known here."""
+    here, there = value.meta["val"], node.meta["val"]
+    if here.dtype != there.dtype:
+        return None
+    given = [1] * (there.dim() - here.dim()) + list(here.shape)
+    sizes = [-1 if str(a) == str(b) else b for a, b in zip(given, there.shape, strict=True)]
+    if all(size == -1 for size in sizes) and here.dim() == there.dim():
+        return value
+    if any(not isinstance(size, int) for size in sizes) or -1 in sizes[: there.dim() - here.dim()]:
+        return None
+    with graph.inserting_before(node):
+        spread = graph.call_function(aten.expand.default, (value, sizes))
+    spread.meta = dict(node.meta)
+    return spread

@@ -1,0 +1,67 @@
+"""Masks of what lies behind the ends of rows: no frame does where every row is as long as its tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+
+COMPARE = overloads("lt.Tensor le.Tensor gt.Tensor ge.Tensor")
+# These show the numbers that they take.
+VIEWS = overloads(
+    "alias detach clone contiguous view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims permute "
+    "transpose.int _to_copy to.dtype to.dtype_layout to.device"
+)
+
+
+def drop_full_masks(graph: fx.Graph) -> None:
+    """The number of a frame is below the length of its row: where the two are compared stand 0 and 1."""
+    for node in list(graph.nodes):
+        if node.target not in COMPARE or not all(isinstance(side, fx.Node) for side in node.args):
+            continue
+        origins = [_origin(side) for side in node.args]
+        ends = [_end_of_numbers(origin) for origin in origins]
+        fills = [_fill(origin) for origin in origins]
+        for i in (0, 1):
+            if ends[i] is not None and ends[i] == fills[1 - i]:
+                for side, value in ((i, 0), (1 - i, 1)):
+                    node.update_arg(side, _seen_as(node.args[side], origins[side], value))
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    while node.target in VIEWS:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _end_of_numbers(node: fx.Node) -> str | None:
+    """The size up to which frames are numbered, from 0; None of anything else."""
+    if node.target not in overloads("arange arange.start arange.start_step"):
+        return None
+    given = named_args(node)
+    return _size(given["end"]) if given.get("start", 0) == 0 and given.get("step", 1) == 1 else None
+
+
+def _fill(node: fx.Node) -> str | None:
+    """The size that a tensor is filled with; None of anything else."""
+    return _size(node.args[1]) if node.target is aten.full.default else None
+
+
+def _size(value: Any) -> str | None:
+    return str(value.meta["val"]) if isinstance(value, fx.Node) else None
+
+
+def _seen_as(node: fx.Node, origin: fx.Node, value: int) -> fx.Node:
+    """`node`, a view of `origin`, as one of `value` everywhere."""
+    graph = node.graph
+    if node is not origin:
+        seen = _seen_as(node.all_input_nodes[0], origin, value)
+        with graph.inserting_after(node):
+            return graph.node_copy(node, lambda n: seen if n is node.all_input_nodes[0] else n)
+    sizes = origin.args[0] if origin.target is aten.full.default else [named_args(origin)["end"]]
+    with graph.inserting_after(node):
+        made = graph.call_function(aten.full.default, (sizes, value), {"dtype": node.meta["val"].dtype})
+    made.meta = dict(node.meta)
+    return made

@@ -1,0 +1,170 @@
+"""Windows picked by the numbers of their frames, `x[:, hop * arange(n)[:, None] + arange(W)]`, as windows.
+
+Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends. What `as_strided` takes are such too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, named_args, sources_of
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.rewrite.resampling import padded, rate_of
+
+# Frames of the input at which the numbers are seen.
+SEEN = (960, 1200, 1441)
+
+
+def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """What an index over an axis of any size gives, written so; None where it picks no windows in even steps."""
+    given = named_args(node)
+    value = given["self"]
+    if node.target is aten.index_select.default:
+        axis, index = given["dim"] % write.value_of(value).dim(), given["index"]
+    else:
+        indices = [(a, n) for a, n in enumerate(given["indices"]) if n is not None]
+        if len(indices) != 1:
+            return None
+        ((axis, index),) = indices
+    size = write.value_of(value).shape[axis]
+    if isinstance(size, int) or not _is_picked(write, index):
+        return None
+    return _picked(write, value, axis, write.value_of(index).shape, lambda n: _value(write, index, n))
+
+
+def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Windows over the last axis of (..., T) by `as_strided`, written so; None where it does anything else."""
+    given = named_args(node)
+    value, size, stride = given["self"], given["size"], given["stride"]
+    held = write.value_of(value)
+    axis = held.dim() - 1
+    if given.get("storage_offset") is not None or axis < 0 or held.stride(-1) != 1 or isinstance(held.shape[-1], int):
+        return None
+    sizes, strides = ([write.value_of(n) if isinstance(n, fx.Node) else n for n in given] for given in (size, stride))
+    rows = zip(sizes[:axis], strides[:axis], held.shape, held.stride(), strict=False)
+    if any(rate_of(n, m) != 1 or (n != 1 and rate_of(s, t) != 1) for n, s, m, t in rows):
+        return None
+
+    def numbers(frames: int) -> Tensor:
+        sizes, strides = (
+            [_value(write, n, frames) if isinstance(n, fx.Node) else n for n in given[axis:]]
+            for given in (size, stride)
+        )
+        return torch.arange(size_at(held.shape[-1], frames) or 0).as_strided(sizes, strides)
+
+    return _picked(write, value, axis, sizes[axis:], numbers)
+
+
+def _picked(
+    write: NodeWriter, value: fx.Node, axis: int, shape: Sequence[Any], numbers: Callable[[int], Tensor]
+) -> fx.Node | None:
+    """Frames picked along an axis by numbers of a shape, which are asked for by the frames of the input."""
+    size = write.value_of(value).shape[axis]
+    frames = [a for a, n in enumerate(shape) if not isinstance(n, int)]
+    if len(shape) > 2 or len(frames) != 1:
+        return None
+    try:
+        seen = _seen(size, numbers, frames[0], SEEN)
+        windows = _windows(*seen[-1])
+        if windows is not None:
+            # How the last frames are taken shows at every remainder of the hop.
+            seen += _seen(size, numbers, frames[0], range(SEEN[-1] + 1, SEEN[-1] + windows.hop))
+    except Exception:  # a length that the code does not take may raise anything
+        return None
+    if windows is None or any(_windows(*each) != windows for each in seen):
+        return None
+    spans = ((n, [windows.count(length, n) - len(numbers) for length, numbers in seen]) for n in windows.spans)
+    fitting = next(((span, left[0]) for span, left in spans if len({*left}) == 1 and left[0] >= 0), None)
+    return None if fitting is None else _written(write, value, axis, windows, fitting, (len(shape), frames[0]))
+
+
+def _seen(size: Any, numbers: Callable[[int], Tensor], axis: int, lengths: Iterable[int]) -> list[tuple[int, Tensor]]:
+    """Frames of the value that is picked from, and the numbers (n, W) that are picked, of frames of the input."""
+    made = ((size_at(size, n) or 0, numbers(n).movedim(axis, 0)) for n in lengths)
+    return [(length, picked.reshape(len(picked), -1)) for length, picked in made]
+
+
+def _is_picked(write: NodeWriter, index: fx.Node) -> bool:
+    """Whether an index is whole numbers that are made of sizes alone."""
+    made_of = sources_of(index, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
+    return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in made_of)
+
+
+def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:
+    """What a node made of sizes gives where all of these are those of so many frames."""
+    known: Any = None if node.op == "get_attr" else write.value_of(node)
+    if isinstance(known, torch.SymInt):
+        return size_at(known, frames)
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(write.module)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(write, n, frames))
+    target: Any = node.target
+    return target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Every `hop` frames, those at `places` of the first one; `before` and `behind` frames of the ends repeated."""
+
+    hop: int
+    places: tuple[int, ...]
+    before: int
+    behind: int
+
+    @property
+    def spans(self) -> range:
+        """Over how many frames a window may go: the last ones may be none of its own, so that as many are there."""
+        span = max(self.places) - min(self.places) + 1
+        return range(span, span + self.hop)
+
+    def count(self, length: int, span: int) -> int:
+        return (length + self.before + self.behind - max(min(self.places), 0) - span) // self.hop + 1
+
+
+def _windows(length: int, numbers: Tensor) -> _Windows | None:
+    """The windows that (n, W) numbers of `length` frames pick; None where these do not go on in even steps."""
+    middle = len(numbers) // 2
+    steps = numbers[middle + 1] - numbers[middle]
+    hop = int(steps[0])
+    if hop < 1 or not torch.equal(steps, steps[:1].expand_as(steps)):
+        return None
+    places = numbers[middle] - hop * middle
+    even = hop * torch.arange(len(numbers))[:, None] + places
+    if not torch.equal(even.clamp(0, length - 1), numbers):
+        return None
+    return _Windows(hop, tuple(map(int, places)), max(-int(even.min()), 0), max(int(even.max()) - length + 1, 0))
+
+
+def _written(
+    write: NodeWriter,
+    value: fx.Node,
+    axis: int,
+    windows: _Windows,
+    fitting: tuple[int, int],
+    index: tuple[int, int],
+) -> fx.Node:
+    """Windows over a span, some left out at the end, for an index of so many axes, in which frames stand at one."""
+    (span, left_out), (dims, frames) = fitting, index
+    rank, first = len(write.value_of(value).shape), min(windows.places)
+    pads = [0, 0] * (rank - axis - 1) + [windows.before, windows.behind]
+    value = padded(write, value, axis, pads, "replicate")
+    if first > 0:
+        value = write.call(aten.slice.Tensor, value, axis, first)
+    made = write.call(aten.unfold.default, value, axis, span, windows.hop)
+    if left_out:
+        made = write.call(aten.slice.Tensor, made, axis, 0, -left_out)
+    taken = torch.tensor(windows.places) - first
+    if not torch.equal(taken, torch.arange(span)):
+        made = write.call(aten.index_select.default, made, rank, write.constant(taken))
+    if dims == 1:
+        return write.call(aten.squeeze.dim, made, rank)
+    order = [*range(rank)]
+    order.insert(axis + 1 - frames, rank)
+    return write.call(aten.permute.default, made, order)

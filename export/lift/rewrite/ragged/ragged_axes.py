@@ -1,0 +1,164 @@
+"""An axis of which values say how many entries it has, as one of a fixed size: room for all that there may be.
+
+Of `key = cat([mems[3 - m:], x, cache[8 - n:]])` the axis is pieces one behind the other: of the first, of 3, the last m
+entries are there, of the second all, of the third, of 8, the last n. What is there, in its order, is the axis of the
+model, whatever stands between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten
+from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`size` entries, of which `count` from `start` on are there."""
+
+    size: int
+    start: Number
+    count: Number
+
+    @property
+    def is_full(self) -> bool:
+        return self.start.known == 0 and self.count.known == self.size
+
+
+@dataclass(frozen=True)
+class Room:
+    """The pieces of an axis, in their order."""
+
+    pieces: tuple[Piece, ...]
+
+    @staticmethod
+    def full(size: int) -> Room:
+        return Room((Piece(size, Number(), Number(size)),))
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def count(self) -> Number:
+        """How many entries are there."""
+        return sum((piece.count for piece in self.pieces), Number())
+
+    @property
+    def is_full(self) -> bool:
+        return all(piece.is_full for piece in self.pieces)
+
+    def placed(self) -> Iterator[tuple[Piece, int, Number]]:
+        """Each piece, where it begins, and how many entries are there before it."""
+        at, before = 0, Number()
+        for piece in self.pieces:
+            yield piece, at, before
+            at, before = at + piece.size, before + piece.count
+
+    def times(self, inner: int) -> Room:
+        """Each entry as so many, one behind the other."""
+        return Room(tuple(Piece(p.size * inner, p.start * inner, p.count * inner) for p in self.pieces))
+
+    def parted(self, inner: int) -> Room | None:
+        """The same of so many entries as one; None where they do not come out even."""
+        pieces = []
+        for piece in self.pieces:
+            start, count = piece.start.parted(inner), piece.count.parted(inner)
+            if start is None or count is None or piece.size % inner:
+                return None
+            pieces.append(Piece(piece.size // inner, start, count))
+        return Room(tuple(pieces))
+
+    def turned(self) -> Room:
+        """The same from the last entry to the first."""
+        return Room(tuple(Piece(p.size, (p.start + p.count) * -1 + p.size, p.count) for p in reversed(self.pieces)))
+
+
+class Rooms:
+    """What is asked of rooms in one graph."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers, self.call = numbers, numbers.writer.call
+        self._masks: dict[Room, fx.Node] = {}
+
+    def cut(self, room: Room, start: Number, end: Number) -> Room:
+        """`room` with those entries alone that are the `start`-th and later ones, up to the `end`-th.
+
+        Both lie within it, and `end` may be before `start`.
+        """
+        numbers, pieces = self.numbers, list[Piece]()
+        for piece, _, before in room.placed():
+            rest = numbers.rest(piece.count, start - before)
+            pieces.append(Piece(piece.size, piece.start + piece.count - rest, rest))
+        left, cut = Room(tuple(pieces)), list[Piece]()
+        if end == room.count:
+            return left
+        for piece, _, before in left.placed():
+            count = numbers.between(end - start - before, Number(), piece.count)
+            cut.append(Piece(piece.size, piece.start, count))
+        return Room(tuple(cut))
+
+    def trimmed(self, room: Room) -> tuple[Room, int, int]:
+        """`room` without what is never there at its ends, and from where to where it goes of it."""
+        pieces, at, end = list(room.pieces), 0, room.size
+        while len(pieces) > 1 and pieces[0].count.known == 0:
+            at += pieces.pop(0).size
+        while len(pieces) > 1 and pieces[-1].count.known == 0:
+            end -= pieces.pop().size
+        first = pieces[0]
+        if (free := int(min(max(self.numbers.least(first.start), 0), first.size))) > 0:
+            pieces[0], at = Piece(first.size - free, first.start - free, first.count), at + free
+        last = pieces[-1]
+        if (used := self.numbers.most(last.start + last.count)) < last.size:
+            used = max(int(used), 0)
+            pieces[-1], end = Piece(used, last.start, last.count), end - last.size + used
+        return Room(tuple(p for p in pieces if p.size) or (Piece(0, Number(), Number()),)), at, end
+
+    def mask(self, room: Room) -> fx.Node:
+        """(room.size,) bool: which entries are there."""
+        if room not in self._masks:
+            parts = [self._mask(piece) for piece in room.pieces if piece.size]
+            self._masks[room] = parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
+        return self._masks[room]
+
+    def _mask(self, piece: Piece) -> fx.Node:
+        numbers, constant = self.numbers, self.numbers.writer.constant
+        if piece.is_full:
+            return constant(torch.ones(piece.size, dtype=torch.bool))
+        at, end, sides = constant(torch.arange(piece.size)), piece.start + piece.count, []
+        if self.numbers.most(piece.start) > 0:
+            sides.append(self.call(aten.ge.Tensor, at, numbers.node(piece.start)))
+        if self.numbers.least(end) < piece.size:
+            sides.append(self.call(aten.lt.Tensor, at, numbers.node(end)))
+        return sides[0] if len(sides) == 1 else self.call(aten.logical_and.default, *sides)
+
+    def found(self, room: Room, numbered: fx.Node) -> fx.Node:
+        """Where in `room` those entries stand that are there as the ones `numbered`, int64."""
+        shifts, node = [(before, piece.start + at - before) for piece, at, before in room.placed()], self.numbers.node
+        by = node(shifts[0][1])
+        for (_, last), (before, shift) in pairwise(shifts):
+            if shift != last:
+                begun = self.call(aten.ge.Tensor, numbered, node(before))
+                by = self.call(aten.where.self, begun, node(shift), by)
+        place = self.call(aten.add.Tensor, numbered, by)
+        # What is not there is anything.
+        return self.call(aten.clamp.default, place, 0, room.size - 1)
+
+    def numbered(self, room: Room) -> fx.Node:
+        """(room.size,) int64: the number of each entry that is there."""
+        constant, parts = self.numbers.writer.constant, list[fx.Node]()
+        for piece, _, before in room.placed():
+            at = constant(torch.arange(piece.size))
+            parts.append(self.call(aten.add.Tensor, at, self.numbers.node(before - piece.start)))
+        return parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
+
+
+def joined(rooms: Sequence[Room]) -> Room:
+    """Rooms one behind the other."""
+    return Room(tuple(piece for room in rooms for piece in room.pieces if piece.size))

@@ -1,0 +1,187 @@
+"""Rooms in another order or another shape, and those of new tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import aten
+from rnn_export.export.lift.ir.symbolic_integers import Number, is_by_value
+from rnn_export.export.lift.rewrite.ragged.ragged_axes import Piece, Room
+from rnn_export.export.lift.rewrite.ragged.ragged_tensors import Result, Rewrite, Roomy, Rule, Unruled, number_of, ruled
+
+
+def _permuted(ctx: Rewrite, node: fx.Node) -> Result:
+    value = ctx.of(node.args[0])
+    rank = len(value.shape)
+    order = list(range(rank))
+    if node.target is aten.permute.default:
+        dims: Any = node.args[1]
+        order = [d % rank for d in dims]
+    elif rank > 1:
+        swapped: Any = node.args[1:] if node.target is aten.transpose.int else (0, 1)
+        a, b = (d % rank for d in swapped)
+        order[a], order[b] = order[b], order[a]
+    rooms = {order.index(axis): room for axis, room in value.rooms.items()}
+    return ctx.made(ctx.call(aten.permute.default, value.node, order), rooms)
+
+
+def _unsqueezed(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    value = given["self"]
+    at = given["dim"] % (len(value.shape) + 1)
+    rooms = {axis + (axis >= at): room for axis, room in value.rooms.items()}
+    return ctx.made(ctx.call(node.target, value.node, at), rooms)
+
+
+def _squeezed(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    value, dims = given["self"], given["dim"]
+    asked = {d % len(value.shape) for d in ([dims] if isinstance(dims, int) else dims)}
+    gone = [a for a in asked if a not in value.rooms and value.shape[a] == 1]
+    if any(a in value.rooms for a in asked):
+        raise Unruled("whether that axis is one entry long its value says")
+    rooms = {axis - sum(g < axis for g in gone): room for axis, room in value.rooms.items()}
+    return ctx.made(ctx.call(aten.squeeze.dims, value.node, sorted(gone)), rooms)
+
+
+def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
+    """Axes put together or taken apart; of one with a room alone, with whole axes behind it."""
+    value = ctx.of(node.args[0])
+    wanted: list[Any] = list(node.meta["val"].shape)
+    here, there = sorted(value.rooms), [i for i, size in enumerate(wanted) if is_by_value(size)]
+    if len(here) != len(there):
+        raise Unruled("axes are put together")
+    before = [_product(value.shape[a + 1 : b]) for a, b in pairwise([-1, *here, len(value.shape)])]
+    after = [_product(wanted[a + 1 : b]) for a, b in pairwise([-1, *there, len(wanted)])]
+    behind, new_behind = before.pop(), after.pop()
+    if before != after:
+        raise Unruled("axes are put together")
+    rooms: dict[int, Room] = {at: value.rooms[axis] for axis, at in zip(here, there, strict=True)}
+    if here and behind != new_behind:
+        last = _with_behind(rooms[there[-1]], behind, new_behind) if len(here) == 1 else None
+        if last is None:
+            raise Unruled("axes are put together")
+        rooms[there[-1]] = last
+    sizes = [rooms[i].size if i in rooms else size for i, size in enumerate(wanted)]
+    return ctx.made(ctx.call(aten.reshape.default, value.node, ctx.sizes(node, sizes)), rooms)
+
+
+def _with_behind(room: Room, before: sympy.Expr, after: sympy.Expr) -> Room | None:
+    """A room where as many entries were behind each of its own, and other ones are now."""
+    if not (before.is_Integer and after.is_Integer):
+        return None
+    more, less = int(before), int(after)
+    return room.times(more // less) if more % less == 0 else room.parted(less // more) if less % more == 0 else None
+
+
+def _product(sizes: Sequence[Any]) -> sympy.Expr:
+    return sympy.prod([n.node.expr if isinstance(n, torch.SymInt) else sympy.Integer(n) for n in sizes])
+
+
+def _expanded(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    value, sizes = given["self"], list(given["size"])
+    less = len(sizes) - len(value.shape)
+    rooms: dict[int, Room] = {}
+    for axis, size in enumerate(sizes):
+        own = value.rooms.get(axis - less)
+        if own is not None:
+            rooms[axis], sizes[axis] = own, own.size
+        elif isinstance(size, Number):
+            rooms[axis] = _new_room(ctx, size)
+            sizes[axis] = rooms[axis].size
+    return ctx.made(ctx.call(node.target, value.node, sizes), rooms)
+
+
+def _new_room(ctx: Rewrite, size: Number) -> Room:
+    most = ctx.numbers.most(size)
+    if most == float("inf"):
+        raise Unruled("how many entries there may be has no bound that was seen: min(n, N) is one")
+    return Room((Piece(int(most), Number(), ctx.numbers.maximum(size, Number())),))
+
+
+def _new(ctx: Rewrite, node: fx.Node) -> Result:
+    """A tensor of one number."""
+    at = 1 if "new_" in str(node.target) else 0
+    sizes, rooms = list(ctx.of(node.args[at])), {}
+    for axis, size in enumerate(sizes):
+        if isinstance(size, Number):
+            rooms[axis] = _new_room(ctx, size)
+            sizes[axis] = rooms[axis].size
+    others = [n.node if isinstance(n, Roomy) else n for n in map(ctx.of, node.args[at + 1 :])]
+    if any(isinstance(n, Number) for n in others):
+        raise Unruled("what it is filled with")
+    before = [ctx.of(n).node for n in node.args[:at]]
+    return ctx.made(ctx.call(node.target, *before, sizes, *others, **node.kwargs), rooms)
+
+
+def _range(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    start, end, step = number_of(given.get("start", 0)), number_of(given["end"]), given.get("step", 1)
+    if step != 1:
+        raise Unruled("it counts in steps")
+    room = _new_room(ctx, end - start)
+    dtype = node.meta["val"].dtype
+    counted = ctx.constant(torch.arange(room.size, dtype=dtype))
+    if start != Number():
+        counted = ctx.call(aten.add.Tensor, counted, ctx.numbers.node(start))
+        if counted.meta["val"].dtype != dtype:
+            counted = ctx.call(aten._to_copy.default, counted, dtype=dtype)
+    return ctx.made(counted, {0: room})
+
+
+def _stacked(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    alike, rooms = ctx.together(given["tensors"])
+    at = given["dim"] % (len(alike[0].shape) + 1)
+    made = ctx.call(aten.stack.default, [v.node for v in alike], at)
+    return ctx.made(made, {axis + (axis >= at): room for axis, room in rooms.items()})
+
+
+def _split(ctx: Rewrite, node: fx.Node) -> Result:
+    given = ctx.given(node)
+    value = given["self"]
+    axis = given["dim"] % len(value.shape)
+    if axis in value.rooms:
+        raise Unruled("it is taken apart along that axis")
+    taken = [value.node, *node.args[1:]]
+    parts = ctx.call(node.target, *taken)
+    rooms = {a - (node.target is aten.unbind.int and a > axis): room for a, room in value.rooms.items()}
+    return [Roomy(ctx.call(operator.getitem, parts, i), rooms) for i in range(len(parts.meta["val"]))]
+
+
+def _item(ctx: Rewrite, node: fx.Node) -> Result:
+    of, at = node.args
+    parts: Any = ctx.values[of]  # type: ignore[index]
+    part: Result = parts[at]
+    return part
+
+
+def _scalar(ctx: Rewrite, node: fx.Node) -> Result:
+    """A number of Python's as a tensor."""
+    number = ctx.of(node.args[0])
+    if not isinstance(number, Number):
+        return ctx.plain(node)
+    return ctx.call(aten._to_copy.default, ctx.numbers.node(number), dtype=node.meta["val"].dtype)
+
+
+SHAPES: Mapping[Any, Rule] = {
+    operator.getitem: _item,
+    **ruled(_scalar, "scalar_tensor"),
+    **ruled(_permuted, "permute transpose.int t"),
+    **ruled(_unsqueezed, "unsqueeze"),
+    **ruled(_squeezed, "squeeze.dim squeeze.dims"),
+    **ruled(_stacked, "stack"),
+    **ruled(_split, "split.Tensor split_with_sizes unbind.int chunk"),
+    **ruled(_reshaped, "view reshape _unsafe_view"),
+    **ruled(_expanded, "expand"),
+    **ruled(_new, "zeros ones full new_zeros new_ones new_full empty.memory_format"),
+    **ruled(_range, "arange arange.start arange.start_step"),
+}

@@ -1,0 +1,45 @@
+"""One filter for every row, where rows stand among the channels: (1, B C, T), as many groups as there are of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+
+CONVOLUTIONS = overloads("conv1d conv1d.padding conv2d conv2d.padding")
+
+
+def share_filters(module: fx.GraphModule) -> None:
+    """Convolve each channel as a row, in place, where all have the same filter and their number is a size."""
+    graph = module.graph
+    for node in [n for n in graph.nodes if n.target in CONVOLUTIONS and _is_shared(n)]:
+        given, write = named_args(node), NodeWriter(module, f"filter_{node.name}")
+        write.at = node
+        filters, sizes = given["weight"].args
+        with graph.inserting_before(node):
+            rows = write.call(aten.transpose.int, given["input"], 0, 1)
+            one = write.call(aten.expand.default, filters, [1, *sizes[1:]])
+            places = (given["stride"], given["padding"], given["dilation"])
+            result = write.call(node.target, rows, one, None, *places, 1)
+            back = write.call(aten.transpose.int, result, 0, 1)
+        node.replace_all_uses_with(back)
+        graph.erase_node(node)
+
+
+def _is_shared(node: fx.Node) -> bool:
+    given = named_args(node)
+    taken, weight = given["input"].meta["val"], given["weight"]
+    if given["bias"] is not None or weight.target is not aten.expand.default or taken.dim() != weight.meta["val"].dim():
+        return False
+    rows, groups = taken.shape[:2]
+    number: Any = given["groups"].meta["val"] if isinstance(given["groups"], fx.Node) else given["groups"]
+    repeats = weight.meta["val"].shape[0]
+    if not isinstance(groups, torch.SymInt):
+        return False
+    same = guard_or_false(groups == number) and guard_or_false(groups == repeats)
+    return bool(same) and isinstance(rows, int) and rows == 1

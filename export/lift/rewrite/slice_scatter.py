@@ -1,0 +1,117 @@
+"""Frames written over a piece of an axis, `out[:, 1:] = x[:, :-1]`, as the pieces around them joined with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.rewrite.resampling import rate_of
+
+SCATTERS = overloads("slice_scatter select_scatter")
+ZEROS = overloads("zeros new_zeros zeros_like")
+
+
+def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """What `node` gives, written so, where it writes along an axis of any size, every entry from one place to another.
+
+    None elsewhere.
+    """
+    given = named_args(node)
+    value, piece, axis = given["self"], given["src"], given["dim"]
+    size = write.value_of(node).shape[axis]
+    if isinstance(size, int):
+        return None
+    if "index" in given:
+        piece = write.call(aten.unsqueeze.default, piece, axis)
+        start: Any = given["index"]
+        end: Any = END if start == -1 else start + 1 if isinstance(start, int) else None
+    else:
+        start, end = given.get("start") or 0, given.get("end")
+        if given.get("step", 1) != 1:
+            return _interleaved(write, value, piece, axis, start, given["step"])
+    end = END if end is None and "index" not in given else end
+    if isinstance(end, fx.Node) and _is(write.value_of(end), size):
+        end = END
+    if not isinstance(start, int) or not isinstance(end, int):
+        return None
+    front, back = start > 0, end < END
+    if (start, end) == (0, 1) and _is_fed(piece):
+        # What is computed of the first frame stands for it alone.
+        return write.call(aten.where.self, _from_place(write, value, axis, 1), value, piece)
+    parts = []
+    if front:
+        parts.append(_part(write, value, axis, 0, start) if _is_full(value) else _zeros_of(write, piece, axis, start))
+    parts.append(piece)
+    if back:
+        parts.append(_part(write, value, axis, end, END))
+    found = write.call(aten.cat.default, parts, axis) if len(parts) > 1 else write.call(aten.clone.default, piece)
+    if not front or _is_full(value):
+        return found
+    # What stands before the piece is told by its place, which a stream counts.
+    return write.call(aten.where.self, _from_place(write, value, axis, start), found, value)
+
+
+def _from_place(write: NodeWriter, value: fx.Node, axis: int, start: int) -> fx.Node:
+    """Which places along an axis are `start`, or behind it, in a shape that `value` broadcasts with."""
+    numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, value, axis))
+    rank = len(write.value_of(value).shape)
+    places = write.call(aten.reshape.default, numbers, [-1, *[1] * (rank - 1 - axis % rank)])
+    return write.call(aten.ge.Scalar, places, start)
+
+
+def _is_fed(node: fx.Node) -> bool:
+    """Whether a value is computed of an input, and not of its sizes alone."""
+    seen, left = set[fx.Node](), [node]
+    while left:
+        if (one := left.pop()) in seen or one.target is aten.sym_size.int:
+            continue
+        if one.op == "placeholder":
+            return True
+        seen.add(one)
+        left += one.all_input_nodes
+    return False
+
+
+def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, start: Any, step: int) -> fx.Node | None:
+    """Every entry of `piece` among `step` - 1 of one number, `start` of which stand before it."""
+    sizes = [write.value_of(n).shape[axis] for n in (piece, value)]
+    fill = value.args[1] if _is_full(value) else 0 if value.target in ZEROS else None
+    if fill is None or not isinstance(start, int) or not 0 <= start < step or rate_of(*sizes) != step:
+        return None
+    axis %= len(write.value_of(value).shape)
+    each = write.call(aten.unsqueeze.default, piece, axis + 1)
+    pads = [0, 0] * (len(write.value_of(value).shape) - axis - 1) + [start, step - 1 - start]
+    each = write.call(aten.constant_pad_nd.default, each, pads, fill)
+    return write.call(aten.flatten.using_ints, each, axis, axis + 1)
+
+
+def _is_full(node: fx.Node) -> bool:
+    """Whether a value is one number."""
+    return node.target is aten.full.default and not isinstance(node.args[1], fx.Node)
+
+
+def _part(write: NodeWriter, value: fx.Node, axis: int, start: int, end: int) -> fx.Node:
+    """Entries of a value; of one number, as many of it."""
+    count = end - start if end < END else -start
+    if not _is_full(value) or count <= 0:
+        return write.call(aten.slice.Tensor, value, axis, start, end)
+    sizes: Any = list(value.args[0])  # type: ignore[arg-type]
+    sizes[axis] = count
+    return write.call(aten.full.default, sizes, value.args[1], **value.kwargs)
+
+
+def _zeros_of(write: NodeWriter, piece: fx.Node, axis: int, count: int) -> fx.Node:
+    shape = write.value_of(piece).shape
+    sizes = [
+        count if a == axis % len(shape) else n if isinstance(n, int) else write.call(aten.sym_size.int, piece, a)
+        for a, n in enumerate(shape)
+    ]
+    return write.call(aten.full.default, sizes, 0, dtype=write.value_of(piece).dtype)
+
+
+def _is(number: Any, size: Any) -> bool:
+    return isinstance(number, torch.SymInt) and bool(number.node.expr == size.node.expr)

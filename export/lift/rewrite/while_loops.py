@@ -1,0 +1,117 @@
+"""`while_loop` with a number of iterations that follows from constants, written out: the same as a loop of Python's.
+
+What a condition reads must be constants that the body computes of constants alone, as a count is. Any other loop stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import args_of, is_drawn, placeholders, sources_of
+from rnn_export.export.lift.ir.node_writer import NodeWriter
+
+# Iterations, at most.
+MOST = 256
+
+
+def write_counted_loops_out(module: fx.GraphModule) -> None:
+    """In place."""
+    write = NodeWriter(module, "loop")
+    for node in [n for n in module.graph.nodes if str(n.target) == "while_loop"]:
+        condition, body = (module.get_submodule(str(n.target)) for n in args_of(node)[:2])
+        carried, others = args_of(node)[2:4]
+        assert isinstance(condition, fx.GraphModule)
+        assert isinstance(body, fx.GraphModule)
+        trips = _trips(condition, body, [_constant(module, value) for value in carried])
+        if trips is None or any(n.op == "get_attr" and not _is_tensor(body, n) for n in body.graph.nodes):
+            continue
+        values, write.at = list(carried), node
+        with module.graph.inserting_before(node):
+            for _ in range(trips):
+                values = _iteration(write, body, [*values, *others])
+        for user in list(node.users):
+            user.replace_all_uses_with(values[args_of(user)[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+
+
+def _iteration(write: NodeWriter, body: fx.GraphModule, given: Sequence[Any]) -> list[Any]:
+    """What `body` gives of what it is `given`, its nodes copied."""
+    env: dict[fx.Node, Any] = dict(zip(placeholders(body.graph), given, strict=True))
+    for node in body.graph.nodes:
+        if node.op == "get_attr":
+            env[node] = write.constant(attrgetter(str(node.target))(body))
+        elif node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
+            env[node] = write.call(node.target, *args, **kwargs)
+    return [env[n] for n in _results(body)]
+
+
+def _trips(condition: fx.GraphModule, body: fx.GraphModule, start: Sequence[Any]) -> int | None:
+    """How often the condition holds, from constants where `start` has them; None where it reads anything else."""
+    known = {i for i, value in enumerate(start) if value is not None}
+    while lost := {i for i in known if not _reads(body, _results(body)[i]) <= known}:
+        known -= lost
+    (asked,) = _results(condition)
+    if not _reads(condition, asked) <= known:
+        return None
+    values = {i: start[i] for i in known}
+    for trips in range(MOST + 1):
+        if not bool(_value(condition, asked, values)):
+            return trips
+        values = {i: _value(body, _results(body)[i], values) for i in known}
+    return None
+
+
+def _results(module: fx.GraphModule) -> list[fx.Node]:
+    values: list[fx.Node] = torch.utils._pytree.tree_leaves(module.graph.output_node().args[0])
+    return values
+
+
+def _reads(module: fx.GraphModule, node: fx.Node) -> set[int]:
+    """Which placeholders, by number, a value depends on."""
+    before = _before(node)
+    return {i for i, n in enumerate(placeholders(module.graph)) if n in before}
+
+
+def _value(module: fx.GraphModule, node: fx.Node, given: Mapping[int, Any]) -> Any:
+    """A value that depends on the placeholders that are `given`, by number, and constants."""
+    if node.op == "placeholder":
+        return given[placeholders(module.graph).index(node)]
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(module)
+    inputs = {n: _value(module, n, given) for n in node.all_input_nodes}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), inputs.__getitem__)
+    target: Any = node.target
+    with torch.no_grad():
+        return target(*args, **kwargs)
+
+
+def _constant(module: fx.GraphModule, value: Any) -> Any:
+    """The value of what is made of constants of the graph alone; None of anything else."""
+    if not isinstance(value, fx.Node):
+        return value
+    if _reads(module, value) or not all(_is_pure(n, module) for n in _before(value)):
+        return None
+    return _value(module, value, {})
+
+
+def _before(node: fx.Node) -> set[fx.Node]:
+    """A node and all that it is computed from."""
+    return sources_of(node, lambda n: n.all_input_nodes)
+
+
+def _is_pure(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Whether a node is a tensor that is held, or is computed without chance."""
+    if node.op == "get_attr":
+        return _is_tensor(module, node)
+    return isinstance(node.target, torch._ops.OpOverload) and not is_drawn(node)
+
+
+def _is_tensor(module: fx.GraphModule, node: fx.Node) -> bool:
+    return isinstance(attrgetter(str(node.target))(module), Tensor)

@@ -1,0 +1,390 @@
+"""From a PyTorch model to one pure step with named states."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from rnn_export.alone import alone
+from rnn_export.choices import Chunk, chunk_problem
+from rnn_export.errors import (
+    DecidedByValue,
+    FrozenAxis,
+    LiftError,
+    NoBatchAxis,
+    RowsDepend,
+    StateMovesByCall,
+    WrongChunk,
+    keyword,
+)
+from rnn_export.export.lift.axes.axes import Axes, TimeAxis, axes_candidates, decided_for_all
+from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.batch_dependence import where_rows_mix
+from rnn_export.export.lift.batch_rows import follow_rows, is_apart, rows_of_one
+from rnn_export.export.lift.branches.counter_indices import refuse_beyond_entries
+from rnn_export.export.lift.branches.resolve_branches import settled
+from rnn_export.export.lift.call_memory import moves_by_call, refuse_memory_by_call
+from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
+from rnn_export.export.lift.contract import contract, digest_of, initial_rows
+from rnn_export.export.lift.input_rates import at_any_rates
+from rnn_export.export.lift.ir.dependence.row_dependence import Rows
+from rnn_export.export.lift.ir.fx_nodes import forget_bookkeeping, recorded
+from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
+from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
+from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
+from rnn_export.export.lift.model.attention_bound import context_of
+from rnn_export.export.lift.model.call.output_parts import OutputRef
+from rnn_export.export.lift.model.decisions import beside_unasked, said
+from rnn_export.export.lift.model.disable_compile import eager
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.model_copy import copied
+from rnn_export.export.lift.model.outside_values import Outside
+from rnn_export.export.lift.model.script.script_modules import unscripted
+from rnn_export.export.lift.model.script.scripted_functions import scripted_functions_followed
+from rnn_export.export.lift.model_checks import (
+    refuse_decisions,
+    refuse_forgotten_cell,
+    refuse_forgotten_states,
+    refuse_inside,
+    refuse_narrow_example,
+    refuse_narrow_examples,
+    refuse_narrow_weights,
+    refuse_other_device,
+    refuse_other_start,
+    refuse_train_mode,
+    refuse_wrappers,
+)
+from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
+from rnn_export.export.lift.options import LiftOptions
+from rnn_export.export.lift.pack_states import packed
+from rnn_export.export.lift.single_stream import takes_one, why_one
+from rnn_export.export.lift.states.growing_states import with_room
+from rnn_export.export.lift.states.module_state import keep_states
+from rnn_export.export.lift.states.object_states import carry_objects, refuse_left_out
+from rnn_export.export.lift.states.sequence_lengths import bind_lengths
+from rnn_export.export.lift.states.undefined_initial import begin_as_said, refuse_undefined_start
+from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
+from rnn_export.export.lift.streaming.equal_states import merge_equal_states
+from rnn_export.export.lift.streaming.output_lengths import cut_as_given
+from rnn_export.export.lift.streaming.positions import recorded_with_positions
+from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
+from rnn_export.export.lift.streaming.rule_context import receptive_field
+from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.last_resort import last_resort
+from rnn_export.threads import one_thread
+
+
+@last_resort(LiftError)
+@alone
+@one_thread
+@eager
+@scripted_functions_followed
+def lift(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | Tensor,
+    *,
+    time_axis: TimeAxis = "auto",
+    states: Mapping[str, OutputRef | None] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    sample_rate: int | None = None,
+    chunk: Chunk = "auto",
+    sequence_only: bool = False,
+    assume: Mapping[str, bool] | None = None,
+    max_frames: int | None = None,
+    max_context: int | None = None,
+    pack_states: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> StreamingModel:
+    """Lift `model`; the arguments are those of `rnn_export.export.export`, and `progress` is called at each stage.
+
+    As `export` does, it takes its turn in the process, and has one thread. Raises LiftError with what was found, where,
+    and what to do.
+    """
+    if problem := chunk_problem(chunk):
+        raise LiftError(problem)
+    asked, names = None if chunk == "auto" else chunk, (input_names, output_names)
+    options = LiftOptions(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
+    flat, outside = _flat_model(model, example_inputs, options)
+    # Never run nor traced, so that verification starts from what the user gave.
+    clean, clean_outside = copy.deepcopy((flat.model, outside))
+    flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
+    while True:
+        try:
+            lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
+            break
+        except DecidedByValue as error:
+            progress("branches")
+            try:
+                flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+            except DecidedByValue as undecided:
+                raise beside_unasked(undecided, flat.decisions) from undecided
+        except LiftError as error:
+            # What stands against both ways of a decision is why it cannot be taken.
+            if refusal := next(iter(flat.decisions.seen.spared.values()), None):
+                raise beside_unasked(refusal.computed_both_ways(error), flat.decisions) from error
+            raise
+    if max_context is not None and not (flat.context and flat.context.bounds):
+        raise LiftError(
+            f"{keyword('max_context', max_context)}: no causal attention of the model can be bounded so. Leave it out."
+        )
+    if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
+        raise LiftError(
+            f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
+            "taken there. Leave it out."
+        )
+    lifted.original.model, lifted.original.outside = clean, clean_outside
+    lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
+    return packed(lifted) if pack_states else lifted
+
+
+def _by_calls_or_frames(flat: FlatModel, options: LiftOptions) -> StreamingModel:
+    try:
+        return _lifted(flat, options)
+    except StateMovesByCall as error:
+        # What looked like time is another axis, where nothing but the call itself moves the memory.
+        if options.time_axis != "auto" or error.has_others or options.frames > 1:
+            raise
+        return _lifted(flat, replace(options, time_axis=None))
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """A copy in which what the model keeps itself are states, and recurrent layers opaque operators."""
+
+    flat: FlatModel
+    axes: Axes
+    states: tuple[LiftedState, ...]
+
+
+def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: LiftOptions) -> tuple[FlatModel, Outside]:
+    """A copy of the user's model, called with flat tensors, and copies of what its code reads outside of it.
+
+    What is wrong before anything is lifted is refused.
+    """
+    if not isinstance(model, nn.Module):
+        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
+    for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
+        refuse(model)
+    (model, outside), states = copied(model), options.states
+    example = (example,) if isinstance(example, Tensor) else tuple(example)
+    refuse_narrow_example(example)
+    call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
+    declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
+    call, declared = with_room(*carry_objects(call, declared))
+    call = bind_lengths(call, (*declared, *(states or {})))
+    flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
+    refuse_narrow_examples(flat)
+    refuse_inside(flat)
+    begin_as_said(flat, options.initial)
+    refuse_train_mode(model, flat)
+    flat.eval()
+    if not options.sequence_only and (states is None or states):
+        refuse_forgotten_states(flat, options.plain)
+    flat.check_names()
+    return flat, outside
+
+
+def _lifted(flat: FlatModel, options: LiftOptions) -> StreamingModel:
+    """The model lifted along the first axes of its batch that its graph confirms."""
+    refused: list[tuple[_Probed, RowsDepend]] = []
+    try:
+        for probed in _probed(flat, options):
+            try:
+                return _along(flat, probed, options)
+            except RowsDepend as error:
+                refused.append((probed, error))
+    except LiftError:
+        if not refused:
+            raise
+    probed, first = refused[0]
+    # An example of one row says what is meant, where nothing but the number of rows is against any other.
+    why = f"the number of rows is used as a value at {first.place}" if first.counted else decided_for_all(probed.flat)
+    one = replace(probed.axes, one_row=why)
+    sizes = {leaf.example.shape[b] for leaf, b in zip(flat.inputs, one.input_batch, strict=True) if b is not None}
+    if not why or sizes != {1} or not takes_one(probed.flat, one):
+        raise first
+    return _along(flat, replace(probed, axes=one), options)
+
+
+def _along(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+    """The model lifted along some axes: for any batch, or where its code makes a number of it for one stream."""
+    lifted, axes = _whole_sequences if options.sequence_only else _of_frames, probed.axes
+    try:
+        return lifted(flat, probed, options)
+    except FrozenAxis as error:
+        if axes.one_row or error.axis != dict(enumerate(axes.rows_in)).get(error.port):
+            raise
+        one = replace(axes, one_row=why_one(probed.flat, axes, error))
+        if not takes_one(probed.flat, one):
+            raise
+        return lifted(flat, replace(probed, axes=one), options)
+
+
+def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+    """The model in steps of as many frames as are asked for, or else of the fewest that its strides need."""
+    try:
+        return _in_chunks(flat, probed, options)
+    except WrongChunk as error:
+        if options.chunk:
+            raise LiftError(str(error)) from error
+        lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
+        return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
+
+
+def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+    if not probed.axes.has_time:
+        refuse_left_out(flat)
+        if options.states is None or options.states:
+            refuse_forgotten_cell(probed.flat, options.plain)
+    first = {s.name: s.initial for s in probed.states}
+    chunk = probed.flat.chunk = options.frames
+    options.progress("capture")
+    try:
+        captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
+        refuse_beyond_entries(probed.flat)
+        _refuse_rivals(probed)
+        options.progress("streaming")
+        streamed = _streamed(probed, captured, chunk)
+    except LiftError as error:
+        # What was taken for time may be the features of a frame, or what a call takes as a whole.
+        known = (LiftError, WrongChunk) if options.chunk else (LiftError,)
+        unsure = probed.axes.of_last or (options.time_axis == "auto" and probed.flat.states)
+        if type(error) not in known or not unsure:
+            raise
+        times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
+        found = keyword("time_axis", times)
+        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
+        raise LiftError(
+            f"{error} That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
+        ) from error
+    if captured.refusal is not None:
+        raise captured.refusal
+    shortest = max(captured.shortest, streamed.shortest)
+    streamed = cut_as_given(BatchFirst(probed.flat, probed.axes, first), streamed, shortest)
+    initial = {s.name: s.initial for s in streamed.states}
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, chunk, False)
+    context = flat.context.said if flat.context else None
+    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
+    spec = replace(spec, digest=digest_of(spec, flat.model, initial))
+    states = tuple(streamed.states)
+    notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
+    for module in [captured.module, *([streamed.step] if streamed.step else [])]:
+        forget_bookkeeping(module.graph)
+    at_once, step = captured.dynamic_time and streamed.at_once, streamed.step
+    lifted = StreamingModel(spec, flat, probed.axes, captured.module, at_once, initial, states, notes, step, shortest)
+    if captured.dynamic_time and probed.flat.states:
+        refuse_memory_by_call(lifted, probed.flat)
+    return lifted
+
+
+def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
+    """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
+    options.progress("memory")
+    flat = _with_states(flat)
+    options.progress("axes")
+    candidates = axes_candidates(flat, options.time_axis)
+    while axes := _next(candidates, flat):
+        if options.frames > 1 and not axes.has_time:
+            raise LiftError(
+                f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
+                "chunk must be 1."
+            )
+        initial = initial_rows(flat, axes, options.initial)
+        refuse_other_start(flat, axes, initial, options.initial)
+        refuse_undefined_start(flat, axes, initial)
+        states = tuple(LiftedState(leaf.name, initial[leaf.name], *origin_of(flat, leaf.name)) for leaf in flat.states)
+        replaced = copy.deepcopy(flat)
+        replaced.model = replace_recurrent(replaced.model)
+        yield _Probed(replaced, axes, states)
+
+
+def _with_states(flat: FlatModel) -> FlatModel:
+    """A copy that decides as is known, in which what the model keeps itself are states."""
+    flat = copy.deepcopy(flat)
+    flat.decisions = replace(flat.decisions, checked=False)
+    flat.packs_full_rows = flat.packs
+    flat.model = unscripted(flat.model)
+    keep_states(flat)
+    flat.check_names()
+    return flat
+
+
+def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
+    try:
+        return next(candidates, None)
+    except NoBatchAxis as error:
+        refuse_decisions(flat)
+        if error.free and (found := where_rows_mix(flat, error.free[0])):
+            raise NoBatchAxis(f"{error}\nWhere rows meet: {found}", error.free, error.alone) from None
+        raise
+    except LiftError:
+        refuse_decisions(flat)
+        raise
+
+
+def _refuse_rivals(probed: _Probed) -> None:
+    """An axis along which noise shows no memory may have one all the same: then which one is time must be said."""
+    names = [leaf.name for leaf in probed.flat.inputs]
+    for rival in probed.axes.rivals:
+        if not is_apart(BatchFirst(probed.flat, rival)):
+            times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
+            found = " or ".join(keyword("time_axis", time) for time in times)
+            raise LiftError(f"more than one axis could be time: {found}. Say which.")
+
+
+def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
+    """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
+    flat, axes, module = probed.flat, probed.axes, captured.module
+    if not captured.dynamic_time:
+        _followed(probed, module, chunk)
+        return unchanged(probed.states, len(flat.outputs))
+    sample, reach = BatchFirst(flat, axes).sample, receptive_field(module.graph, RULES)
+    rows_in = None if axes.one_row else axes.rows_in
+
+    def follow(runs: RecordedRuns) -> Rows:
+        if axes.one_row:
+            return rows_of_one(module, runs.base)
+        return follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
+
+    runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames, follow)
+    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES, flat.names)
+    streamed = merge_equal_states(module, streamed)
+    for i in streamed.moved_by_call:
+        raise moves_by_call(probed.states[i].name, bool(streamed.states))
+    if not axes.causal and streamed.end is None:
+        raise LiftError(
+            "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
+            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
+        )
+    return replace(streamed, states=[*probed.states, *streamed.states])
+
+
+def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
+    """Raise RowsDepend where rows of a result of `module`, of `frames` frames, depend on each other."""
+    if probed.axes.one_row:
+        return
+    sample = BatchFirst(probed.flat, probed.axes).sample
+    few, more = (recorded(module, sample(batch, frames)) for batch in (2, 3))
+    follow_rows(module, few, more, probed.axes.rows_in, probed.axes.rows_out)
+
+
+def _whole_sequences(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+    model = BatchFirst(probed.flat, probed.axes)
+    options.progress("capture")
+    module, shortest = capture_sequence(model, options.frames)
+    frames = max(shortest, many_frames(model))
+    _followed(probed, module, frames)
+    rates = output_rates(module, model, frames)
+    streamed = replace(unchanged([], len(rates)), rates=rates)
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
+    spec = replace(spec, assumptions=probed.flat.decisions.needed)
+    spec = replace(spec, digest=digest_of(spec, flat.model, {}))
+    notes = (WHOLE, *shared_notes(spec, flat, probed.axes))
+    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), notes, shortest=shortest)

@@ -1,0 +1,1 @@
+"""Memory of a model between calls: found in buffers, attributes, caches and arguments, and its initial values."""

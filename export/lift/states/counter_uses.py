@@ -1,0 +1,91 @@
+"""Numbers in attributes that calls change: is one asked for anything but its own next value?
+
+What stands in its place is no number of Python's, so that every way of asking is seen, whatever comes of it: an index
+of a list, a shift, a format, a function of somebody else's.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.module_attributes import AttributePath
+
+# As many as a value that goes from attribute to attribute is followed.
+CALLS = 4
+RECKONING = "add sub mul mod floordiv truediv pow"
+ASKING = (
+    "eq ne lt le gt ge bool index int float complex round trunc floor ceil hash format str repr neg pos abs invert "
+    "lshift rlshift rshift rrshift and rand or ror xor rxor divmod rdivmod matmul rmatmul"
+)
+
+
+class _Opaque:
+    """A number of which sums, products and the like are such numbers as well; `asked` is shared by all of them."""
+
+    def __init__(self, value: Any, asked: list[str]) -> None:
+        self.value, self.asked = value, asked
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.asked.append(name)
+        return getattr(self.value, name)
+
+    def __deepcopy__(self, memo: Any) -> _Opaque:
+        return self
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, _Opaque) else value
+
+
+def _reckoning(function: Callable[..., Any], turned: bool) -> Callable[..., Any]:
+    def method(self: _Opaque, other: Any) -> Any:
+        if not isinstance(_plain(other), int | float):
+            self.asked.append(function.__name__)
+        sides = (other, self) if turned else (self, other)
+        result = function(*map(_plain, sides))
+        return _Opaque(result, self.asked) if isinstance(result, int | float) else result
+
+    return method
+
+
+def _asking(name: str) -> Callable[..., Any]:
+    def method(self: _Opaque, *others: Any) -> Any:
+        self.asked.append(name)
+        return getattr(self.value, name)(*map(_plain, others))
+
+    return method
+
+
+for _name in RECKONING.split():
+    for _turned, _word in ((False, _name), (True, f"r{_name}")):
+        setattr(_Opaque, f"__{_word}__", _reckoning(getattr(operator, _name), _turned))
+for _name in ASKING.split():
+    setattr(_Opaque, f"__{_name}__", _asking(f"__{_name}__"))
+
+
+def asked_numbers(
+    flat: FlatModel, numbers: Mapping[AttributePath, int | float], arguments: Sequence[Tensor]
+) -> list[AttributePath]:
+    """Of `numbers`, by where they stand, those that calls of the model ask for anything but their own next value."""
+    return [path for path in numbers if _is_asked(copy.deepcopy(flat), path, numbers[path], arguments)]
+
+
+def _is_asked(flat: FlatModel, path: AttributePath, value: int | float, arguments: Sequence[Tensor]) -> bool:
+    asked: list[str] = []
+    path.put(flat.model, _Opaque(value, asked))
+    try:
+        with torch.no_grad():
+            for _ in range(CALLS):
+                flat(*(t.clone() for t in arguments))
+    except Exception:  # what takes numbers of Python's alone may raise anything
+        return True
+    return bool(asked)

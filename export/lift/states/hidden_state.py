@@ -1,0 +1,229 @@
+"""What calls of a model leave behind for later ones: followed from operator to operator, whatever its values are."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
+
+from rnn_export.export.lift.ir.compare import MEMORY, same
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten
+from rnn_export.export.lift.ir.op_recorder import SeesOperators
+from rnn_export.export.lift.model.call.pytree import leaves_of
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
+from rnn_export.export.lift.states.counter_uses import asked_numbers
+
+# A memory in a list may be read only some calls later.
+CALLS = 4
+# These write over all of their first argument without reading it.
+OVERWRITING = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What calls read of earlier ones: where it stands, attributes that grow; `other` is what none of them holds."""
+
+    read: tuple[AttributePath, ...]
+    grown: tuple[AttributePath, ...]
+    other: bool
+
+
+def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
+    """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
+    model, before = flat.model, copy.deepcopy(flat)
+    history, numbers = History(), _Numbers()
+    read: dict[AttributePath, None] = {}
+    sizes: list[Counter[AttributePath]] = []
+    moved: set[tuple[AttributePath, AttributePath]] = set()
+    values: dict[AttributePath, Tensor] = {}
+    given_before, differ = tuple[Tensor, ...](), False
+    for _ in range(CALLS):
+        numbers.watch(model)
+        held = _tensors(model)
+        given = [t.clone() for t in arguments]
+        history.begin(given)
+        with torch.no_grad(), history:
+            results = flat(*given)
+        history.give(results)
+        given_before = given_before or results
+        differ = differ or not all(same(a, b, MEMORY) for a, b in zip(results, given_before, strict=True))
+        read.update((path, None) for path, t in held if _place(t) in history.read)
+        # A counter is made of no argument, and moves all the same.
+        left = _tensors(model)
+        history.fill([t for path, t in left if not same(t, values.get(path, t))])
+        values = {path: t.clone() for path, t in left}
+        filled = [(path, t) for path, t in left if history.filled(t)]
+        moved |= {(a, b) for a, old in held for b, new in filled if a != b and _place(old) == _place(new)}
+        sizes.append(Counter(path.root for path, _ in left))
+    used = {path.root for path, _ in filled}
+    grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
+    while onward := {a for a, b in moved if b in read and a not in read}:
+        read.update(dict.fromkeys(sorted(onward, key=str)))
+    read.update(dict.fromkeys(numbers.read))
+    differs = any(done != history.done[0] for done in history.done)
+    if differs:
+        read.update(dict.fromkeys(path for path, changes in numbers.changes.items() if changes == 1))
+        # Beside a state a number would be put back with it, and not be seen to change.
+        roots = {path.root for path in read}
+        read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
+    if (differs or differ) and not read and not grown:
+        read.update(dict.fromkeys(numbers.changes))
+    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1 and path not in read}
+    read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
+    if numbers.changes:
+        read.update(dict.fromkeys(_beside(read, _tensors(model))))
+    order = {path: i for i, (path, _) in enumerate(attributes(model))}
+    inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
+    return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
+
+
+def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]) -> list[AttributePath]:
+    """What a number may pick as well: the other entries of a list of which one is read, where they are like it."""
+    lists = {(path.module, path.keys[:-1]) for path in read if len(path.keys) > 1 and isinstance(path.keys[-1], int)}
+    shapes = {(path.module, path.keys[:-1], t.shape, t.dtype) for path, t in held if path in read}
+    return [
+        path
+        for path, t in held
+        if (path.module, path.keys[:-1]) in lists and (path.module, path.keys[:-1], t.shape, t.dtype) in shapes
+    ]
+
+
+class History(SeesOperators):
+    """The operators of calls, and the storages that hold what was computed from the arguments of any.
+
+    Attributes:
+        done: by call, each operator on what is computed from its arguments, with these, of tensors the shapes.
+        read: storages that a call read, and an earlier one filled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[list[str]] = []
+        self.read: set[int] = set()
+        self._before: set[int] = set()
+        self._now: set[int] = set()
+        # While one is held, no other storage has its address.
+        self._held: list[StorageWeakRef] = []
+
+    def begin(self, arguments: Sequence[Tensor]) -> None:
+        """A call with `arguments` follows."""
+        self._before |= self._now
+        self._now = set()
+        self.fill(arguments)
+        self.done.append([])
+
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        given = leaves_of((args, kwargs))
+        first = func._schema.arguments[0].alias_info if given else None
+        if func in OVERWRITING and _is_whole(given[0]):
+            self._before.discard(_place(given[0]))
+        # A view is no reading yet, and what is written over is none.
+        taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
+        self.read |= taken & self._before if first is None or first.is_write else set()
+        results = func(*args, **kwargs)
+        # The sets grow with every operator of a loop: no union of them.
+        if not (taken.isdisjoint(self._now) and taken.isdisjoint(self._before)) and func not in SHAPE_ONLY:
+            self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
+            self.fill([*leaves_of(results), *_written(func, args, kwargs)])
+        return results
+
+    def give(self, results: Sequence[Tensor]) -> None:
+        """A call gives `results`: what an earlier one filled is read."""
+        self.read |= {_place(t) for t in results} & self._before
+
+    def filled(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds what was computed from the arguments of any call."""
+        return _place(tensor) in self._now or _place(tensor) in self._before
+
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """`tensors` hold now what this call left there."""
+        self._now |= {_place(t) for t in tensors}
+        self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments that an operator writes to."""
+    schema = func._schema.arguments
+    given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
+    return leaves_of([given.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write])
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is all of its storage."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _place(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class _Watched(int):
+    """A number that calls change: to reckon with it goes on watching, to ask what it is counts as reading."""
+
+    readers: dict[AttributePath, None]
+    path: AttributePath
+
+    def __new__(cls, value: int, path: AttributePath, readers: dict[AttributePath, None]) -> _Watched:
+        made = super().__new__(cls, value)
+        made.path, made.readers = path, readers
+        return made
+
+
+def _reckoning(name: str) -> Callable[..., Any]:
+    def method(self: _Watched, *others: Any) -> Any:
+        result = getattr(int, name)(self, *map(_plain, others))
+        return _Watched(result, self.path, self.readers) if type(result) is int else result
+
+    return method
+
+
+def _asking(name: str) -> Callable[..., Any]:
+    def method(self: _Watched, *others: Any) -> Any:
+        self.readers[self.path] = None
+        return getattr(int, name)(self, *map(_plain, others))
+
+    return method
+
+
+def _plain(value: Any) -> Any:
+    return int.__int__(value) if isinstance(value, _Watched) else value
+
+
+RECKONING = "add radd sub rsub mul rmul mod floordiv neg and or"
+ASKING = "eq ne lt le gt ge bool index int float truediv rtruediv rmod pow rpow"
+for _names, _made in ((RECKONING, _reckoning), (ASKING, _asking)):
+    for _name in _names.split():
+        setattr(_Watched, f"__{_name}__", _made(f"__{_name}__"))
+setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
+
+
+class _Numbers:
+    """How often calls of a model change its numbers, as last `seen`; `read` are places of whole ones asked for."""
+
+    def __init__(self) -> None:
+        self.read: dict[AttributePath, None] = {}
+        self.changes = Counter[AttributePath]()
+        self.seen: dict[AttributePath, int | float] = {}
+
+    def watch(self, model: nn.Module) -> None:
+        for path, value in list(attributes(model)):
+            number = _plain(value)
+            if not isinstance(number, int | float) or self.seen.setdefault(path, number) == number:
+                continue
+            self.changes[path] += 1
+            self.seen[path] = number
+            if type(number) is int:
+                path.put(model, _Watched(number, path, self.read))
+
+
+def _tensors(model: nn.Module) -> list[tuple[AttributePath, Tensor]]:
+    """The tensors that modules hold in plain attributes and in buffers."""
+    return [(path, value) for path, value in attributes(model) if isinstance(value, Tensor)]

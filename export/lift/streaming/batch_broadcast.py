@@ -1,0 +1,163 @@
+"""What is made of the length alone and has no rows: windows added up, the share of frames that a filter counts.
+
+At both ends of a sequence it is another one than between, and each stream has its own beginning and end. So it is
+computed for each row of the batch, from frames that are all alike on:
+
+    y (B, S) / fold(window.expand(1, T, N))        ones (B, 1, 1, 1) * window.expand(1, T, N), folded row by row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.ir.dependence.cell_layout import growing_axes
+from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
+from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.streaming.position_rows import MetRows
+from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
+
+# What one axis more in front changes in them: nothing but the numbers of axes, counted from the front.
+BY_AXIS = overloads(
+    "slice.Tensor select.int transpose.int unsqueeze squeeze.dim unflatten.int flatten.using_ints constant_pad_nd pad "
+    "unfold narrow alias clone index_select"
+)
+AXES = ("dim", "dim0", "dim1", "dimension", "start_dim", "end_dim")
+RESHAPES = overloads("view _unsafe_view reshape")
+# Of a batch in front, here 1 long.
+FILTERS = overloads("conv1d conv1d.padding conv2d conv2d.padding conv_transpose1d conv_transpose2d.input avg_pool1d")
+
+
+def give_own_rows(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> bool:
+    """Rewrite `module` in place; whether there was anything that needed rows.
+
+    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream, which needs none.
+    """
+    if rows_in is None:
+        return False
+    given = _OwnRows(module.graph, runs, rows_in)
+    met = [given.meet(node) for node in list(module.graph.nodes) if node.op == "call_function"]
+    if given.made:
+        # What was made of a part of a value that cannot be made goes too.
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        module.recompile()
+    return any(met)
+
+
+class _OwnRows:
+    """By node that is made of the length, the same with the rows of the batch in an axis in front."""
+
+    def __init__(self, graph: fx.Graph, runs: RecordedRuns, rows_in: Sequence[int]) -> None:
+        self.graph, self.runs, self.met = graph, runs, MetRows(graph, runs, rows_in)
+        self.rows_in = rows_in[0]
+        self.moving = depends_on(graph, placeholders(graph))
+        self.made: dict[fx.Node, fx.Node | None] = {}
+
+    def meet(self, node: fx.Node) -> bool:
+        """Let an operator that works entry by entry on rows take what it is given with rows; whether it does now."""
+        if node not in self.moving or not is_pointwise(node) or not isinstance(self.runs.base[node], Tensor):
+            return False
+        batch, rank = self.met.axis(node), self.runs.base[node].dim()
+        if batch is None or self.runs.base[node].shape[batch] != self.met.count:
+            return False
+        found = False
+        for value in [n for n in node.all_input_nodes if self._needs_rows(n)]:
+            shape = self.runs.base[value].shape
+            own = batch - (rank - len(shape))
+            made = self._of(value) if own < 0 or shape[own] == 1 else None
+            if made is not None:
+                made = self._of_rank(made, value, rank, node)
+                node.replace_input_with(value, self._laid_out(made, node, batch, rank))
+                found = True
+        return found
+
+    def _needs_rows(self, node: fx.Node) -> bool:
+        """Whether a value without rows is another one at the ends of a sequence."""
+        axis = self._time(node)
+        if axis is None or self._is_alike(node, axis):
+            return False
+        here, there = self.runs.base[node], self.runs.longer[node]
+        return not same(there.narrow(axis, 0, here.shape[axis]), here, INITIAL_ROWS)
+
+    def _time(self, node: fx.Node) -> int | None:
+        """The axis of time of numbers with a point that are made of the length alone."""
+        value = self.runs.base.get(node)
+        if node in self.moving or not isinstance(value, Tensor) or not value.is_floating_point():
+            return None
+        axes = growing_axes(value, self.runs.longer[node])
+        return axes[0] if len(axes) == 1 and self.met.axis(node) is None else None
+
+    def _is_alike(self, node: fx.Node, axis: int) -> bool:
+        value = self.runs.longer[node]
+        return same(value, value.narrow(axis, 0, 1).expand_as(value))
+
+    def _of(self, node: fx.Node) -> fx.Node | None:
+        """(B, ...) of a value; None where it cannot be made."""
+        if node not in self.made:
+            self.made[node] = self._made(node)
+        return self.made[node]
+
+    def _made(self, node: fx.Node) -> fx.Node | None:
+        axis, rank = self._time(node), self.runs.base[node].dim()
+        if axis is None:
+            return None
+        if self._is_alike(node, axis):
+            after, dtype = node.next, self.runs.base[node].dtype
+            ones = self._insert(after, aten.full.default, [self._rows(after), *[1] * rank], 1, dtype=dtype)
+            return self._insert(after, aten.mul.Tensor, ones, node)
+        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+            return None
+        given = named_args(node)
+        timed = [n for n in node.all_input_nodes if self._time(n) is not None]
+        parts = {n: new for n in timed if (new := self._of(n)) is not None}
+        if not parts or len(parts) < len(timed):
+            return None
+        if node.target in BY_AXIS:
+            given = {k: v + 1 if k in AXES and isinstance(v, int) and v >= 0 else v for k, v in given.items()}
+        elif node.target in RESHAPES:
+            name = "shape" if "shape" in given else "size"
+            given[name] = [self._rows(node), *given[name]]
+        elif node.target in FILTERS:
+            (value,) = parts
+            if given["input" if "input" in given else "self"] is not value or self.runs.base[value].shape[0] != 1:
+                return None
+            parts[value] = self._insert(node, aten.squeeze.dim, parts[value], 1)
+            return self._insert(node, aten.unsqueeze.default, self._called(node, given, parts), 1)
+        elif is_pointwise(node):
+            parts = {n: self._of_rank(new, n, rank, node) for n, new in parts.items()}
+        else:
+            return None
+        return self._called(node, given, parts)
+
+    def _called(self, node: fx.Node, given: dict[str, Any], parts: dict[fx.Node, fx.Node]) -> fx.Node:
+        """`node` of other arguments, before it."""
+        target: Any = node.target
+        plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
+        args = fx.node.map_arg(plain, lambda n: parts.get(n, n))
+        kwargs = fx.node.map_arg(dict(node.kwargs), lambda n: parts.get(n, n))
+        new = self._insert(node, target, *args, **kwargs)
+        new.meta = {k: v for k, v in node.meta.items() if k != "val"}
+        return new
+
+    def _rows(self, before: fx.Node) -> fx.Node:
+        return self._insert(before, aten.sym_size.int, placeholders(self.graph)[0], self.rows_in)
+
+    def _of_rank(self, made: fx.Node, value: fx.Node, rank: int, before: fx.Node) -> fx.Node:
+        """(B, 1, ..., ...) of `rank` axes beside the rows."""
+        for _ in range(rank - self.runs.base[value].dim()):
+            made = self._insert(before, aten.unsqueeze.default, made, 1)
+        return made
+
+    def _laid_out(self, made: fx.Node, node: fx.Node, batch: int, rank: int) -> fx.Node:
+        """The rows in axis `batch` of a value of `rank` axes."""
+        made = self._insert(node, aten.squeeze.dim, made, batch + 1)
+        order = [*range(1, batch + 1), 0, *range(batch + 1, rank)]
+        return made if batch == 0 else self._insert(node, aten.permute.default, made, order)
+
+    def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        with self.graph.inserting_before(before):
+            return self.graph.call_function(target, args, kwargs)

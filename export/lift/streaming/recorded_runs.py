@@ -1,0 +1,94 @@
+"""The values of every node of a graph in three runs: what rules read sizes from, and values made of sizes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.ir.fx_nodes import Recorder
+from rnn_export.export.lift.streaming.time_axis import refusal
+
+BATCH, OTHER_BATCH = 2, 3
+# Frames beyond the receptive field.
+MARGIN = 8
+# Bytes that one run may take.
+MOST = 2**31
+
+# (batch, frames, seed) to all inputs of a graph.
+Sample = Callable[[int, int, int], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class RecordedRuns:
+    """Values by node: of a batch of BATCH over `frames`, the same over `longer_frames`, and for OTHER_BATCH rows."""
+
+    frames: int
+    longer_frames: int
+    base: dict[fx.Node, Any]
+    longer: dict[fx.Node, Any]
+    other_batch: dict[fx.Node, Any]
+    sample: Sample
+
+    @property
+    def all(self) -> tuple[dict[fx.Node, Any], ...]:
+        return self.base, self.longer, self.other_batch
+
+    def number(self, argument: Any) -> int | None:
+        """A number, or what a node gives at both lengths; None where that is not the same."""
+        if not isinstance(argument, fx.Node):
+            return int(argument)
+        value = self.base[argument]
+        return int(value) if value == self.longer[argument] else None
+
+    def number_of(self, argument: Any) -> float | None:
+        """A number of any kind, as `number` has whole ones."""
+        if not isinstance(argument, fx.Node):
+            return float(argument)
+        value = self.base[argument]
+        return float(value) if value == self.longer[argument] else None
+
+    def grows(self, node: fx.Node) -> bool:
+        """Whether `node` is a number that grows with the length of the sequence."""
+        value = self.base.get(node)
+        return isinstance(value, int) and value != self.longer[node]
+
+
+def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int, least: int = 0) -> RecordedRuns:
+    """Run `module` over a multiple of `unit` frames beyond `receptive_field`, and of at least `least`.
+
+    Raises LiftError where it does not take them, or where all of its values are too large to be kept.
+    """
+    frames = unit * max(math.ceil(receptive_field / unit) + MARGIN, math.ceil(least / unit))
+    base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
+    other_batch = sample(OTHER_BATCH, frames, 1)
+    try:
+        few, more, others = (
+            _recorded(module, tensors, n)
+            for tensors, n in ((base, frames), (longer, frames + unit), (other_batch, frames))
+        )
+    except MemoryError as error:
+        raise LiftError(
+            f"a frame of the model may depend on {receptive_field} frames, by its windows and strides, and over the "
+            f"{frames} that it is followed over, {first_line(error)}. Shorten its context: smaller kernels, "
+            "dilations, strides."
+        ) from None
+    return RecordedRuns(frames, frames + unit, few, more, others, sample)
+
+
+def _recorded(module: fx.GraphModule, tensors: Sequence[Tensor], frames: int) -> dict[fx.Node, Any]:
+    recorder = Recorder(module, MOST)
+    try:
+        with torch.no_grad():
+            recorder.run(*tensors)
+    except MemoryError:
+        raise
+    except Exception as error:  # a length that an operator does not take may raise anything
+        assert recorder.at is not None
+        raise refusal(recorder.at, f"it fails over {frames} frames: {first_line(error)}") from error
+    return dict(recorder.env)

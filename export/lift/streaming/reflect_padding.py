@@ -1,0 +1,129 @@
+"""Padding over time whose frames are the sequence's own: reflected at its ends, or the first and last one repeated.
+
+Frame j of the padded sequence w is, with `left` frames before the sequence, and q the place of its last frame in w:
+
+    mode        j < left          j > q
+    reflect     w[2 left - j]     w[2 q - j]
+    replicate   w[left]           w[q]
+
+The frames before are known once the ones that they repeat are there, those behind once the sequence has ended. A window
+over w that is as wide as what is repeated has them in its own frames: so they are put in where a window reads them, by
+numbers of frames that are computed from the place in the stream, and the padding itself moves nothing. What is not read
+by a window is read by one of a single frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import END, aten
+from rnn_export.export.lift.streaming.alignment import keep_history, trim
+from rnn_export.export.lift.streaming.ends import is_own
+from rnn_export.export.lift.streaming.rule_context import StreamingContext
+from rnn_export.export.lift.streaming.time_axis import Mirrors, TimeAxisInfo
+
+
+def mirrored(
+    context: StreamingContext, value: fx.Node, size: int, stride: int, before: fx.Node
+) -> tuple[fx.Node, TimeAxisInfo]:
+    """`value`, of the history that a window needs, with its mirrors in it; and what is known of the window's result."""
+    info = context.timed(value)
+    mirrors = info.mirrors
+    assert mirrors is not None
+    plain = replace(info, mirrors=None)
+    early, late = (max(mirrors.reach(n) + 1 - size, 0) if n else 0 for n in (mirrors.right, mirrors.left))
+    result, history = plain.windowed(size + late, stride)
+    history += early
+    value = trim(context, context.alias(value, plain, before), min(history, 0), before)
+    if history > 0:
+        why = f"the {history} frames before each window of {size}, and those that the ends repeat"
+        joined = keep_history(context, value, history, before, "frames", why, known=False)
+        value = context.stand_in(joined, value, replace(plain, history=history))
+    if mirrors.left:
+        value = _at_start(context, value, mirrors, before)
+    if mirrors.right:
+        value = _at_end(context, value, mirrors, before)
+    if early or late:
+        axis, entries = plain.layout.axis, plain.layout.inner
+        value = context.insert(
+            before, aten.slice.Tensor, value, axis, early * entries, -late * entries if late else END
+        )
+    return value, result
+
+
+def settled(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
+    """`value` with its mirrors in it; as it is where it has none."""
+    if context.timed(value).mirrors is None:
+        return value
+    filled, info = mirrored(context, value, 1, 1, before)
+    return context.stand_in(filled, value, info)
+
+
+def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
+    """`value` with the frames before the sequence, where those that they repeat are there."""
+    info, runs, call = context.timed(value), context.runs, context.graph.call_function
+    axis, behind = info.layout.axis, (info.lag or 0) + info.history
+    with context.graph.inserting_before(before):
+        # Of frame i of this piece, i + base is its number in the sequence.
+        fed = context.states.seen_frames(Fraction(mirrors.left + behind) / info.rate)
+        base = call(aten.sub.Scalar, (call(aten.mul.Scalar, (fed, float(info.rate))), float(behind)))
+        base = call(aten._to_copy.default, (base,), {"dtype": torch.int64})
+        base = context.states.for_each_row(base, value, runs.base[value], runs.other_batch[value])
+        one = value
+        for other in (a for a in range(context.rank(value)) if a != axis):
+            one = call(aten.slice.Tensor, (one, other, 0, 1))
+        # Not arange: of a sequence of any length its size would follow from values.
+        ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
+        entry = call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))
+        size = info.layout.inner
+        here = entry if size == 1 else call(aten.floor_divide.default, (entry, size))
+        number = call(aten.add.Tensor, (here, base))
+        is_before = call(aten.lt.Scalar, (number, mirrors.left))
+        is_there = call(aten.ge.Scalar, (number, 0))
+        is_mirror = call(aten.logical_and.default, (is_before, is_there))
+        ahead = call(aten.mul.Scalar, (call(aten.rsub.Scalar, (number, mirrors.left)), mirrors.reach(1)))
+        source = call(aten.where.self, (is_mirror, call(aten.add.Tensor, (here, ahead)), here))
+        newest = call(aten.slice.Tensor, (here, axis, -1, END))
+        source = call(aten.minimum.default, (source, newest))
+        if size > 1:
+            within = call(aten.sub.Tensor, (entry, call(aten.mul.Scalar, (here, size))))
+            source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
+        filled = _taken(context, value, source)
+    return context.stand_in(filled, value, info)
+
+
+def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
+    """`value` with the frames after the sequence, once it has ended."""
+    info, call = context.timed(value), context.graph.call_function
+    own = is_own(context, value, before, -mirrors.left, mirrors.inner)
+    frames, size = torch.arange(context.frames_in_step(value)), info.layout.inner
+    shape = [-1 if a == info.layout.axis else 1 for a in range(context.rank(value))]
+    here = context.constant(frames.reshape(shape), before)
+    within = context.constant(torch.arange(size).repeat(len(frames)).reshape(shape), before) if size > 1 else None
+    with context.graph.inserting_before(before):
+        count = call(aten._to_copy.default, (own,), {"dtype": torch.int64})
+        last = call(aten.sub.Scalar, (call(aten.sum.dim_IntList, (count, [info.layout.axis], True)), 1))
+        if mirrors.mode == "reflect":
+            there = call(aten.sub.Tensor, (call(aten.mul.Scalar, (last, 2)), here))
+        else:
+            there = call(aten.minimum.default, (last, here))
+        source = call(aten.where.self, (own, here, call(aten.clamp.default, (there, 0))))
+        if within is not None:
+            source = call(aten.repeat_interleave.self_int, (source, size, info.layout.axis))
+            source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
+        filled = _taken(context, value, source)
+    context.after_end[filled] = value
+    return context.stand_in(filled, value, info)
+
+
+def _taken(context: StreamingContext, value: fx.Node, source: fx.Node) -> fx.Node:
+    """The frames of `value` that `source` numbers, for each row; at the insertion point."""
+    call = context.graph.call_function
+    # Not expand_as: of a sequence of any length its size would follow from values.
+    zeros = call(aten.zeros_like.default, (value,), {"dtype": torch.int64})
+    everywhere = call(aten.add.Tensor, (source, zeros))
+    return call(aten.gather.default, (value, context.timed(value).layout.axis, everywhere))

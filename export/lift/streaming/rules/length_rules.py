@@ -1,0 +1,67 @@
+"""Numbers made of the length of a sequence, reshapes that take them, and `getitem`, Python's own as they are."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten
+from rnn_export.export.lift.streaming.framewise_rule import general
+from rnn_export.export.lift.streaming.reach import Reach
+from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
+
+
+@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_mirrors=True)
+def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Frame by frame: a size that is the length of the sequence becomes the length of a piece, whatever it is."""
+    has_frames = bool(context.timed_arguments(node))
+    info = general(context, node)
+    if has_frames and isinstance(info, TimeAxisInfo):
+        source, sizes = args_of(node)[0], list(args_of(node)[1])
+        if -1 not in sizes or node.target is aten.expand.default:
+            sizes[info.layout.axis] = -1
+        elif context.is_timed(source) and _as_long(context, node, info, source):
+            # It may stand there as an expression of the input's length, which is of whole sequences alone.
+            sizes[info.layout.axis] = context.insert(node, aten.sym_size.int, source, context.timed(source).layout.axis)
+        node.update_arg(1, sizes)
+    return info
+
+
+def _as_long(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, source: fx.Node) -> bool:
+    """Whether the axis of time of a reshape is as long as that of what it reshapes, in any run."""
+    before = context.timed(source).layout
+    runs = (context.runs.base, context.runs.longer)
+    return all(run[source].shape[before.axis] == run[node].shape[info.layout.axis] for run in runs)
+
+
+@rule(operator.add, operator.sub)
+def constant_part(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A length and a constant, which a piece does not have: of a piece it is the length alone."""
+    if isinstance(context.runs.base[node], Tensor):
+        return general(context, node)
+    growing = [n for n in node.all_input_nodes if context.runs.grows(n)]
+    if len(growing) == 1 and (node.target is operator.add or args_of(node)[0] is growing[0]):
+        # Not yet: other nodes are still tried with the numbers of whole sequences.
+        context.length_of_piece[node] = growing[0]
+    return None
+
+
+def _divisor(node: fx.Node) -> Reach:
+    number = args_of(node)[1]
+    return Reach(stride=max(number, 1) if type(number) is int else 1)
+
+
+@rule(operator.floordiv, reach=_divisor)
+def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A number of pieces of the sequence: their size is a stride."""
+    return general(context, node)
+
+
+@rule(operator.getitem, takes_mirrors=True)
+def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """What is known of one result of an operator that gives several."""
+    source, index = args_of(node)
+    infos = context.info.get(source)
+    return infos[index] if isinstance(infos, list) else general(context, node)

@@ -1,0 +1,199 @@
+"""Windows over time, whose earlier frames are kept: convolutions, `unfold`; and transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx
+
+from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten, named_args
+from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
+from rnn_export.export.lift.streaming.ends import as_late_as_known, fill_after_end
+from rnn_export.export.lift.streaming.framewise_rule import general
+from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
+from rnn_export.export.lift.streaming.reflect_padding import mirrored, settled
+from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, refusal
+
+# Over how many of the last axes the window goes.
+WINDOWED_AXES: dict[Any, int] = {
+    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding), 1),
+    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding), 2),
+    aten.conv3d.default: 3,
+}
+TRANSPOSED_AXES: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window over `size` frames, every `stride`, of a sequence with `left` and `right` zeros around it."""
+
+    size: int
+    stride: int
+    left: int = 0
+    right: int = 0
+
+
+def window_reach(node: fx.Node) -> Reach:
+    """The largest size and stride over the axes that may be time."""
+    given = named_args(node)
+    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else list(given["kernel_size"])
+    dilations, strides = (
+        _by_axis(given.get(name) or usual, len(sizes)) for name, usual in (("dilation", [1]), ("stride", sizes))
+    )
+    reaches = [
+        Reach((size - 1) * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)
+    ]
+    return _largest(node, reaches)
+
+
+def _by_axis(numbers: Sequence[int], axes: int) -> list[int]:
+    return [*numbers] * (axes if len(numbers) == 1 else 1)
+
+
+def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
+    """Of reaches along the last axes of the argument of `node`."""
+    chosen = [r for axis, r in enumerate(reaches, -len(reaches)) if may_be_time(args_of(node)[0], axis)]
+    return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
+
+
+@rule(*WINDOWED_AXES, reach=window_reach, takes_mirrors=True)
+def convolution(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A window, behind padding of its own over time."""
+    value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
+    place = context.time_among_last(value, axes)
+    if place is None:
+        return general(context, node)
+    window = window_of(context, node, place)
+    if window.left or window.right:
+        take_out_padding(node, place, axes)
+    return slide(context, node, window)
+
+
+def _unfold_reach(node: fx.Node) -> Reach:
+    value, dim, size, stride = args_of(node)
+    if has_a_window_for_each_frame(node):
+        return Reach(0, stride)
+    return Reach(size, stride) if may_be_time(value, dim) else Reach()
+
+
+@rule(aten.unfold.default, reach=_unfold_reach, takes_mirrors=True)
+def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Windows as a new axis, which stay together."""
+    value, dim, size, stride = args_of(node)
+    if not context.has_time_along(value, dim):
+        return general(context, node)
+    return slide(context, node, Window(int(size), int(stride)))
+
+
+def slide(
+    context: StreamingContext,
+    node: fx.Node,
+    window: Window,
+    fill: float = 0.0,
+    last: float | None = None,
+    beyond: int = 0,
+) -> TimeAxisInfo:
+    """Keep the frames that a window over the first argument of `node` has of the steps before; `fill` around them.
+
+    What stands behind the last frame and `beyond` more is `last`, where that is something else.
+    """
+    value = args_of(node)[0]
+    info = context.timed(value)
+    # A window over entries of which a frame has several reads no whole frames.
+    if info.mirrors is not None and info.layout.inner == 1 and not (window.left or window.right):
+        value, result = mirrored(context, value, window.size, window.stride, node)
+        node.update_arg(0, value)
+        return result
+    value = settled(context, value, node)
+    entries = context.timed(value).by_entry()
+    value = context.alias(value, entries if window.right else entries.moving(), node)
+    if window.right:
+        value = fill_after_end(context, value, fill if last is None else last, node, beyond)
+    if window.left:
+        value = pad_start(context, value, window.left, fill, node)
+    info = context.timed(value)
+    result, history = info.windowed(window.size, window.stride)
+    if history > info.history:
+        why = f"the {history} frames before each window of {window.size}"
+        value = keep_history(context, trim(context, value, 0, node), history, node, "frames", why)
+    else:
+        value = trim(context, value, history, node)
+    node.update_arg(0, value)
+    return result
+
+
+def window_of(context: StreamingContext, node: fx.Node, place: int) -> Window:
+    """The window of a convolution or pool over the axis that is the one of number `place` of its axes."""
+    given = named_args(node)
+
+    def along_time(name: str, usual: int) -> int:
+        values = given.get(name)
+        return usual if not values else int(values[place] if len(values) > 1 else values[0])
+
+    if "weight" in given:
+        kernel, usual_stride = context.runs.base[given["weight"]].shape[2 + place], 1
+    else:
+        kernel = usual_stride = along_time("kernel_size", 1)
+    size = along_time("dilation", 1) * (kernel - 1) + 1
+    stride = along_time("stride", usual_stride)
+    if isinstance(given.get("padding"), str):
+        total = size - 1 if given["padding"] == "same" else 0
+        return Window(size, stride, total // 2, total - total // 2)
+    return Window(size, stride, along_time("padding", 0), along_time("padding", 0))
+
+
+def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
+    """Make `node` a convolution or pool without padding over time."""
+    given = named_args(node)
+    pads = given["padding"]
+    if isinstance(pads, str):
+        if axes > 1:
+            raise refusal(node, 'padding="same" in several axes, one of them time: give the numbers.')
+        node.target, pads = aten.conv1d.default, [0]
+    pads = [*(pads if len(pads) == axes else pads * axes)]
+    pads[place] = 0
+    node.args = tuple({**given, "padding": pads}.values())
+
+
+def _transposed_reach(node: fx.Node) -> Reach:
+    """In frames of the argument, of which each makes `stride`."""
+    given = named_args(node)
+    sizes = given["weight"].meta["val"].shape[2:]
+    dilations, strides = (_by_axis(given[name], len(sizes)) for name in ("dilation", "stride"))
+    spans = ((size - 1) * dilation for size, dilation in zip(sizes, dilations, strict=True))
+    return _largest(node, [Reach(-(-span // stride)) for span, stride in zip(spans, strides, strict=True)])
+
+
+@rule(*TRANSPOSED_AXES, reach=_transposed_reach)
+def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Each frame makes several: those of a step are added up with what the steps before make of the same frames."""
+    value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
+    place = context.time_among_last(value, axes)
+    if place is None:
+        return general(context, node)
+    names = ("stride", "padding", "output_padding", "dilation")
+    numbers = {name: _by_axis(given[name], axes) for name in names}
+    stride, cut = numbers["stride"][place], numbers["padding"][place]
+    size = numbers["dilation"][place] * (context.runs.base[given["weight"]].shape[2 + place] - 1) + 1
+    if size < stride:
+        raise refusal(node, f"its window of {size} frames is smaller than its stride of {stride}.")
+    numbers["padding"][place] = numbers["output_padding"][place] = 0
+    info = context.timed(value).by_entry()
+    history = (size - 1) // stride
+    value = trim(context, context.alias(value, as_late_as_known(context, value, info), node), 0, node)
+    if size > stride:
+        # Nothing before the first frames and behind the last ones adds to what these make.
+        value = fill_after_end(context, value, 0.0, node)
+        if (context.timed(value).lag or 0) > 0:
+            value = fill_missing(context, value, 0.0, node)
+    result = replace(context.timed(value), layout=info.layout).expanded(stride, cut)
+    if history:
+        value = keep_history(context, value, history, node, "frames", f"the {history} frames that add to the next")
+    expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
+    expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
+    end = stride - size if size > stride else END
+    node.target, node.args = aten.slice.Tensor, (expanded, info.layout.axis, history * stride, end)
+    return result

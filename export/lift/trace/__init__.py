@@ -1,0 +1,1 @@
+"""torch.export of a model with symbolic sizes, functionalized, and refusals in the user's words."""

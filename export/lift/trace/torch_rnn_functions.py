@@ -1,0 +1,73 @@
+"""torch's recurrent functions, `torch.gru`, `torch.lstm`, `torch.rnn_tanh`, `torch.rnn_relu`, as opaque operators.
+
+`nn.GRU.forward(self, x)` calls them by that name in a subclass, where the lifted layer's own forward is passed by, and
+so does what calls `torch._VF` itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from rnn_export.export.lift.layers.lifted_layers import OnnxWeights, States, run_layer, weights_of_torch
+from rnn_export.export.lift.trace.istft_length import signal_of
+from rnn_export.export.lift.trace.value_sized_ops import APART, sizes_follow_from_values
+
+KINDS = {"lstm": ("lstm", ""), "gru": ("gru", ""), "rnn_tanh": ("rnn", "tanh"), "rnn_relu": ("rnn", "relu")}
+
+
+class OpaqueFunctions(TorchFunctionMode):
+    """While it is entered, a call of one of these is one opaque op for each layer; `torch.istft` is one too.
+
+    What torch asks the sizes of, attention among them, is written by other operators where these follow from values.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        known = name in KINDS and func is getattr(torch._C._VariableFunctions, name, None)
+        # Packed sequences come with the sizes of their batches in second place.
+        if known and not kwargs and len(args) == 9 and not isinstance(args[2], Tensor):
+            return _run(*KINDS[name], *args)
+        if func is torch.istft:
+            return signal_of(*args, **(kwargs or {}))
+        if func in APART and sizes_follow_from_values(*args, **(kwargs or {})):
+            return APART[func](*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _run(
+    kind: str,
+    nonlinearity: str,
+    x: Tensor,
+    hx: Tensor | States,
+    flat: list[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    """The arguments of torch's function: x (T, B, I) or, `batch_first`, (B, T, I); states (L * D, B, H)."""
+    states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    D, plain = 2 if bidirectional else 1, 4 if has_biases else 2
+    each = len(flat) // (num_layers * D)
+    y, after = x.transpose(0, 1) if batch_first else x, []
+    for i in range(num_layers):
+        directions = [flat[k * each : (k + 1) * each] for k in range(i * D, (i + 1) * D)]
+        weights = [weights_of_torch(kind, d[:plain], d[-1] if each > plain else None, nonlinearity) for d in directions]
+        y, ends = run_layer(y, _side_by_side(weights), tuple(s[i * D : (i + 1) * D] for s in states))
+        after.append(ends)
+    last = tuple(torch.cat(ends) for ends in zip(*after, strict=True))
+    return y.transpose(0, 1) if batch_first else y, *last
+
+
+def _side_by_side(directions: list[OnnxWeights]) -> OnnxWeights:
+    """The weights of all directions of one layer, each with an axis of directions."""
+    W, R, B = (torch.stack([getattr(d, name) for d in directions]) for name in "WRB")
+    projections = [d.P for d in directions if d.P is not None]
+    return replace(directions[0], W=W, R=R, B=B, P=torch.stack(projections) if projections else None)

@@ -1,0 +1,201 @@
+"""`torch.export` of a module, quietly, and what it refuses in the words of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from rnn_export.errors import LiftError, TraceFailed, first_line
+from rnn_export.export.lift.ir.source_location import at_line, is_foreign, line_of, user_line
+from rnn_export.export.lift.model.decisions import DATA_DEPENDENT, decided_by_value
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.module_attributes import as_before
+from rnn_export.export.lift.model.numbers.constant_tensors import KnownConstants
+from rnn_export.export.lift.model.numbers.symbolic_functions import Constants, FreeSizes
+from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
+from rnn_export.export.lift.trace.fast_division import plain_division
+from rnn_export.export.lift.trace.hashable_sizes import UNHASHABLE, hashed_sizes
+from rnn_export.export.lift.trace.python_custom_ops import PythonOperators
+from rnn_export.export.lift.trace.python_min_max import ends_of_numbers
+from rnn_export.export.lift.trace.rounded_sizes import sizes_stay_symbols
+from rnn_export.export.lift.trace.size_equations import solved_by_trying
+from rnn_export.export.lift.trace.specialized_sizes import frozen_axis, refused_where_frozen
+from rnn_export.last_resort import place_in_code
+from rnn_export.quiet import quiet as libraries_quiet
+
+# What takes an axis apart, and which of its arguments says the axis; 0: always the first.
+AXES_TAKEN = {"__iter__": 0, "unbind": 1, "split": 2, "chunk": 2}
+# By what torch says, why a graph cannot have what the code does there, and what can take its place.
+WHY = {
+    "numpy": "The code leaves torch there, and no graph has what is computed outside of it. Compute it with torch's "
+    "operators; what is always the same can be a buffer, made in __init__.",
+    "is invalid for input of size": "The code gathers entries of several frames or rows by a number that is written "
+    "out, which fits some lengths and batches alone, and a stream has any. Take the sizes in front from x.shape, and "
+    "gather along the last axes: x.unflatten(-1, (16, 16)), x.reshape(*x.shape[:-1], -1).",
+    "PendingUnbackedSymbolNotFound|[Uu]nbacked": "A size there follows from the value of a tensor (a slice that a "
+    "count begins or ends), and every step of a stream has the same sizes. Keep all entries, and choose with "
+    "torch.where, or move them with torch.roll.",
+    r"Expected a value of type 'int' .* instead found type": "Scripted code computes with a number that calls change, "
+    "which is a tensor where it is a state. Keep it in a registered buffer, a tensor; or give the module as it was "
+    "before torch.jit.script.",
+}
+ELSE = (
+    "A trace runs the code on tensors that have sizes and no values. Write the line with torch's operators on the "
+    "tensors themselves, and keep what is no tensor out of it."
+)
+DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """`rnn_export.quiet`, for what torch exports.
+
+    Torch also remembers what operators do to shapes, which takes longer than to see it again where sizes are symbols:
+    a third of an export. What fails inside of `vmap` may leave torch in there: it is taken out.
+    """
+    try:
+        with libraries_quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    except BaseException:
+        while torch._C._functorch.peek_interpreter_stack() is not None:
+            torch._C._functorch.pop_dynamic_layer_stack()
+        raise
+
+
+def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
+
+    def exported() -> torch.export.ExportedProgram:
+        with (
+            torch.no_grad(),
+            quiet(),
+            sizes_stay_symbols(module),
+            as_written(module),
+            refused_where_frozen(),
+            nothing_left(module),
+        ):
+            return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
+
+    try:
+        try:
+            return exported()
+        except TypeError as error:
+            if UNHASHABLE not in str(error):
+                raise
+        with hashed_sizes():
+            return exported()
+    except LiftError:
+        raise
+    except Exception as error:  # torch.export raises many kinds, and those of the user's code
+        raise lift_error(error) from error
+
+
+@contextlib.contextmanager
+def nothing_left(module: nn.Module) -> Iterator[None]:
+    """After it, the user's model in `module` is as it was, whatever the code that was traced left in it."""
+    models = [part.model for part in module.modules() if isinstance(part, FlatModel)] or [module]
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(as_before(model))
+        yield
+
+
+@contextlib.contextmanager
+def as_written(module: nn.Module) -> Iterator[None]:
+    """Within, `module` is what its code says, in operators that can be followed."""
+    flats = [m for m in module.modules() if isinstance(m, FlatModel)]
+    changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.kept_paths}
+    constants = Constants(module, lambda holder, name: (holder, name) in changed)
+    with (
+        PythonOperators(),
+        FreeSizes(constants),
+        KnownConstants(),
+        products_as_written(),
+        plain_division(),
+        counted_last_windows(),
+        ends_of_numbers(),
+        solved_by_trying(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def products_as_written() -> Iterator[None]:
+    """Where opt_einsum is installed, torch asks it for the order of the products of an einsum: by sizes, as numbers."""
+    with torch.backends.opt_einsum.flags(enabled=False):
+        yield
+
+
+def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
+    """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
+    shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
+    apart = _TakenApart()
+    try:
+        with torch.no_grad(), quiet(), apart, nothing_left(module):
+            program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
+    except Exception:  # as of export_program
+        return ""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    env = next((v.fake_mode.shape_env for v in values if hasattr(v, "fake_mode")), None)
+    for symbol, sources in getattr(env, "var_to_sources", {}).items():
+        if any(source.name.endswith(f"[{port}].size()[{axis}]") for source in sources):
+            found = getattr(env, "replacements_slocs", {}).get(symbol)
+            lines = [getattr(found, name, None) for name in ("maybe_user_loc", "framework_loc")]
+            places = (*map(_place, lines), apart.places.get(str(symbol), ""))
+            return next(filter(None, places), "")
+    return ""
+
+
+class _TakenApart(TorchFunctionMode):
+    """`places` are those of the user's code, by symbol, where an axis is taken apart entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        at = AXES_TAKEN.get(getattr(func, "__name__", ""))
+        if at is not None and args:
+            axis = kwargs.get("dim", args[at] if len(args) > at > 0 else 0)
+            size = args[0].shape[axis] if isinstance(axis, int) else None
+            if isinstance(size, torch.SymInt):
+                self.places.setdefault(str(size.node.expr), at_line(*user_line()))
+        return func(*args, **kwargs)
+
+
+def _place(line: Any) -> str:
+    """FILE:LINE of the user's code, as torch has it in words or as a frame."""
+    if isinstance(line, str):
+        named = re.match(r"(?:.*/)?([^/]+:\d+)", line)
+        return named.group(1) if named else ""
+    if line is None or is_foreign(line.filename):
+        return ""
+    return at_line(line.filename, line.lineno)
+
+
+def lift_error(error: Exception) -> LiftError:
+    """What torch says, in the user's words where there are any."""
+    text = str(error)
+    fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
+    if fixed is not None:
+        return frozen_axis(int(fixed[1]), int(fixed[2]), int(fixed[3]))
+    if "fake tensor in the exported program constant" in text:
+        return LiftError(
+            f"the model writes to .data of a tensor{line_of(error)}, or computes in a thread of its own, behind the "
+            "back of every exporter: drop .data, and use torch.no_grad() where no gradient is wanted; compute in the "
+            "thread in which forward is called."
+        )
+    if DATA_DEPENDENT in text:
+        return decided_by_value(error)
+    said = f"{type(error).__name__}: {first_line(error)}"
+    why = next((why for pattern, why in WHY.items() if re.search(pattern, said)), ELSE)
+    return TraceFailed(
+        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {said.rstrip('.')}. {why}"
+    )
