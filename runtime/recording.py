@@ -115,7 +115,8 @@ def _csv(path: Path, spec: StreamSpec, columns: Sequence[str | int]) -> Array | 
     try:
         table = np.array([[_number(line.fields[at]) for at in chosen] for line in lines])
     except ValueError:
-        raise ValueError(_no_number(path, names, lines, chosen)) from None
+        fewest = sum(math.prod(tensor.frame) for tensor in spec.inputs)
+        raise ValueError(_no_number(path, names, lines, chosen, fewest)) from None
     if len(spec.inputs) > 1:
         return _by_input(path, spec, [names[at] for at in chosen], table)
     (tensor,), one = spec.inputs, len(chosen) == 1
@@ -171,20 +172,23 @@ def _other_width(path: Path, names: Sequence[str], chosen: Sequence[int], tensor
     """A message for columns that are no frame of the only input."""
     found, wanted = len(chosen), math.prod(tensor.frame)
     listed = f" ({', '.join(names[at] or 'one without a name' for at in chosen)})" if any(names) else ""
-    example = [at for at in chosen if names[at] == tensor.name] if wanted == 1 else []
-    example = example or list(_with_names(names, chosen))[-wanted:]
-    fix = f"pick {wanted}, for example {_columns(path, names, example)}" if found > wanted else "give all of them"
+    sure = [at for at in chosen if names[at] == tensor.name] if wanted == 1 else []
+    sure = sure or list(_with_names(names, chosen))
+    picked = _columns(path, names, sure) if len(sure) == wanted else "by name or number, --columns (in Python Csv)"
+    fix = f"pick {wanted}, {picked}" if found > wanted else "give all of them"
     has, takes = (f"{number} {what}{'s' * (number > 1)}" for number, what in ((found, "column"), (wanted, "value")))
+    has = has if found == len(names) else f"{len(names)} columns, of which {found} are picked"
     return f"{path} has {has}{listed}, but a frame of {tensor.name!r} has {takes}: {fix}."
 
 
-def _no_number(path: Path, names: Sequence[str], lines: Sequence[_Line], chosen: Sequence[int]) -> str:
+def _no_number(path: Path, names: Sequence[str], lines: Sequence[_Line], chosen: Sequence[int], fewest: int) -> str:
+    """A message for a field that is no number; a frame takes the `fewest` columns."""
     wrong = [(line, at) for line in lines for at in chosen if not _is_number(line.fields[at])]
     line, at = wrong[0]
     text = {column for _, column in wrong}
     left = _with_names(names, [column for column in chosen if column not in text])
     some = any(_is_number(line.fields[at]) for line in lines)
-    leave = f"leave the column out, {_columns(path, names, left)}" if left else ""
+    leave = f"leave the column out, {_columns(path, names, left)}" if len(left) >= fewest else ""
     fix = " or ".join(filter(None, ("correct it," if leave else "correct it", leave) if some else (leave,)))
     title = f"column {at + 1}" + (f" ({names[at]!r})" if names[at] else "")
     return f"line {line.number}, {title} holds {line.fields[at]!r}, which is no number: {fix or 'give numbers'}"

@@ -38,6 +38,10 @@ class Net(nn.Module):
     def forward(self, x):
         return self.head(self.rnn(x)[0])
 
+class Last(Net):
+    def forward(self, x):
+        return super().forward(x)[:, -1]
+
 class Explicit(nn.Module):
     def __init__(self):
         super().__init__()
@@ -72,6 +76,9 @@ def leaves():
 
 def net():
     return Net().eval(), (torch.zeros(1, 4, 3),)
+
+def last():
+    return Last().eval(), (torch.zeros(1, 4, 3),)
 
 def explicit():
     return Explicit().eval(), (torch.zeros(1, 3), torch.zeros(1, 5))
@@ -251,7 +258,7 @@ def test_weights_that_do_not_fit_are_named(run: Run, folder: Path) -> None:
         ),
         ("net.safetensors", "give it with them, file.py:factory --weights net.safetensors."),
         ("gone.py:net", "gone.py does not exist"),
-        ("nets.py:gone", "nets.py has no function 'gone'; it has Net, Explicit"),
+        ("nets.py:gone", "nets.py has no function 'gone'; it has Net, Last, Explicit"),
         ("no.such.package:net", "importing no.such.package raised ModuleNotFoundError"),
         ("nets.py:raises", "nets.py:raises raised ZeroDivisionError: division by zero"),
         ("nets.py:leaves", "nets.py:leaves raised SystemExit: 3"),
@@ -346,6 +353,17 @@ def test_inspect_a_bundle_and_a_source_agree(run: Run, bundle: Path) -> None:
 
 def recording(frames: int = 20) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((frames, 3)).astype(np.float32)
+
+
+def test_an_answer_at_the_last_frame_is_one_line(run: Run, folder: Path) -> None:
+    assert run("export", "nets.py:last", "-o", "last.rnnx", "--steps", 16, "--no-report").exit_code == 0
+    (folder / "three.csv").write_text("1,2,3\n" * 3)
+    for output in ((), ("-o", "y.csv")):
+        result = run("run", "last.rnnx", "three.csv", *output)
+        text = (folder / "y.csv").read_text() if output else result.stdout
+        assert [line.count(",") for line in text.splitlines()] == [1]
+        assert "3 frames in 0." in result.stderr
+        assert " s on onnxruntime (fp32), " in result.stderr
 
 
 def test_run_gives_the_same_through_every_door(run: Run, bundle: Path) -> None:

@@ -14,6 +14,7 @@ from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
 from rnn_export.runtime import recording
 from rnn_export.runtime.engine import Engine
+from rnn_export.spec import StreamSpec
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -43,6 +44,7 @@ def run_file(engine: Engine, source: recording.Source, output: Path | None, as_j
         outputs = {name: a[0] for name, a in outputs.items()}
     report: dict[str, Any] = {
         "backend": engine.backend,
+        "precision": engine.precision,
         "device": engine.device,
         "frames": frames,
         "rows": rows,
@@ -54,11 +56,11 @@ def run_file(engine: Engine, source: recording.Source, output: Path | None, as_j
         "output": None if output is None else str(output),
     }
     if output is not None:
-        _save(output, outputs)
+        _save(output, outputs, engine.spec)
     elif as_json:
         report["outputs"] = {name: a.tolist() for name, a in outputs.items()}
     else:
-        np.savetxt(sys.stdout, _lines(outputs, "stdout"), delimiter=",", fmt="%.9g")
+        np.savetxt(sys.stdout, _lines(_by_frame(outputs, engine.spec), "stdout"), delimiter=",", fmt="%.9g")
     return report
 
 
@@ -95,7 +97,8 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
         left = {name: a for name, a in _by_name(engine, ended).items() if a is not None}
         if any(len(a) for a in left.values()):
             give(left, True)
-    return {"backend": engine.backend, "device": engine.device, "frames": frames, "outputs": outputs}
+    about = {"backend": engine.backend, "precision": engine.precision, "device": engine.device}
+    return {**about, "frames": frames, "outputs": outputs}
 
 
 def _by_name(engine: Engine, result: Array | Arrays) -> Arrays:
@@ -129,7 +132,12 @@ def _lines(outputs: Arrays, file: str) -> Array:
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 
-def _save(path: Path, outputs: Arrays) -> None:
+def _by_frame(outputs: Arrays, spec: StreamSpec) -> Arrays:
+    """The outputs of one stream by frame: one without a time axis is the answer at the last frame."""
+    return {t.name: outputs[t.name] if spec.timed(t) else outputs[t.name][None] for t in spec.outputs}
+
+
+def _save(path: Path, outputs: Arrays, spec: StreamSpec) -> None:
     try:
         with save_atomically(path) as place:
             if path.suffix == ".npy":
@@ -137,6 +145,6 @@ def _save(path: Path, outputs: Arrays) -> None:
             elif path.suffix == ".npz":
                 place.write_bytes(pack_arrays(outputs))
             else:
-                np.savetxt(place, _lines(outputs, str(path)), delimiter=",", fmt="%.9g")
+                np.savetxt(place, _lines(_by_frame(outputs, spec), str(path)), delimiter=",", fmt="%.9g")
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error}") from error

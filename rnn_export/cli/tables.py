@@ -136,7 +136,7 @@ def targets(rows: Sequence[Mapping[str, Any]]) -> None:
         for (precisions, *told), group in alike.items()
     ]
     table("Targets", ("target", "precisions", "what it is", "needs", "was run on", "cannot"), shown)
-    columns = ("target", "GPU", "JetPack (TensorRT)", "opset", "GiB", "what to know")
+    columns = ("target", "GPU", "JetPack (TensorRT)", "newest opset", "GiB", "what to know")
     graphs = []
     for row in (row for row in rows if row["opset"]):
         packs = ", ".join(f"{pack['name']} ({pack['tensorrt']})" for pack in row["jetpacks"])
@@ -271,7 +271,8 @@ def speed(result: Mapping[str, Any]) -> str:
     rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
     chunk = result["frames_a_step"]
     each = f"{result['us_per_frame'] * chunk:.1f} µs a {'frame' if chunk == 1 else f'step of {chunk}'}"
-    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {each}"
+    where = f"{result['backend']} ({result['precision']})"
+    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s on {where}, {each}"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
 
 

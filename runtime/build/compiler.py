@@ -42,7 +42,7 @@ class Compiler:
         done = self._run([*flags, "-dM", "-E", "-x", "c", os.devnull], folder)
         if done.returncode:
             first = (done.stderr.strip().splitlines() or ["no word"])[0]
-            raise BuildError(f"{self.title} does not know {' '.join(flags)}: {first}")
+            raise BuildError(f"{self.title} refuses {' '.join(flags)}: {first}")
         return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
 
     def _run(self, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:

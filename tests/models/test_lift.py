@@ -346,7 +346,7 @@ REFUSED = {
         Call(lambda s, x: (x, 1.5)),
         (X,),
         {},
-        r"'output1' of what the model returns is a float: a stream gives tensors",
+        r"'output1' of what the model returns is a float: a stream gives tensors. If the next call takes it, declare",
     ),
     "unknown state": (
         Named(),

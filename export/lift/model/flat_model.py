@@ -347,8 +347,9 @@ class FlatModel(nn.Module):
         for name, leaf in leaves:
             if not isinstance(leaf, Tensor):
                 raise LiftError(
-                    f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. Return "
-                    "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
+                    f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. If the "
+                    "next call takes it, declare that argument as a state, states={argument: output} (--state "
+                    "argument=output); else return tensors or None, in a tuple, dict, named tuple or dataclass."
                 )
         if not leaves:
             raise LiftError("the model returns no tensor: a stream needs an output. Return one.")

@@ -42,7 +42,7 @@ REASONS = {
     "unbind split chunk": "it takes the frames of the sequence apart",
 }
 PAST_OF_ATTENTION = (
-    "Use past frames only: a mask that leaves the last frames, or where it is causal max_context=N (--max-context N)."
+    "Mask all but the last frames; of a mask that is causal already, max_context=N (--max-context N) leaves the last N."
 )
 LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
 

@@ -162,6 +162,7 @@ def plan_c(
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
     if plan.there and not origin.new and not rebuild:
         fix = "give --rebuild to compile it again"
+        fix += "" if origin.row.precision == "fp32" else ", or --precision fp32 for that"
         raise BuildError(f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.")
     refuse_untrusted_sources(origin)
     reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
