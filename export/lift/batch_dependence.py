@@ -1,4 +1,4 @@
-"""Where rows of what looked like a batch come to depend on each other: the operator, for a message."""
+"""The operator that makes the rows of a supposed batch depend on each other, for a message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 
 
 def where_rows_mix(flat: FlatModel, batch: Sequence[int]) -> str:
-    """What mixes the rows along the axes `batch` of the inputs; empty where the graph does not tell."""
+    """The operator that mixes rows along the input axes `batch`, as a message; empty if not found."""
     rows = flat.inputs[0].example.shape[batch[0]]
     states = [next(layouts(leaf.example, rows), None) for leaf in flat.states]
     known = tuple(layout for layout in states if layout is not None)

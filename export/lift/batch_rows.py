@@ -1,4 +1,4 @@
-"""The rows of the batch followed through the graph of a model, recurrent layers and rolled loops in it."""
+"""Follows the rows of the batch through the graph of a model, its recurrent layers and rolled loops."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ X_ROWS, Y_ROWS, STATE_ROWS = 1, 2, 1
 def follow_rows(
     module: fx.GraphModule, few: Values, more: Values, inputs: Sequence[int], outputs: Sequence[int]
 ) -> Rows:
-    """Where the rows stand in every value, given the batch axis of each thing that goes in and comes out.
+    """The row layout of every value, from the batch axis of each input and output.
 
     `few` and `more` are the values of two runs, one with more rows. Raises RowsDepend, with module path and source
-    line, where the rows of a result depend on each other.
+    line, if the rows of a result depend on each other or stand on another axis.
     """
     rows = Rows(module, few, more, [AxisLayout(axis) for axis in inputs], RULES)
     for node, axis in zip(results(module.graph), outputs, strict=True):
@@ -62,14 +62,14 @@ def follow_rows(
 
 
 def rows_of_one(module: fx.GraphModule, run: Values) -> Rows:
-    """Where there is one row, nothing can depend on another."""
+    """The rows of one stream, which depend on no other row."""
     return Rows(module, run, run, [None for _ in placeholders(module.graph)], {})
 
 
 def is_apart(model: BatchFirst) -> bool:
-    """Whether the frames of every result depend on no frames but their own, so that the axis of time may be any other.
+    """True if every frame of the results depends on its own frame alone, so that another axis may be time.
 
-    True as well where no graph of any length can be had: then no stream can be along it.
+    True too if no graph of any length can be made: then no stream runs along that axis.
     """
     try:
         module, frames = of_any_length(model)
@@ -85,7 +85,7 @@ def is_apart(model: BatchFirst) -> bool:
 
 
 def _recurrent(rows: Rows, node: fx.Node) -> NodeRows:
-    """Rows of a layer are apart where they are its batch."""
+    """Rows stay apart if they are the layer's batch."""
     given = [(args_of(node)[0], X_ROWS), *((args_of(node)[i], STATE_ROWS) for i, _, _ in OPS[node.target])]
     others = [n for n in node.all_input_nodes if n not in [value for value, _ in given]]
     infos = [(rows.of(n), axis) for n, axis in given]
@@ -102,7 +102,7 @@ def _recurrent(rows: Rows, node: fx.Node) -> NodeRows:
 
 
 def _rolled_loop(rows: Rows, node: fx.Node) -> NodeRows:
-    """A loop keeps rows apart where its body does, whatever its memory holds by then."""
+    """Rows stay apart in a loop if they do in its body, whatever its state holds."""
     loop = rows.module.get_submodule(str(node.target))
     assert isinstance(loop, RolledLoop)
     few, more = (_calls(loop, [run[n] for n in args_of(node)]) for run in (rows.few, rows.more))
@@ -124,9 +124,9 @@ def _rolled_loop(rows: Rows, node: fx.Node) -> NodeRows:
 
 
 def _calls(loop: RolledLoop, args: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """What the body takes at the first frame and, of the same frame, with the memory of the second.
+    """The body's arguments at the first frame, then the same frame with the next state.
 
-    The memory has the shape that it keeps.
+    The first state is expanded to its later shape.
     """
     outside, sequences, memory = loop.parts_of(args)
     same = [*outside, *(value_at(x, path) for x, path in zip(sequences, loop.scans, strict=True))]
@@ -136,7 +136,7 @@ def _calls(loop: RolledLoop, args: Sequence[Tensor]) -> tuple[list[Tensor], list
 
 
 def _laid_out(info: RowInfo, few: Tensor, more: Tensor) -> RowInfo:
-    """Where the rows stand in a part of a value, or in one of them all, that was laid out as `info`."""
+    """The row layout of a body argument taken from a value, or from all of it, with layout `info`."""
     if not isinstance(info, AxisLayout):
         return info
     (axis,) = growing_axes(few, more)
@@ -144,14 +144,14 @@ def _laid_out(info: RowInfo, few: Tensor, more: Tensor) -> RowInfo:
 
 
 def _either(node: fx.Node, before: RowInfo, after: RowInfo) -> RowInfo:
-    """What is known of a memory that is `before` at one frame, and `after` at the next."""
+    """The row layout of a state that has `before` at one frame, `after` at the next."""
     if before == after or after is None:
         return before
     return after if before is None or isinstance(after, Mixed) else Mixed(node, DEPEND)
 
 
 def _joined(info: RowInfo, rows: Rows, node: fx.Node, result: int) -> RowInfo:
-    """Where the rows stand in a result of a loop: the last frame's, or all of them, joined along any axis."""
+    """The row layout of a loop result: the last frame's, or all frames joined along any axis."""
     if not isinstance(info, AxisLayout):
         return info
     (axis,) = rows.growth(node, result)

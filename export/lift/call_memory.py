@@ -1,4 +1,4 @@
-"""A state that moves once per call, and not once per frame: no stream has it."""
+"""Refuses a state that moves once per call, not per frame: no stream has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
 def refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
-    """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
+    """Raise StateMovesByCall if a state moves once per call: results would depend on the cuts of the input."""
     spec, own = lifted.spec, [leaf.name for leaf in flat.states]
     frames, rows = spec.chunk * max(1, spec.settling_steps), spec.rows or 2
     drawn = BatchFirst(flat, lifted.axes).sample(2, 2 * frames, 3)

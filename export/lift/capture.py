@@ -1,4 +1,4 @@
-"""The graph of a model, for any batch and any number of frames: exported, and its own time loop rolled up."""
+"""Exports a model as a graph for any batch and any number of frames, with its time loop rolled up."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ FEW = (1, 2, 3)
 class Capture:
     """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk.
 
-    `frames` is a length that the model was seen to take; `refusal` is why the graph is not the model's at all lengths,
-    which counts where nothing else is wrong. `shortest` is the fewest frames over which it is.
+    `frames` is a length that the model takes. `refusal` is the error if the graph is not the model at all lengths,
+    raised if no other is. `shortest` is the fewest frames at which the graph is the model.
     """
 
     module: fx.GraphModule
@@ -96,9 +96,9 @@ class Capture:
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
-    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be.
+    """Export `module` and roll up a Python loop over time; raises LiftError if neither can be done.
 
-    What computes a recurrence in parallel stands in the graph as the recurrence.
+    A recurrence computed in parallel becomes the recurrence in the graph.
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
 
@@ -139,7 +139,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
 
 
 def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
-    """A loop of the model's own over time as one of the graph; raises LiftError where it cannot be one."""
+    """The time loop of the model rolled up, else one chunk of it; raises LiftError if neither can be."""
     axes, piece = module.axes, cache(lambda: piece_of(module))
     place, advice, tried = "", KEEP_OUTSIDE, list[int]()
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
@@ -202,7 +202,7 @@ def _over_pieces(piece: int) -> LiftError:
 
 
 def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
-    """The loop rolled up by periods of its frames; None where it has none, or cannot be."""
+    """The loop rolled up by periods of frames; None if it has none or cannot be."""
     period = chunk if chunk > 1 and goes_by_pieces(module, chunk) else period_of(module, thorough)
     if period is None:
         return None
@@ -217,7 +217,7 @@ def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | Non
 
 
 def _moves_alike(module: BatchFirst) -> bool:
-    """Whether frame after frame, with the states fed back, gives what a call of several gives, quiet or loud."""
+    """True if single frames with fed-back states give what one call of several gives, quiet or loud."""
     try:
         return all(_moves_alike_at(module, scale) for scale in SCALES)
     except LiftError:
@@ -239,9 +239,9 @@ def _moves_alike_at(module: BatchFirst, scale: float) -> bool:
 
 
 def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, int]:
-    """The model as it is, for whole sequences of any length, and a short one that it takes.
+    """The graph of the model for whole sequences of any length, and a length it takes.
 
-    Raises LiftError where it has states or no time axis.
+    Raises LiftError if the model has states or no time axis.
     """
     if not module.axes.has_time:
         raise LiftError(f"{WHOLE}: the model takes one frame per call (no time axis was found). Leave it out.")
@@ -255,7 +255,7 @@ def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, in
 
 
 def output_rates(graph: fx.GraphModule, module: BatchFirst, frames: int) -> list[Fraction]:
-    """How many frames each output of whole sequences has for each frame of the input; of `frames` and more it runs."""
+    """The frames of each output per frame of the input, for whole sequences; runs on `frames` or more."""
     unit = math.lcm(MANY_FRAMES, receptive_field(graph.graph, RULES)[0])
     first = unit * -(-frames // unit)
     with torch.no_grad():
@@ -266,7 +266,7 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst, frames: int) -> list
 
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
-    """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
+    """The graph exported at a length that equals no other size of the model, and that length; raises LiftError."""
     flat, longest, reason = module.flat, 0, ""
     bounded, frozen = list[BoundedAxis](), list[FrozenAxis]()
     lengths = [*lengths_of(module), *longer_example(module)]
@@ -330,9 +330,9 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
 
 
 def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int, bounded: Sequence[BoundedAxis]) -> None:
-    """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many.
+    """Raise BoundedAxis if a graph of `frames` frames holds at more of them, but not at many.
 
-    Where it is right at no fewer, it is the way of long sequences alone, beyond the last bound that was met.
+    If it holds at no fewer, it is the branch of long sequences alone, beyond the last bound met.
     """
     if is_right(module, graph, many_frames(module)) is False:
         right = [n for n in lengths_of(module) if n < MANY_FRAMES and is_right(module, graph, n)]
@@ -343,7 +343,7 @@ def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int, bounded:
 
 
 def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
-    """Over how many frames at least the graph of `frames` is the model; an error where that hangs on other things."""
+    """The fewest frames at which the graph of `frames` is the model, and an error if it fails at more."""
     known = {n: is_right(module, graph, n) for n in lengths_tried(module) if n != frames}
     wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
     if not wrong:
@@ -359,13 +359,13 @@ def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tupl
 
 
 def _fewest(module: BatchFirst, graph: fx.GraphModule, tried: Sequence[int], frames: int) -> int:
-    """From how many frames on a graph is the model, as far as those below `frames` that are tried tell."""
+    """The length from which a graph is the model, judged by the lengths `tried` below `frames`."""
     wrong = [n for n in tried if n < frames and is_right(module, graph, n) is False]
     return _first_right(module, graph, max(wrong), frames) if wrong else 1
 
 
 def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: int) -> int:
-    """The first length at which a graph is the model, between one at which it is not and one at which it is."""
+    """The first length at which a graph is the model, between `wrong` and `right`."""
     while right - wrong > 1:
         middle = (wrong + right) // 2
         wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
@@ -373,9 +373,9 @@ def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: i
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
-    """Whether a graph of any length is right at the next one: export may unroll a loop without a word.
+    """True if a graph of any length holds at the next one: export may unroll a loop silently.
 
-    At the next one that has more windows than `frames`, where outputs have any.
+    The next one is that with more windows than `frames`, if outputs have any.
     """
     few = _windows(module, frames)
     for more in (n for n in lengths_of(module) if n > frames):
@@ -388,7 +388,7 @@ def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bo
 
 
 def _windows(module: BatchFirst, frames: int) -> list[int]:
-    """How many frames each output that has any has of `frames`."""
+    """The frames of each output with time, given `frames`."""
     with torch.no_grad():
         results = module(*module.sample(2, frames))
     return [y.shape[t] for y, t in zip(results, module.axes.time_out, strict=False) if t is not None]

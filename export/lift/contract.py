@@ -1,4 +1,4 @@
-"""The contract of a lifted model: its tensors and states by name, where they start, and its digest."""
+"""The contract of a lifted model: named tensors and states, initial values and its digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnn_export.tensor_spec import rated
 
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The row that each state of the model starts from: `initial`, else zeros, or what the module holds."""
+    """The row that each state of the model starts from: `initial`, else the module's value or zeros."""
     declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
@@ -51,7 +51,7 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
 def contract(
     flat: FlatModel, axes: Axes, streamed: Streamed, sample_rate: int | None, chunk: int, sequence_only: bool
 ) -> StreamSpec:
-    """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
+    """The contract without its digest; raises LiftError if a tensor has a dtype that no stream has."""
 
     def tensor(name: str, example: Tensor, batch: int | None, time: int | None) -> TensorSpec:
         if batch is None:

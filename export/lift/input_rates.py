@@ -1,4 +1,4 @@
-"""Which inputs have several frames for each one of the others: found by running the model, never guessed from sizes."""
+"""Finds inputs with several frames per frame of the others, by running the model, not from sizes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MOST_TRIED = 400
 
 @dataclass(frozen=True)
 class _Way:
-    """How inputs grow together: each along an axis, by a number of frames for each frame of the sequence.
+    """The growth of all inputs: each along an axis, by a number of frames per frame of the sequence.
 
-    None for an input that does not grow; `sequence` is how many frames the example has.
+    None for an input that does not grow; `sequence` is the number of frames in the example.
     """
 
     sequence: int
@@ -44,13 +44,13 @@ class _Way:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The lowest is the likeliest: none late, all of them moving, the fewest frames for one."""
+        """The sort key, likeliest lowest: no late input, all growing, fewest frames for one."""
         late = max(rated.unread for rated in self.moving)
         return late, self.inputs.count(None), -self.sequence
 
 
 def at_any_rates(flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]) -> StreamingModel:
-    """What `lifted` makes of `flat`; where no frames of one rate are time, of `flat` with some of its inputs folded."""
+    """`lifted(flat)`; if frames of one rate are no time, `lifted` of a copy with some inputs folded."""
     plain, refused = None, None
     try:
         plain = lifted(flat)
@@ -77,9 +77,9 @@ def at_any_rates(flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatMod
 
 
 def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
-    """By number, the inputs that have several frames for one of the sequence, or are late; none if no ratio was found.
+    """By number, the inputs with several frames per frame of the sequence, or late ones; empty if there are none.
 
-    A ratio is where the model takes inputs that are longer by it, and not each of them longer by itself.
+    A ratio counts if the model takes inputs that are longer by it, but not each of them longer by itself.
     """
     probe = AxisProbe(flat)
     for way in itertools.islice(_ways(flat, time_axis), MOST_TRIED):
@@ -95,7 +95,7 @@ def _fits(probe: AxisProbe, way: _Way) -> bool:
 
 
 def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
-    """The same with fewer frames for one of the sequence, as they may be where windows leave frames at the ends."""
+    """The same growth in lower terms, in case windows leave frames over at the ends."""
     shared, ports = math.gcd(*(rated.frames for rated in way.moving)), [*zip(flat.inputs, way.inputs, strict=True)]
     for n in range(shared, 1, -1):
         if shared % n == 0:
@@ -105,7 +105,7 @@ def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
 
 
 def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
-    """Whether the model takes the inputs `numbers` so many frames of the sequence longer."""
+    """True if the model takes the inputs `numbers` longer by `frames` of the sequence."""
     sizes = [dict[int, int]() for _ in way.inputs]
     for i in numbers:
         if (rated := way.inputs[i]) is not None:
@@ -114,7 +114,7 @@ def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> 
 
 
 def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
-    """Ways to grow in which one input has more frames than another, the likeliest first."""
+    """Growths in which one input has more frames than another, the likeliest first."""
     said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
     axes = [[*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)]
     sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
@@ -131,14 +131,14 @@ def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
 
 
 def _rates(size: int, axis: int, frames: int) -> Iterator[Rated]:
-    """How an axis of so many entries may belong to a sequence of `frames`."""
+    """Rates for an axis of `size` in a sequence of `frames`."""
     for rate in _divisors(size):
         if 0 <= (late := frames - size // rate) <= min(MOST_LATE, frames - 1):
             yield Rated(axis, rate, late)
 
 
 def _divisors(size: int) -> list[int]:
-    """Those that leave two frames or more."""
+    """The divisors up to half of `size`."""
     return [n for n in range(1, size // 2 + 1) if size % n == 0]
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a model before anything is lifted: its device, its mode, states that were not declared."""
+"""Refuses unfit models before lifting: another device, train mode, narrow types, undeclared states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rnn_export.tensor_spec import DTYPES
 
 
 def refuse_wrappers(model: nn.Module) -> None:
-    """A module around the model hides its arguments, or its code."""
+    """Refuse a wrapper, which hides the arguments or the code."""
     kind = type(model).__name__
     inside = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}.get(kind)
     if inside is not None:
@@ -43,7 +43,7 @@ def refuse_other_device(model: nn.Module) -> None:
 
 
 def refuse_narrow_weights(model: nn.Module) -> None:
-    """What is narrower than fp32 in PyTorch, or has no shape, is named before the model is called, which may fail."""
+    """Raise LiftError for lazy, quantised or narrow weights, or autocast, before a call that may fail."""
     if lazy := [name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]:
         raise LiftError(
             f"{', '.join(lazy)} of the model have no shape yet (LazyLinear and the like take it from what a first call "
@@ -62,13 +62,13 @@ def refuse_narrow_weights(model: nn.Module) -> None:
 
 
 def refuse_narrow_example(example: Sequence[Any]) -> None:
-    """What is narrower than fp32 in the example is named before the model is called with it."""
+    """Raise LiftError if the example has types narrower than fp32, before any call."""
     leaves = [(f"example_inputs{pytree.keystr(at)}", x) for at, x in pytree.tree_flatten_with_path(tuple(example))[0]]
     _refuse_types((name, x) for name, x in leaves if isinstance(x, Tensor) and x.dtype in NARROW)
 
 
 def refuse_narrow_examples(flat: FlatModel) -> None:
-    """Inputs and states have a type that a stream has."""
+    """Refuse inputs or states of a type no stream has."""
     _refuse_types((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))
 
 
@@ -90,7 +90,7 @@ NARROW = (torch.float16, torch.bfloat16)
 
 
 class _Narrow(SeesOperators):
-    """`found` is the first type narrower than fp32 that an operator gives."""
+    """`found` is the first type narrower than fp32 among operator results."""
 
     found = ""
 
@@ -107,7 +107,7 @@ def _dtype_of(tensor: Tensor) -> str:
 
 
 def refuse_inside(flat: FlatModel) -> None:
-    """What only a call shows: rows packed in unequal lengths, narrow types, weights written to; sets `flat.packs`."""
+    """Raise LiftError if a call packs unequal rows, has narrow types or writes weights; sets `flat.packs`."""
     called, narrow = copy.deepcopy(flat), _Narrow()
     weights = [(name, p, p._version) for name, p in called.model.named_parameters()]
     for path, layer in called.model.named_modules():
@@ -137,7 +137,7 @@ def refuse_inside(flat: FlatModel) -> None:
 
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
-    """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
+    """Raise LiftError if train mode changes the outputs; the model keeps the mode it has."""
     if not any(getattr(m, "training", False) for m in model.modules()):
         return
     noise = Noise(flat)
@@ -153,13 +153,13 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
 
 
 def _drops(module: nn.Module) -> bool:
-    """Whether a module has a share of what it drops, as torch's layers call it; a tensor of that name is another."""
+    """True if a module has a positive number `p` or `dropout`, its dropout share in torch's layers."""
     shares = (getattr(module, "p", 0), getattr(module, "dropout", 0))
     return any(isinstance(share, int | float) and share > 0 for share in shares)
 
 
 def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
-    """An input that the model writes to, or that comes back in its own shape beside others, is most likely a state."""
+    """Raise LiftError if an input is written to, or comes back in its shape beside others: likely a state."""
     # What is complex is two inputs, and two outputs of one key.
     first = [f"{leaf.name.removesuffix('.real')}.imag" for leaf in flat.inputs[:1]]
     others = [leaf for leaf in flat.inputs[1:] if leaf.name not in first]
@@ -176,7 +176,7 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
 
 
 def refuse_forgotten_cell(flat: FlatModel, plain: Sequence[str]) -> None:
-    """Where one call is one frame, and nothing is a state, an input in the shape of the one output is: of a cell."""
+    """Raise LiftError if a stateless model of one output has an input in its shape, as a cell has."""
     if not flat.states and len(set(flat.output_keys)) == 1:
         _refuse_returned(flat, flat.inputs[1:], plain)
 
@@ -184,7 +184,7 @@ def refuse_forgotten_cell(flat: FlatModel, plain: Sequence[str]) -> None:
 def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[str]) -> None:
     """Raise LiftError for the first of the inputs `others` that comes back in its own shape.
 
-    What stands beside the first input in one argument, a dict of features, is data as well.
+    Other parts of the argument with the first input, as in a dict of features, are data.
     """
     data = flat.inputs[0].name.rpartition(".")[0]
     for leaf in others:
@@ -205,7 +205,7 @@ def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[st
 
 
 def _whole(flat: FlatModel, leaf: Leaf, key: OutputRef) -> str:
-    """The largest part of an argument around `leaf` of which all comes back in the result `key`."""
+    """The largest part of the argument around `leaf` that comes back whole in the result `key`."""
     back = [t for k, t in zip(flat.output_keys, flat.example_outputs, strict=True) if k == key]
     parts = leaf.name.split(".")
     for name in (".".join(parts[:n]) for n in range(1, len(parts))):
@@ -216,7 +216,7 @@ def _whole(flat: FlatModel, leaf: Leaf, key: OutputRef) -> str:
 
 
 def refuse_decisions(flat: FlatModel) -> None:
-    """A decision by a value makes rows and frames depend on each other, whatever their axes."""
+    """Raise LiftError for a decision by value, which mixes rows and frames on any axis."""
     tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
     with contextlib.suppress(TraceFailed):
         export_program(flat, tensors, (tuple({} for _ in tensors),))
@@ -229,7 +229,7 @@ def _is_alike(a: Tensor, b: Tensor) -> bool:
 def refuse_other_start(
     flat: FlatModel, axes: Axes, values: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None
 ) -> None:
-    """A state that the model makes itself when it gets none must be the one that it is given here instead."""
+    """Raise LiftError if a state that the model makes itself starts from another value than in `values`."""
     defaulted = [s.name for s in flat.declared if under(s.name, flat.defaulted_states)]
     unsaid = [name for name in defaulted if name not in (initial or {})]
     if not unsaid:

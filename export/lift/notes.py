@@ -1,4 +1,4 @@
-"""What a user should know of a lifted model: where its states come from, and what its contract means."""
+"""Notes for the user of a lifted model: the origin of its states and the meaning of its contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rnn_export.spec import StreamSpec
 
 
 def origin_of(flat: FlatModel, name: str) -> tuple[str, str]:
-    """What a state of the model is, and why it is there."""
+    """The kind of a state and the reason why it is one."""
     path = flat.kept_at(name)
     if path is None:
         return _ARGUMENT
@@ -31,7 +31,7 @@ WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only
 
 
 def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> Iterator[str]:
-    """What a user should know of a contract, and of a graph that is a stream's from `shortest` frames on."""
+    """Notes for the user on a contract, and on a graph that is a stream's from `shortest` frames on."""
     if shortest > 1:
         yield (
             f"over fewer than {shortest} frames the code goes another way (a branch on the length, or a length with a "
@@ -69,7 +69,7 @@ def _called_layers(flat: FlatModel) -> list[str]:
 
 
 def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
-    """Those of whole sequences too."""
+    """Notes of whole sequences too."""
     if isinstance(flat.model, WithLengths):
         names = ", ".join(map(repr, flat.model.lengths))
         keep = "states={NAME: None} (--state NAME=none)"

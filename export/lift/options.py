@@ -13,7 +13,7 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef
 
 @dataclass(frozen=True)
 class LiftOptions:
-    """The arguments of `lift`; `chunk` is None where it is "auto"."""
+    """The arguments of `lift`; `chunk` is None for "auto"."""
 
     time_axis: TimeAxis
     states: Mapping[str, OutputRef | None] | None
@@ -27,10 +27,10 @@ class LiftOptions:
 
     @property
     def frames(self) -> int:
-        """Frames of a step, the fewest of all where nobody asks for a number."""
+        """The frames of a step; the fewest if no number is asked for."""
         return self.chunk or 1
 
     @property
     def plain(self) -> list[str]:
-        """The arguments that are said to be no states."""
+        """The arguments declared to be no states."""
         return [name for name, ref in (self.states or {}).items() if ref is None]

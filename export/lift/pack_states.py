@@ -1,7 +1,7 @@
-"""Many small states as one tensor, for runtimes that want few: where each lies in it stands in the contract.
+"""Packs small states into one tensor, for runtimes that want few; the contract has the place of each.
 
-The step takes the pack apart as it begins, and puts the next states together as it ends; whatever drives a stream knows
-one state. What counts stays apart, since a count must be exact in half precision too, and so does what is no float32.
+The step takes the pack apart as it begins and packs the next states as it ends, so drivers see one state. Counters stay
+apart, since a count must be exact in half precision too, and so do states that are not float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "states"
 
 
 def packed(lifted: StreamingModel) -> StreamingModel:
-    """`lifted` with its float32 states, but counts, in one; as it is, with a note, where these are fewer than two."""
+    """`lifted` with its float32 states, except counters, in one; unchanged with a note if fewer than two."""
     spec = lifted.spec
     counting = _counting(lifted)
     chosen = [i for i, s in enumerate(spec.states) if s.dtype == "float32" and s.name not in counting]
@@ -81,7 +81,7 @@ def _pack(name: str, states: Sequence[StateSpec]) -> StateSpec:
 
 
 def _rewritten(module: fx.GraphModule, pack: StateSpec, chosen: Sequence[int], inputs: int) -> fx.GraphModule:
-    """A copy of `module`, of so many inputs, that takes `pack` in place of the states `chosen`, before the others."""
+    """A copy of `module`, of `inputs` inputs, that takes `pack` for the states `chosen`, before the others."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(module.graph, copies))
     graph.set_codegen(module.graph._codegen)

@@ -1,4 +1,4 @@
-"""Inputs as the user's module takes them, several frames for one of the others, where the lifted graph has them folded.
+"""Gives inputs with several frames per frame of the others, folded in a lifted graph, their own shape back.
 
 The contract counts frames of the sequence; such an input has `"time*N"`. The graph folds it as it begins.
 """
@@ -21,7 +21,7 @@ from rnn_export.tensor_spec import rated as rated_time
 
 
 def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
-    """`lifted`, which takes some inputs folded, with these as they are; None where what is folded is not time."""
+    """`lifted`, which takes some inputs folded, with these unfolded; None if what is folded is not time."""
     flat, spec, rated = lifted.original, lifted.spec, _behind_batch(lifted)
     if any(lifted.axes.time_in[i] != r.axis for i, r in rated.items()):
         return None
@@ -38,13 +38,13 @@ def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
 
 
 def folding(lifted: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
-    """`call`, which takes inputs folded, for inputs as the contract has them."""
+    """`call`, which takes folded inputs, for inputs as in the contract."""
     rated = _behind_batch(lifted)
     return lambda *tensors: call(*(rated[i].folded(t) if i in rated else t for i, t in enumerate(tensors)))
 
 
 def _behind_batch(lifted: StreamingModel) -> dict[int, Rated]:
-    """What is folded, by number, with a batch axis in front where the model has none."""
+    """The folded inputs by number, with a batch axis in front if the model has none."""
     bare = [batch is None for batch in lifted.axes.input_batch]
     return {i: replace(r, axis=r.axis + bare[i]) for i, r in lifted.original.rated.items()}
 
@@ -63,7 +63,7 @@ def _late(name: str, rated: Rated) -> str:
 
 
 def _unfolded(module: fx.GraphModule, rated: dict[int, Rated]) -> fx.GraphModule:
-    """A copy of `module` that takes the inputs `rated` as they are."""
+    """A copy of `module` that takes the inputs `rated` unfolded."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(module.graph, copies))
     graph.set_codegen(module.graph._codegen)

@@ -1,4 +1,4 @@
-"""Models that take one stream at a time: whether one does, and what keeps it from more."""
+"""Models that take one stream at a time: the test for them, and the reason in words."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rnn_export.export.lift.trace.tracing import place_of_number
 
 
 def why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:
-    """Where the code of `flat` makes a number of the size of its batch, as `error` says."""
+    """The place where the code of `flat` makes a number of its batch size, from `error`."""
     model = BatchFirst(flat, axes)
     place = place_of_number(model, model.sample(3, shortest_length(model)), error.port, error.axis)
     return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
 
 
 def takes_one(flat: FlatModel, axes: Axes) -> bool:
-    """Whether the model runs on one row, and what it keeps itself is of one."""
+    """True if the model runs on one row and its module state has one row."""
     kept = [axes.states[i].example_rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
     model = BatchFirst(copy.deepcopy(flat), axes)
     try:

@@ -1,7 +1,6 @@
-"""A lifted module as a program of torch's, for sizes of its own.
+"""Builds a `torch.export` program of a lifted module, for sizes of its own.
 
-`torch.export` would find out anew what the module does, at two thirds of the time of an export. All that is new is
-what size each value has.
+`torch.export` would trace the module anew, at two thirds of the time of an export. Only the size of each value is new.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ JOINS = {torch.stack: aten.stack.default, torch.cat: aten.cat.default}
 def sized_program(
     module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence[Mapping[int, int]]
 ) -> torch.export.ExportedProgram:
-    """`module` for `args`, of any multiple of a size along the axes that are `dynamic` of each: equal ones stay equal.
+    """A program of `module` for `args`, of any multiple of a size along axes in `dynamic`: equal sizes stay equal.
 
-    Loops that it drives are written out. Raises LiftError where an operator takes no such sizes, TraceFailed where it
-    makes a number of one.
+    Loops that it drives are written out. Raises LiftError if an operator takes no such sizes, TraceFailed if it makes a
+    number of one.
     """
     try:
         with torch.no_grad(), quiet(), plain_division(), counted_last_windows(), solved_by_trying():
@@ -63,7 +62,7 @@ def sized_program(
 
 
 class _Value(fx.Proxy):
-    """A value of the program that is written."""
+    """A value of the program being written."""
 
     @property
     def shape(self) -> torch.Size:
@@ -71,7 +70,7 @@ class _Value(fx.Proxy):
 
 
 class _Writer(fx.proxy.TracerBase):
-    """Writes a graph whose values have sizes."""
+    """Writes a graph with sizes of values."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class _Writer(fx.proxy.TracerBase):
         return _Value(new, self)
 
     def weight(self, value: Tensor) -> _Value:
-        """A tensor of the module, an input before all others."""
+        """A module tensor, as an input before all others."""
         name = self.names.get(id(value)) or f"constant_{len(self.weights)}"
         if name not in self.weights:
             with self.graph.inserting_before(next(n for n in self.graph.nodes if n not in self.weights.values())):
@@ -148,7 +147,7 @@ class _Writer(fx.proxy.TracerBase):
 
 
 def _lie_alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are of one size and contiguous, as what an operator on each entry makes of them is then, too."""
+    """True if all are contiguous and of one size, as a pointwise result of them is then, too."""
     placed = [([_expr(n) for n in t.shape], [_expr(n) for n in t.stride()]) for t in tensors]
     if not placed or any(one != placed[0] for one in placed):
         return False
@@ -169,7 +168,7 @@ def _empty(value: Tensor) -> Tensor:
 
 
 class _Run(fx.Interpreter):
-    """A run of a graph on values of the writer."""
+    """Runs a graph on values of the writer."""
 
     def __init__(self, module: fx.GraphModule, writer: _Writer) -> None:
         super().__init__(module)

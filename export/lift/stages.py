@@ -1,4 +1,4 @@
-"""From a PyTorch model to one pure step with named states."""
+"""Lifts a PyTorch model to a pure step with named states."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def lift(
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`, and `progress` is called at each stage.
 
-    As `export` does, it takes its turn in the process, and has one thread. Raises LiftError with what was found, where,
-    and what to do.
+    Like `export`, it runs alone in the process, on one thread. Raises LiftError with the finding, its place and the
+    fix.
     """
     if problem := chunk_problem(chunk):
         raise LiftError(problem)
@@ -156,7 +156,7 @@ def _by_calls_or_frames(flat: FlatModel, options: LiftOptions) -> StreamingModel
 
 @dataclass(frozen=True)
 class _Probed:
-    """A copy in which what the model keeps itself are states, and recurrent layers opaque operators."""
+    """A copy with module state as states, and recurrent layers as opaque operators."""
 
     flat: FlatModel
     axes: Axes
@@ -164,9 +164,9 @@ class _Probed:
 
 
 def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: LiftOptions) -> tuple[FlatModel, Outside]:
-    """A copy of the user's model, called with flat tensors, and copies of what its code reads outside of it.
+    """A copy of the user's model called with flat tensors, and copies of the outside values that its code reads.
 
-    What is wrong before anything is lifted is refused.
+    Raises LiftError for an unfit model.
     """
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
@@ -192,7 +192,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
 
 
 def _lifted(flat: FlatModel, options: LiftOptions) -> StreamingModel:
-    """The model lifted along the first axes of its batch that its graph confirms."""
+    """The model lifted along the first batch axes that its graph confirms."""
     refused: list[tuple[_Probed, RowsDepend]] = []
     try:
         for probed in _probed(flat, options):
@@ -214,7 +214,7 @@ def _lifted(flat: FlatModel, options: LiftOptions) -> StreamingModel:
 
 
 def _along(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
-    """The model lifted along some axes: for any batch, or where its code makes a number of it for one stream."""
+    """The model lifted along given axes: for any batch, or for one stream if the code fixes its size."""
     lifted, axes = _whole_sequences if options.sequence_only else _of_frames, probed.axes
     try:
         return lifted(flat, probed, options)
@@ -228,7 +228,7 @@ def _along(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingM
 
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
-    """The model in steps of as many frames as are asked for, or else of the fewest that its strides need."""
+    """The model in steps of the frames asked for, else of the fewest that its strides need."""
     try:
         return _in_chunks(flat, probed, options)
     except WrongChunk as error:
@@ -285,7 +285,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
 
 
 def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
-    """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
+    """Run a copy of the model to find its module state, candidate axes and initial values."""
     options.progress("memory")
     flat = _with_states(flat)
     options.progress("axes")
@@ -306,7 +306,7 @@ def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
 
 
 def _with_states(flat: FlatModel) -> FlatModel:
-    """A copy that decides as is known, in which what the model keeps itself are states."""
+    """A copy that decides as known, with module state as states."""
     flat = copy.deepcopy(flat)
     flat.decisions = replace(flat.decisions, checked=False)
     flat.packs_full_rows = flat.packs
@@ -330,7 +330,7 @@ def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
 
 
 def _refuse_rivals(probed: _Probed) -> None:
-    """An axis along which noise shows no memory may have one all the same: then which one is time must be said."""
+    """Raise LiftError if a rival axis has memory that noise did not show: the user must say which is time."""
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
         if not is_apart(BatchFirst(probed.flat, rival)):
@@ -340,7 +340,7 @@ def _refuse_rivals(probed: _Probed) -> None:
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
-    """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
+    """Move the graph's memory of earlier frames into states, in place; a graph of one chunk stays."""
     flat, axes, module = probed.flat, probed.axes, captured.module
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
@@ -367,7 +367,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
 
 
 def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
-    """Raise RowsDepend where rows of a result of `module`, of `frames` frames, depend on each other."""
+    """Raise RowsDepend if rows of a result of `module`, of `frames` frames, depend on each other."""
     if probed.axes.one_row:
         return
     sample = BatchFirst(probed.flat, probed.axes).sample

@@ -1,4 +1,4 @@
-"""What a model is once it is lifted: a pure step, its contract, and where all of it comes from."""
+"""The lifted model: a pure step, its contract, and the origin of its states."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class StreamingModel:
     Attributes:
         spec: the contract.
         original: a copy of the user's own module, otherwise untouched, called with flat tensors in its own layout.
-        axes: where batch and time stand in the tensors of `original`.
-        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0. Over a sequence
-            that goes on: what stands after its end is in `step` alone.
-        dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
-        initial: by state name, the value that one row starts from.
-        origins: where each state was found.
-        notes: what a user should know of how the model was lifted.
-        shortest: the fewest frames of a whole sequence of which the model gives what a stream does.
-        ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
-        before_packing: where states are packed into one, the same with each of them apart.
+        axes: the batch and time axes of the tensors of `original`.
+        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0. It runs over a
+            sequence that goes on; frames after its end are in `step` alone.
+        dynamic_time: True if `module` takes any length; if not, it takes exactly `spec.chunk` frames.
+        initial: by state name, the initial value of one row.
+        origins: the source of each state.
+        notes: facts for the user on how the model was lifted.
+        shortest: the fewest frames of a whole sequence at which model and stream agree.
+        ending: `step`, if values after the end of a sequence differ from those that a later frame makes.
+        before_packing: the same model with every state apart, if states are packed into one.
     """
 
     spec: StreamSpec
@@ -61,23 +61,23 @@ class StreamingModel:
 
     @property
     def unpacked(self) -> StreamingModel:
-        """The same with every state apart, as `original` has its own."""
+        """The same model with its states apart, as in `original`."""
         return self if self.before_packing is None else replace(self.before_packing, original=self.original)
 
     @property
     def step(self) -> fx.GraphModule:
-        """`module` for `spec.chunk` frames, with what stands after the end of a sequence."""
+        """`module` for `spec.chunk` frames, with values after the end of a sequence."""
         return self.ending or self.module
 
     @property
     def has_loop(self) -> bool:
-        """Whether `module` drives something frame after frame that no operator of a graph does."""
+        """True if `module` has a rolled loop or a projected LSTM, which no graph operator is."""
         projected = torch.ops.rnn_export.lstm_projected.default
         loops = any(isinstance(m, RolledLoop) for m in self.module.modules())
         return loops or any(node.target is projected for node in self.module.graph.nodes)
 
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
-        """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
+        """`module` for any length, or `step` for `frames` frames, for any batch or `spec.rows` rows."""
         some = 5 * math.lcm(self.spec.chunk, self.spec.largest_every) if frames is None else frames
         refused: LiftError | None = None
         for rows in (self.spec.rows,) if self.spec.rows else ROWS:
@@ -90,7 +90,7 @@ class StreamingModel:
         raise refused
 
     def _program(self, rows: int, some: int, frames: int | None) -> torch.export.ExportedProgram:
-        """`program` by an example of so many rows, and of `some` frames."""
+        """`program` from an example of `rows` rows and `some` frames."""
         dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
         noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, axes = [], []

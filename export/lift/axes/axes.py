@@ -1,4 +1,4 @@
-"""Which axis may be the batch and which time: found by running the model at several sizes, never guessed from rank."""
+"""Finds candidates for batch and time axes by running the model at several sizes, not from the rank."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 
 @dataclass(frozen=True)
 class Axes:
-    """Per tensor, where batch and time stand; None where there is none.
+    """The batch and the time axis of each tensor; None if it has none.
 
-    `causal` is False where an output depends on later frames than its own. `of_last`: time was found, and not said, but
-    no output has it: each is the answer at the last frame. `rivals` have another time, along which no run showed that a
-    frame depends on another. `one_row` says why the model takes one stream at a time; empty where it takes any number,
-    and then every tensor has a batch axis.
+    `causal` is False if an output depends on later frames than its own. `of_last`: time was found, and not said, but no
+    output has it: each is the answer at the last frame. `rivals` have another time, along which no run showed that a
+    frame depends on another. `one_row` says why the model takes one stream at a time; it is empty if it takes any
+    number, and then every tensor has a batch axis.
     """
 
     input_batch: Assignment
@@ -38,12 +38,12 @@ class Axes:
 
     @property
     def has_time(self) -> bool:
-        """Whether a call takes several frames."""
+        """True if a call takes several frames."""
         return any(axis is not None for axis in self.input_time)
 
     @property
     def usual(self) -> bool:
-        """Whether the batch is the first axis of each input with time, or the second behind time."""
+        """True if the batch is the first axis of each input with time, or the second behind time."""
         pairs = zip(self.input_batch, self.input_time, strict=True)
         return all(t is None or b in (None, 0) or (t, b) == (0, 1) for b, t in pairs)
 
@@ -54,7 +54,7 @@ class Axes:
 
     @property
     def rows_in(self) -> tuple[int, ...]:
-        """The batch axis of each input, and of each state as (B, *row); what has none gets one in front."""
+        """The batch axis of each input, and of each state as (B, *row); one in front if there is none."""
         return (*(b or 0 for b in self.input_batch), *(0 for _ in self.states))
 
     @property
@@ -64,16 +64,16 @@ class Axes:
 
     @property
     def time_in(self) -> Assignment:
-        """The time axis of each input, with a batch axis in front where it has none."""
+        """The time axis of each input, with a batch axis in front if it has none."""
         return _behind_batch(self.input_batch, self.input_time)
 
     @property
     def time_out(self) -> Assignment:
-        """The time axis of each output, with a batch axis in front where it has none."""
+        """The time axis of each output, with a batch axis in front if it has none."""
         return _behind_batch(self.output_batch, self.output_time)
 
     def input_sizes(self, batch: int, frames: int) -> list[dict[int, int]]:
-        """By input, its sizes along its axes of batch and time."""
+        """The sizes of each input along batch and time axes."""
         batch = 1 if self.one_row else batch
         return sizes_of(self.input_batch, self.input_time, batch, [frames] * len(self.input_time))
 
@@ -83,9 +83,9 @@ def _behind_batch(batch: Assignment, time: Assignment) -> Assignment:
 
 
 def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
-    """Axes that the runs of `model` allow, the likeliest first; what its graph says of them is another matter.
+    """Axes that the runs of `model` allow, the likeliest first; its graph may still refuse them.
 
-    Raises LiftError where there are none, or several could be time.
+    Raises LiftError if there are none, or several could be time.
     """
     probe, said = AxisProbe(model), said_time(model, time_axis)
     odd: list[Axes] = []
@@ -119,7 +119,7 @@ def _odd_order(model: FlatModel, axes: Axes) -> LiftError:
 
 
 def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
-    """Raise LiftError where inputs along one time have other lengths in the example."""
+    """Raise LiftError if inputs along one time have other lengths in the example."""
     times = zip(model.inputs, axes.input_time, strict=True)
     frames = {leaf.name: leaf.example.shape[t] for leaf, t in times if t is not None}
     if len(set(frames.values())) > 1:
@@ -133,7 +133,7 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
 
 
 def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis) -> Axes:
-    """Axes of a model that takes one stream at a time; raises `refused` where an axis holds rows that depend."""
+    """Axes of a model that takes one stream at a time; raises `refused` if an axis holds dependent rows."""
     taken = said or (None,) * len(probe.inputs)
     inputs = tuple(axis_of_one(leaf.example.shape, t) for leaf, t in zip(probe.inputs, taken, strict=True))
     rows = ProbedRows(inputs, tuple(RowLayout.of_one(leaf.example) for leaf in probe.states), 1)
@@ -158,14 +158,14 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
 
 
 def _takes_more(probe: AxisProbe, rows: ProbedRows, port: int, axis: int) -> bool:
-    """Whether one input alone may be longer along `axis`, which then may be its batch."""
+    """True if one input alone may be longer along `axis`, which then may be its batch."""
     sizes: list[dict[int, int]] = [{} for _ in probe.inputs]
     sizes[port] = {axis: probe.inputs[port].example.shape[axis] + 1}
     return probe.run(rows.states, probe.draw(1, sizes, rows.states)) is not None
 
 
 def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
-    """What keeps the model from a batch of any size, and where."""
+    """The reason against a batch of any size, and its place."""
     bare = [leaf for leaf, axis in zip(probe.inputs, rows.inputs, strict=True) if axis is None]
     bare += [leaf for leaf, layout in zip(probe.states, rows.states, strict=True) if layout.alone]
     if bare:
@@ -182,13 +182,13 @@ def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
 
 
 def decided_for_all(model: FlatModel) -> str:
-    """What is said of decisions that are taken both ways; empty where there are none."""
+    """The message on decisions computed both ways; empty if there are none."""
     chosen = ", ".join(sorted(model.decisions.chosen))
     return f"what is decided by values is decided for all rows at once ({chosen})" if chosen else ""
 
 
 def _numbers_of(probe: AxisProbe) -> list[str]:
-    """The states that are one whole number, such as where the model is in a ring of frames, or how many it had."""
+    """The states that are one whole number, such as an index into a ring of frames, or a frame counter."""
     declared = {leaf.name for leaf in probe.model.declared}
     numbers = [leaf for leaf in probe.states if leaf.example.numel() == 1 and leaf.example.dtype in WHOLE]
     return [x.name for x in numbers if x.example.dim() < 2 or x.name in declared]

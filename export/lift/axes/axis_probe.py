@@ -1,4 +1,4 @@
-"""A model run on noise of other sizes, to see what its axes do, its states laid out as it has them."""
+"""Runs a model on noise of other sizes to test its axes, with states in its own layout."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rnn_export.export.lift.trace.tracing import quiet
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How a model lays out a state of rows (B, *row): along `axis`, B * inner long where each stream has several rows.
+    """A model's layout of a state of rows (B, *row): along `axis`, B * inner long if each stream has several rows.
 
-    Rows of a tensor without a batch axis have `added` axes before its own, the batch and ones behind it; or the model
-    takes one stream, `alone`.
+    Rows of a tensor without a batch axis have `added` axes before its own, the batch and ones behind it; `alone` is for
+    a model of one stream.
     """
 
     axis: int
@@ -31,7 +31,7 @@ class RowLayout:
 
     @staticmethod
     def of_one(example: Tensor) -> RowLayout:
-        """Of a model that takes one stream."""
+        """The layout for one stream."""
         axis = axis_of_one(example.shape, None)
         return RowLayout(0, alone=True) if axis is None else RowLayout(axis)
 
@@ -54,18 +54,18 @@ class RowLayout:
         return merged.movedim(0, self.axis)
 
     def example_rows(self, example: Tensor) -> Tensor:
-        """(B, *row) from an example value, which has the axes of one stream only where `added`."""
+        """(B, *row) from an example value, which has no batch axis if `added`."""
         return example[None] if self.added else self.rows(example)
 
 
 def axis_of_one(shape: Sequence[int], time: int | None) -> int | None:
-    """Where one stream's tensor has a batch of one, if it has: first, or behind another axis; never at `time`."""
+    """The batch axis of size one of one stream's tensor, or None: first, or second of three; never `time`."""
     places = [a for a, size in enumerate(shape[:2]) if size == 1 and a != time and (a == 0 or len(shape) > 2)]
     return places[0] if places else None
 
 
 def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
-    """Every way in which `example` can hold the state of `batch` streams, the plain ones first."""
+    """The layouts in which `example` can hold the state of `batch` streams, plain ones first."""
     sizes = list(enumerate(example.shape))
     yield from (RowLayout(axis) for axis, size in sizes if size == batch)
     yield from (RowLayout(0, added=count) for count in range(1, added + 1))
@@ -77,7 +77,7 @@ Assignment = tuple[int | None, ...]
 
 
 def sizes_of(batch: Assignment, time: Assignment, rows: int, frames: Sequence[int]) -> list[dict[int, int]]:
-    """By input, its sizes along its axes of batch and time, if it has them; `frames` are its own."""
+    """The sizes of each input along its batch and time axes, if any; `frames` is by input."""
     axes = zip(batch, time, frames, strict=True)
     return [{a: n for a, n in ((b, rows), (t, count)) if a is not None} for b, t, count in axes]
 
@@ -85,7 +85,7 @@ def sizes_of(batch: Assignment, time: Assignment, rows: int, frames: Sequence[in
 class AxisProbe:
     """Runs a copy of `model`.
 
-    `failure` is why the last run gave nothing, and where.
+    `failure` is why the last run failed, `place` where.
     """
 
     def __init__(self, model: FlatModel) -> None:
@@ -95,17 +95,17 @@ class AxisProbe:
         self.failure = self.place = ""
 
     def draw(self, batch: int, sizes: Sequence[Mapping[int, int]], states: Sequence[RowLayout]) -> list[Tensor]:
-        """Noise: for each input with `sizes` along some axes, and for the states (B, *row)."""
+        """Noise for the inputs, with `sizes` along some axes, and for the states (B, *row)."""
         drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, sizes, strict=True)]
         return [*drawn, *draw_states(self.model, states, self.noise, batch)]
 
     def takes(self, sizes: Sequence[Mapping[int, int]]) -> bool:
-        """Whether the model runs on inputs with `sizes` along some axes, of the example's batch."""
+        """True if the model runs on inputs with `sizes` along some axes, at the example's batch."""
         drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, sizes, strict=True)]
         return self._call([*drawn, *(leaf.example for leaf in self.states)]) is not None
 
     def run(self, states: Sequence[RowLayout], tensors: Sequence[Tensor]) -> list[Tensor] | None:
-        """Outputs, and next states (B, *row); None where the model fails, or a state comes back in another shape."""
+        """Outputs and next states (B, *row); None if the model fails or a state changes its shape."""
         inputs, outputs = len(self.inputs), len(self.model.outputs)
         fed = [layout.tensor(rows) for layout, rows in zip(states, tensors[inputs:], strict=True)]
         results = self._call([*tensors[:inputs], *fed])
@@ -125,20 +125,20 @@ class AxisProbe:
             return None
 
     def by_name(self, axes: Assignment) -> dict[str, int | None]:
-        """`axes` of the inputs and states as the user would write them."""
+        """`axes` by the names of the inputs and states."""
         leaves = (*self.inputs, *self.states)
         return {leaf.name: axis for leaf, axis in zip(leaves, axes, strict=False)}
 
 
 def changed_axes(a: Tensor, b: Tensor) -> list[int]:
-    """The axes whose sizes differ; two of them, -1, where the ranks do."""
+    """The axes whose sizes differ; [-1, -1] if the ranks differ."""
     if a.dim() != b.dim():
         return [-1, -1]
     return [axis for axis in range(a.dim()) if a.shape[axis] != b.shape[axis]]
 
 
 def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
-    """Values for the states, (B, *row), between those that calls of the model left in them."""
+    """States (B, *row) of values between those that calls of the model left in them."""
     drawn = []
     for leaf, layout in zip(model.states, states, strict=True):
         seen = torch.cat([layout.example_rows(value) for value in model.seen[leaf.name]])

@@ -1,4 +1,4 @@
-"""The flat model as everything behind the axes calls it: the batch first in every state, and of every tensor."""
+"""The flat model as later stages call it: a batch axis in every tensor, axis 0 in states."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HELD = 1_000_003
 class BatchFirst(nn.Module):
     """The flat model with the batch on axis 0 of every state.
 
-    `runs` are lengths, and whether it takes them; `tables` the rows of those that it makes of the length alone;
-    `counts` the whole numbers among its states that start at zero or above, by number of argument and of result.
+    `runs` tells by length if the model takes it; `tables` are rows of the tables that it makes of the length alone;
+    `counts` are (argument, result) of each whole-number state that starts at zero or above.
     """
 
     def __init__(self, flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None = None) -> None:
-        """`initial`: the row that each state starts from, where that is known."""
+        """`initial`: the row that each state starts from, if that is known."""
         super().__init__()
         starts = [(initial or {}).get(leaf.name) for leaf in flat.states]
         self.counts = [
@@ -54,7 +54,7 @@ class BatchFirst(nn.Module):
         return (*given, *after)
 
     def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Noise inputs, and states (B, *row); of one row where the model takes no more.
+        """Noise inputs and states (B, *row), of one row if the model takes no more.
 
         An input without time is the same over any number of frames.
         """

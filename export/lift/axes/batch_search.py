@@ -1,4 +1,4 @@
-"""Which axes may be the batch: those along which the size can change, with rows that do not know of each other."""
+"""Finds axes that may be the batch: of any size, with rows that do not depend on each other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALONE = "a batch of one gives something else than its row in a larger batch (a b
 
 @dataclass(frozen=True)
 class BatchAxes:
-    """Where the batch stands in each input, state and output."""
+    """The batch axes of the inputs, states and outputs."""
 
     inputs: tuple[int, ...]
     states: tuple[RowLayout, ...]
@@ -42,10 +42,10 @@ class BatchAxes:
 
 
 def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[BatchAxes]:
-    """Axes that no run of the model shows to be none; `time` are the axes that are known to be time.
+    """Axes that no run of the model rules out as batch; `time` are the known time axes.
 
-    Those come first along which another row was seen to change the results, at its own row alone. Where noise moves
-    nothing, the graph has to tell. Raises NoBatchAxis with the axes that were tried, where there is no candidate.
+    Axes come first if exchanging a row was seen to change that row of the results alone. If noise changes nothing, the
+    graph decides. Raises NoBatchAxis with the axes tried if there is no candidate.
     """
     tried: list[str] = []
     free: list[tuple[int, ...]] = []
@@ -99,7 +99,7 @@ def _candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[tuple[tup
 
 
 def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, ...]) -> tuple[BatchAxes | None, bool]:
-    """The candidate with the batch axes of the outputs, None where it is no batch; whether noise moved a row."""
+    """The candidate with output axes, or None if it is no batch; and True if noise changed the rows."""
     two, three = (probe.draw(n, [{a: n} for a in inputs], states) for n in (2, 3))
     few, many = probe.run(states, two), probe.run(states, three)
     if few is None or many is None:
@@ -125,7 +125,7 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
 
 
 def _numbers_move_others(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
-    """Whether the whole numbers in the states of the first row, such as how many frames it had, change other rows."""
+    """True if whole-number states of the first row, such as a frame counter, change other rows."""
     inputs = len(batch.inputs)
     numbers = [i for i, leaf in enumerate(probe.states) if leaf.example.numel() == 1 and leaf.example.dtype in WHOLE]
     for _ in range(TRIES if numbers else 0):
@@ -144,9 +144,9 @@ def _numbers_move_others(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tenso
 
 
 def _is_another_alone(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
-    """Whether the first row of the three that are `fed` gives something else alone, but not beside another one.
+    """True if the first row of the three that are `fed` differs alone, but not beside another one.
 
-    Axes of 1 that are squeezed away count where the example is of one row, which shows what is meant.
+    Axes of 1 that are squeezed away count if the example is of one row, which shows the intent.
     """
     rows = (0,) * len(batch.states)
     into, out = (*batch.inputs, *rows), (*batch.outputs, *rows)
@@ -166,7 +166,7 @@ def _is_another_alone(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor],
 def _moves_alone(
     probe: AxisProbe, batch: BatchAxes, row: int, fed: Sequence[Tensor], results: Sequence[Tensor]
 ) -> bool | None:
-    """Whether another row `row` of the three that are `fed` changes that row of `results`; None if another one too."""
+    """True if exchanging row `row` of the three that are `fed` changes that row of `results`; None if others too."""
     rows = (0,) * len(batch.states)
     one, others = torch.tensor([row]), torch.tensor([r for r in range(3) if r != row])
     # A value that noise seldom moves may need several tries.

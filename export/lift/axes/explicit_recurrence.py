@@ -1,6 +1,4 @@
-"""A recurrence that the code writes out over an axis of fixed size: weights that are used once for each of its entries,
-each time on what they gave before.
-"""
+"""Finds a recurrence written out over an axis of fixed size: weights used once per entry, on the last result."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ FEWEST = 4
 
 
 class _Depths(SeesOperators):
-    """By storage, how often each weight is used on the way there, one use after the other; and where, as `places`."""
+    """Counts the successive uses of each weight on the way to a storage; `places` has their source lines."""
 
     def __init__(self, weights: Sequence[int]) -> None:
         super().__init__()
@@ -52,7 +50,7 @@ class _Depths(SeesOperators):
 
 
 def written_loop(flat: FlatModel, rows: Sequence[int | None]) -> str:
-    """Where such a loop over an axis of an input stands, but for that of its `rows`; empty where there is none."""
+    """The place of a recurrence so written over an input axis other than its `rows`; empty if none."""
     called = copy.deepcopy(flat)
     names = {p.untyped_storage().data_ptr(): name for name, p in called.model.named_parameters()}
     sizes = {

@@ -1,4 +1,4 @@
-"""Time that the code takes in one number of frames alone: an axis of fixed size, or the first frames of any."""
+"""Finds time axes of fixed size, and code that reads only the first frames of an axis of any size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DRAWS = 3
 
 @dataclass(frozen=True)
 class FixedTime:
-    """An axis of one size alone, along which each entry of an output follows from those of the input up to it."""
+    """A fixed-size axis along which each entry of an output follows from the input entries up to it."""
 
     name: str
     axis: int
@@ -28,7 +28,7 @@ class FixedTime:
 
     @property
     def said(self) -> str:
-        """What it is, and both ways out."""
+        """The finding and two ways out."""
         return (
             f"along axis {self.axis} of input {self.name!r} the model takes {self.size} entries, no fewer and no more, "
             "and each entry of an output follows from those of the input up to it, as over time. If it is time, let "
@@ -45,7 +45,7 @@ class FixedAxes:
         self.probe, self.batch, self.states, self.rows = probe, batch, states, rows
 
     def time(self) -> FixedTime | None:
-        """The first axis that goes as time does; None without one."""
+        """The first axis that behaves as time; None without one."""
         for port, leaf in enumerate(self.probe.inputs):
             for axis, size in enumerate(leaf.example.shape):
                 may_be = axis != self.batch[port] and size >= FEWEST and not self._takes_others(port, axis)
@@ -54,7 +54,7 @@ class FixedAxes:
         return None
 
     def frames_read(self, times: Assignment, frames: int) -> int:
-        """Of how many frames at the front, of `frames` along `times`, what the model gives depends; 0 for none."""
+        """The number of first frames, of `frames` along `times`, that the results depend on; 0 for none."""
         none, all_of_them = 0, frames
         while none < all_of_them:
             middle = (none + all_of_them) // 2
@@ -66,20 +66,20 @@ class FixedAxes:
         return none
 
     def follows_last(self, times: Assignment, frames: int) -> bool:
-        """Whether what the model gives depends on the last of `frames` along `times`, on others, but on no first."""
+        """True if results depend on the last of `frames` along `times` and on others, not on the first third."""
         first, others, last = slice(0, frames // 3), slice(0, frames - 1), slice(frames - 1, None)
         counted = [self._counts(times, part, frames) for part in (first, others, last)]
         return counted == [False, True, True]
 
     def _counts(self, times: Assignment, part: slice, frames: int) -> bool:
-        """Whether what the model gives depends on `part` of the frames."""
+        """True if the results depend on `part` of the frames."""
         return any(
             not all(same(a, b, INDEPENDENCE) for a, b in zip(*given, strict=True))
             for given in self._exchanged(times, part, [frames] * len(times))
         )
 
     def _takes_others(self, port: int, axis: int) -> bool:
-        """Whether the model runs with one entry less, or gives more where there are more."""
+        """True if the model runs with one entry less, or gives other shapes with more."""
         size, times = self.probe.inputs[port].example.shape[axis], self._along(port, axis)
         runs = [
             self.probe.run(self.states, self.probe.draw(self.rows, sizes, self.states))
@@ -105,7 +105,7 @@ class FixedAxes:
         )
 
     def _changed(self, times: Assignment, part: slice, size: int) -> list[Tensor]:
-        """By output, where it changes with `part` of the frames."""
+        """Masks by output of changes with `part` of the frames."""
         outputs, found = len(self.probe.model.outputs), list[Tensor]()
         for before, after in self._exchanged(times, part, [size] * len(times)):
             moved = [
@@ -118,7 +118,7 @@ class FixedAxes:
     def _exchanged(
         self, times: Assignment, part: slice, frames: Sequence[int]
     ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """What the model gives before and after `part` of the frames is exchanged; nothing where it fails."""
+        """The results before and after `part` of the frames is exchanged; nothing if a run fails."""
         for _ in range(DRAWS):
             sizes = sizes_of(self.batch, times, self.rows, frames)
             tensors, others = (self.probe.draw(self.rows, sizes, self.states) for _ in range(2))
@@ -133,10 +133,10 @@ class FixedAxes:
 
 
 def _is_causal(runs: Sequence[tuple[int, Tensor, Tensor]], along: int, size: int) -> bool:
-    """Whether entries of an output along an axis follow from those of an input up to them, some of them earlier.
+    """True if entries of an output along an axis follow from those of an input up to them, some earlier.
 
-    `runs` are cuts, and where the output changes with what is before and after each. A shorter output has the frames of
-    the input at its front, or those at its end.
+    `runs` are cuts, each with the changes of the output by the frames before and after it. A shorter output has the
+    frames at the front of the input, or those at its end.
     """
     frames = runs[0][1].shape[along]
     if not FEWEST <= frames <= size:
@@ -152,7 +152,7 @@ def _is_causal(runs: Sequence[tuple[int, Tensor, Tensor]], along: int, size: int
 
 
 def refuse_first_frames(axes: FixedAxes, times: Assignment, frames: int) -> None:
-    """Raise LiftError where the model takes `frames` along `times`, but what it gives is made of the first alone."""
+    """Raise LiftError if the model takes `frames` along `times`, but results use the first ones alone."""
     port, axis = next((i, t) for i, t in enumerate(times) if t is not None)
     read = axes.frames_read(times, frames)
     if 0 < read < frames:

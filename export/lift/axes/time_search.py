@@ -1,4 +1,4 @@
-"""Which axes are time: of any length, with frames that know of earlier ones and, in a stream, of no later one."""
+"""Finds time axes: any length, frames that depend on earlier ones and, in a stream, on no later one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TimeCandidate:
     """Axes that may be time: for each input one, and for each output the axis that grows with it.
 
     `has_output_time`: an output has time, or the user says that this is it. `causal`: no output depends on later frames
-    than its own. `remembers`: an output was seen to depend on earlier ones. `rivals` are others, of which that was not
-    seen: what is merely computed entry by entry.
+    than its own. `remembers`: an output was seen to depend on earlier ones. `rivals`: others, not seen to do so, which
+    may merely be computed entry by entry.
     """
 
     inputs: Assignment
@@ -47,18 +47,18 @@ class TimeCandidate:
 
     @property
     def of_last(self) -> bool:
-        """Whether outputs have no time, which nobody said, though inputs have."""
+        """True if only inputs have time, and the user did not say it."""
         return not self.has_output_time and any(axis is not None for axis in self.inputs)
 
     @property
     def rank(self) -> int:
-        """The lowest is time: what is merely computed entry by entry may be anything."""
+        """The sort key: the lowest is time, axes computed entry by entry come later."""
         return 0 if self.causal and self.remembers else 1 if self.has_output_time else 2
 
 
 @dataclass(frozen=True)
 class ProbedRows:
-    """Where the batch stands in each input and state, and how many rows the model is run with."""
+    """The batch axes of the inputs and states, and the number of rows in a run."""
 
     inputs: Assignment
     states: tuple[RowLayout, ...]
@@ -66,7 +66,7 @@ class ProbedRows:
 
 
 def _declared_so(model: FlatModel) -> str:
-    """How an argument that may be the state of a model would be declared; empty where there is none."""
+    """Advice to declare an argument that may be a state; empty if there is none."""
     results = [*zip(model.output_keys, model.example_outputs, strict=True)]
     given = [(leaf.name, k) for leaf in model.inputs[1:] for k, t in results if t.shape == leaf.example.shape]
     left_out = [(name, model.output_keys[-1]) for name in model.defaulted_to_none if len(set(model.output_keys)) > 1]
@@ -77,9 +77,9 @@ def _declared_so(model: FlatModel) -> str:
 
 
 def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
-    """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
+    """The one candidate that is time, `said` by the user or found; without any axis if a call is one frame.
 
-    Raises LiftError where `said` cannot be time, or several axes could be.
+    Raises LiftError if `said` cannot be time, or several axes could be.
     """
     none = TimeCandidate((None,) * len(rows.inputs), (None,) * len(probe.model.outputs), False)
     if said == none.inputs:
@@ -131,7 +131,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
 
 
 class TimeSearch:
-    """Runs the model at several lengths, the batch being known."""
+    """Runs the model at several lengths, with known batch axes."""
 
     def __init__(self, probe: AxisProbe, rows: ProbedRows) -> None:
         self.probe, self.rows = probe, rows
@@ -150,7 +150,7 @@ class TimeSearch:
         return [replace(c, rivals=rivals) for c in found if c.rank == found[0].rank]
 
     def candidate(self, inputs: Assignment, said: bool) -> TimeCandidate | None:
-        """What `inputs` are as time axes; None where the model takes no other length along them."""
+        """The candidate of time axes `inputs`; None if the model takes no other length of them."""
         outputs = self._outputs(inputs)
         if outputs is None and not self.whole_example:
             # Parts of the example may be too short for the model.
@@ -163,7 +163,7 @@ class TimeSearch:
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
     def refuse_written_loop(self) -> None:
-        """Raise LiftError where a loop over an axis of fixed size would start anew at each call."""
+        """Raise LiftError if a loop over an axis of fixed size would start anew at each call."""
         model = self.probe.model
         if self.has_states():
             return
@@ -184,16 +184,16 @@ class TimeSearch:
         return FixedAxes(self.probe, self.rows.inputs, self.rows.states, self.rows.count)
 
     def frames_of(self, candidate: TimeCandidate) -> int:
-        """More frames than the example has along the axes of `candidate`, and which the model takes."""
+        """Twice the length that is tried along the axes of `candidate`, which the model takes."""
         sizes = zip(self.probe.inputs, candidate.inputs, strict=True)
         return 2 * self._length(min(leaf.example.shape[t] for leaf, t in sizes if t is not None))
 
     def reads(self, candidate: TimeCandidate) -> bool:
-        """Whether what the model gives depends on the inputs that have the axes of `candidate`."""
+        """True if the results depend on the inputs with the axes of `candidate`."""
         return self.fixed_axes.frames_read(candidate.inputs, self.frames_of(candidate)) > 0
 
     def looks_back(self, candidate: TimeCandidate, is_one_of_several: bool) -> bool:
-        """Whether what the model gives follows from the last frames, and from none that are far before them."""
+        """True if the results follow from the last frames, and from none far before them."""
         frames = 3 * (self.frames_of(candidate) // 2)
         while not self.fixed_axes.follows_last(candidate.inputs, frames):
             frames *= 4
@@ -202,13 +202,13 @@ class TimeSearch:
         return True
 
     def has_states(self) -> bool:
-        """Whether a state is declared, or seen to count."""
+        """True if a state is declared or seen in use."""
         return bool(self.probe.model.declared) or self.has_memory()
 
     def has_memory(self) -> bool:
-        """Whether other states gave other outputs, or a next state follows from inputs and states.
+        """True if other states change outputs, or a next state depends on inputs and states.
 
-        A count of calls, which no output reads, is no memory; and an output may be a choice that few states change.
+        A counter of calls that no output reads is no memory; an output may be a choice that few states change.
         """
         none, first = (None,) * len(self.rows.inputs), len(self.rows.inputs)
         here, there = (self._draw(none, 1) for _ in range(2))
@@ -224,7 +224,7 @@ class TimeSearch:
         return any(of_states[:outputs]) or any(remembered)
 
     def loops(self, candidates: Sequence[TimeCandidate]) -> bool:
-        """Whether the model calls more operators for more frames, as a loop of its own over them does."""
+        """True if the model calls more operators for more frames, as its own loop over them does."""
         return any(
             self._operators(self._draw(c.inputs, 1)) != self._operators(self._draw(c.inputs, 2)) for c in candidates
         )
@@ -236,9 +236,9 @@ class TimeSearch:
         return counted.calls
 
     def refuse_bounded(self, others: str) -> None:
-        """Raise BoundedAxis for an axis that may be other than in the example, but longer only up to some length.
+        """Raise BoundedAxis for an axis that varies in size, but is longer only up to some length.
 
-        Of those that `best` found the model to take no multiples of; `others` may be time but for looking ahead.
+        It is one that `best` found to take no multiples. With `others`, time axes that look ahead, it is a LiftError.
         """
         for axes in self._failed:
             sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
@@ -263,7 +263,7 @@ class TimeSearch:
             raise BoundedAxis(port, axis, longest, beyond)
 
     def _longest(self, axes: Assignment, size: int) -> int:
-        """The most entries that the model takes along `axes`, up to some times the example's."""
+        """The most entries that the model takes along `axes`, up to `FAR` times the example."""
         runs, fails = size, FAR * size + 1
         while fails - runs > 1:
             middle = (runs + fails) // 2
@@ -288,7 +288,7 @@ class TimeSearch:
         return self.probe.draw(rows.count, sizes_of(rows.inputs, inputs, rows.count, frames), rows.states)
 
     def _length(self, size: int) -> int:
-        """The length of the example, or where that is long a part of it."""
+        """The length of the example, or a part of it if that is long."""
         part = next(n for n in range(LONG, 0, -1) if size % n == 0)
         if (most := self.probe.model.max_frames) is not None and 3 * size > most:
             # Three times as many are tried.
@@ -299,7 +299,7 @@ class TimeSearch:
         return self.probe.run(self.rows.states, tensors)
 
     def _outputs(self, inputs: Assignment) -> Assignment | None:
-        """For each output, the axis that grows with `inputs`; None where the model fails or several axes grow."""
+        """For each output, the axis that grows with `inputs`; None if the model fails or several axes grow."""
         runs = []
         for multiple in (1, 2, 3):
             results = self._run(self._draw(inputs, multiple))
@@ -310,7 +310,7 @@ class TimeSearch:
         return None if any(len(axes) > 1 for axes in grown) else tuple(axes[0] if axes else None for axes in grown)
 
     def _is_causal(self, candidate: TimeCandidate) -> bool:
-        """Whether the outputs of the first third are those of a call that ends after two thirds."""
+        """True if the outputs of the first third are those of a call that ends after two thirds."""
         whole = self._draw(candidate.inputs, 3)
         head = [
             t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2).contiguous()
@@ -326,7 +326,7 @@ class TimeSearch:
         )
 
     def _remembers(self, candidate: TimeCandidate) -> bool:
-        """Whether another first third changes the outputs after it."""
+        """True if another first third changes the outputs after it."""
         whole, other = self._draw(candidate.inputs, 3), self._draw(candidate.inputs, 3)
         mixed = [
             a if x is None else torch.cat([b.narrow(x, 0, a.shape[x] // 3), _after_third(a, x)], x)
@@ -346,7 +346,7 @@ class TimeSearch:
 
 
 def _shrinks(long: Sequence[Tensor] | None, short: Sequence[Tensor] | None, outputs: int) -> bool:
-    """Whether an output is shorter where the input is."""
+    """True if an output's size changes with the input."""
     if long is None or short is None:
         return False
     return any(changed_axes(a, b) for a, b in zip(long[:outputs], short[:outputs], strict=True))

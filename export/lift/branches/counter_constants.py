@@ -1,7 +1,7 @@
-"""The numbers that code holds against a count of its own: `t % 300`, `t >= self.start`, `delays[t]`.
+"""Reads the numbers that code compares to its counter: `t % 300`, `t >= self.start`, `delays[t]`.
 
 A trace follows one count after the other and sees none of them. They are read from the source of the functions that a
-call runs, with the values that these have as they return; of scripted code, from what its operators take.
+call runs, with the values of their names at return; for scripted code, from its operators' operands.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCRIPTED = {"eq", "ne", "lt", "le", "gt", "ge", "remainder", "floordiv", "div", 
 
 @dataclass(frozen=True)
 class CountedNumber:
-    """A number, the file and line where a count meets it, and whether it divides the count, or multiplies it."""
+    """A number, the file and line where a counter meets it; `divides` if it divides or multiplies it."""
 
     value: float
     file: str
@@ -46,7 +46,7 @@ class CountedNumber:
 
 
 def counted_numbers(run: Callable[[], object]) -> list[CountedNumber]:
-    """Those in the code of the user that `run` calls."""
+    """The numbers in user code that `run` calls."""
     functions = _Functions()
     with watching(functions.see):
         run()
@@ -54,7 +54,7 @@ def counted_numbers(run: Callable[[], object]) -> list[CountedNumber]:
 
 
 class _Functions:
-    """Looks at each function of the user's as it returns."""
+    """Reads each function of the user's as it returns."""
 
     def __init__(self) -> None:
         self.found: dict[CountedNumber, None] = {}
@@ -84,7 +84,7 @@ class _Functions:
 
 
 def _scripted(node: Any, kind: str, args: list[Any], **_: Any) -> Iterator[CountedNumber]:
-    """The numbers that an operator of scripted code takes, where it takes nothing but numbers and lists."""
+    """The numbers and list lengths that an operator of scripted code takes, if it takes no tensor."""
     name = kind.rpartition("::")[2]
     if name in SCRIPTED and not any(isinstance(a, Tensor) for a in args):
         place = re.search(r'File "(.+)", line (\d+)', str(node.node.sourceRange()))
@@ -103,7 +103,7 @@ def _is_users(file: str) -> bool:
 
 @cache
 def _functions_of(file: str) -> Mapping[int, ast.AST]:
-    """By the line of its first decorator, or its own, each function of a file."""
+    """The functions of a file by the line of the first decorator or `def`."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except SyntaxError:  # no Python, or none that is there any more
@@ -114,7 +114,7 @@ def _functions_of(file: str) -> Mapping[int, ast.AST]:
 
 
 class _Reader:
-    """Reads one function with the values that its names have; `moving` are arguments that differ from call to call."""
+    """Reads one function with the values of its names; `moving` are arguments that differ from call to call."""
 
     def __init__(self, frame: FrameType, file: str, moving: frozenset[str]) -> None:
         self.names: Mapping[str, Any] = {**frame.f_globals, **frame.f_locals}
@@ -133,7 +133,7 @@ class _Reader:
                 yield CountedNumber(len(value), self.file, line)
 
     def _met(self, node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
-        """The expressions without a count that stand beside one with a count in `node`."""
+        """The expressions without a counter beside one with a counter in `node`."""
         if isinstance(node, ast.BinOp):
             sides, divides = [node.left, _shifted(node)], isinstance(node.op, DIVIDING)
         elif isinstance(node, ast.Compare):
@@ -155,7 +155,7 @@ class _Reader:
             yield from ((side, divides) for side in sides if side not in counted)
 
     def _begun(self, node: ast.AST) -> Iterator[ast.expr]:
-        """What a count is set to, and lists that are handed on: `cycle([False] * 299 + [True])`."""
+        """Initial values of counters, and long lists passed on: `cycle([False] * 299 + [True])`."""
         yield from (value for target, value in _assigned(node) if ast.unparse(target) in self.counts)
         if isinstance(node, ast.Call):
             yield from (a for a in node.args if isinstance(self._value(a), list) and len(self._value(a)) > FILLED)
@@ -176,7 +176,7 @@ class _Reader:
                 self.counts.update(filter(self._may_count, map(ast.unparse, self._counting(node))))
 
     def _counting(self, node: ast.AST) -> Iterator[ast.expr]:
-        """What is assigned to in `node` and goes on from turn to turn, or follows from what does."""
+        """The targets in `node` that change by iteration, or follow from one that does."""
         if isinstance(node, ast.For | ast.comprehension):
             yield from _targets(node.target)
         elif isinstance(node, ast.AugAssign):
@@ -190,7 +190,7 @@ class _Reader:
         return value is None or isinstance(value, int | float)
 
     def _is_counted(self, node: ast.AST) -> bool:
-        """Whether a count is in an expression; a list that grows has one as its length."""
+        """True if an expression has a counter; a list that grows has one as its length."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len" and node.args:
             return isinstance(self._value(node.args[0]), list | deque)
         if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in self.counts:
@@ -198,7 +198,7 @@ class _Reader:
         return any(self._is_counted(part) for part in ast.iter_child_nodes(node))
 
     def _is_tensor(self, node: ast.AST, called: bool) -> bool:
-        """Whether an expression is a tensor; with `called`, a call is taken to give one."""
+        """True if an expression is a tensor; with `called`, a call is taken to give one."""
         if isinstance(node, ast.Subscript):
             return self._is_tensor(node.value, called)
         if isinstance(node, ast.BinOp):
@@ -208,7 +208,7 @@ class _Reader:
         return isinstance(self._value(node), Tensor)
 
     def _value(self, node: ast.AST) -> Any:
-        """What an expression is, where that can be told without running code of the user's; else None."""
+        """The value of an expression if it is known without running code of the user's; else None."""
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name):
@@ -231,7 +231,7 @@ class _Reader:
 
 
 def _held(owner: Any, name: str) -> Any:
-    """An attribute, without a property being asked."""
+    """An attribute, without running a property."""
     if isinstance(owner, nn.Module) and name in owner._buffers | owner._parameters | owner._modules:
         return {**owner._buffers, **owner._parameters, **owner._modules}[name]
     kept = getattr(owner, "__dict__", {})
@@ -240,7 +240,7 @@ def _held(owner: Any, name: str) -> Any:
 
 
 def _entry(value: Any, key: Any) -> Any:
-    """An entry of a container; all of them, where it is not known which."""
+    """An entry of a container; all of them if the key is not known."""
     if not isinstance(value, CONTAINERS):
         return None
     try:
@@ -250,7 +250,7 @@ def _entry(value: Any, key: Any) -> Any:
 
 
 def _shifted(node: ast.BinOp) -> ast.expr:
-    """The right side of an operator; what a shift multiplies by, or divides."""
+    """The right side of an operator; of a shift, the power of two."""
     shifts = isinstance(node.op, ast.LShift | ast.RShift) and isinstance(node.right, ast.Constant)
     return ast.Constant(2 ** min(int(node.right.value), 64)) if shifts else node.right  # type: ignore[attr-defined]
 
@@ -280,7 +280,7 @@ def _called(name: str, arguments: list[Any]) -> Any:
 
 
 def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """What `node` assigns to, and what each is set to."""
+    """The targets in `node`, each with its value."""
     if isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
         yield node.target, node.value
     if not isinstance(node, ast.Assign):

@@ -1,4 +1,4 @@
-"""Entries that a kept number picks, as `self.buf[:, self.i]`: the number must stay among them, as calls count it."""
+"""Refuses a counter that leaves the entries that it indexes, as in `self.buf[:, self.i]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN, AHEAD = 1024, 20_000
 
 
 def refuse_beyond_entries(flat: FlatModel) -> None:
-    """Raise LiftError where a number that calls count leaves the entries that it picks; after the capture of `flat`."""
+    """Raise LiftError if a call counter leaves the entries that it indexes; after the capture of `flat`."""
     picks = dict.fromkeys(p for p in flat.decisions.seen.picks if p[0] is not None)
     if not picks:
         return
@@ -36,7 +36,7 @@ def refuse_beyond_entries(flat: FlatModel) -> None:
 
 
 def _ends(runs: Runs, how: Any, inside: tuple[str, ...]) -> tuple[int, int] | None:
-    """The least and the most that a number may be by how it is reckoned; None where that has no bound."""
+    """The least and greatest value of a number, from its computation; None if it has no bound."""
     if isinstance(how, int):
         return how, how
     if isinstance(how, Kept):
@@ -58,7 +58,7 @@ def _ends(runs: Runs, how: Any, inside: tuple[str, ...]) -> tuple[int, int] | No
 
 
 def _values(runs: Runs, how: Any, size: int) -> Iterator[int]:
-    """What a number is from call to call, until what it follows from comes back."""
+    """The value of a number at each call, until the counters repeat."""
     seen = set()
     for held in _held(runs, size + 1):
         known = {Kept(name): value for name, value in held.items()}
@@ -70,7 +70,7 @@ def _values(runs: Runs, how: Any, size: int) -> Iterator[int]:
 
 
 def _held(runs: Runs, calls: int) -> Iterator[dict[str, int]]:
-    """The kept numbers before each of so many calls: as these are run, or reckoned where no value decides."""
+    """The counters before each of more calls: by running them, or computed if no value decides."""
     yield from runs.held
     ways = {name: next(iter(ways)) for name, ways in runs.after.items() if len(ways) == 1}
     if runs.asked or len(ways) < len(runs.after) or None in ways.values():

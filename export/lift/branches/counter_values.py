@@ -1,7 +1,7 @@
-"""What a number may be that calls of a model count, as in `self.cells[self.t % 4]`: few values, each of them a way.
+"""Finds the values of a number that calls count, as in `self.cells[self.t % 4]`: few, each of them a branch.
 
-Either the way in which it is reckoned bounds it, as a rest does; or all that it is reckoned of comes back after so many
-calls, whatever is fed.
+Its computation bounds them, as a remainder does; or all that it is computed from repeats after some calls, for any
+inputs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RESTS = ("__mod__", "remainder")
 
 
 def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Decisions:
-    """`decisions` with all that the number of `error` may be; raises `error`, with what was found, where it is not few.
+    """`decisions` with the possible values of the number of `error`; raises `error`, with the finding, if not few.
 
-    `flat` must be a copy, its states given.
+    `flat` must be a copy with its states given.
     """
     if error.how is None:
         raise error.told(" (it is not of numbers that calls count alone)")
@@ -50,12 +50,12 @@ def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Deci
 
 @dataclass
 class Runs:
-    """Calls of a model, each from what the last one left; `held` are the numbers before each, by name.
+    """Calls of a model, each from the last one's states; `held` has the counters before each, by name.
 
     Attributes:
-        after: by name, each way in which a call reckoned what it left there, or the number that it put there.
-        numbers: what was made a number in each call, with how it was reckoned.
-        asked: how what decisions asked was reckoned, None of what is fed.
+        after: by name, each expression by which a call computed its next value, or the number.
+        numbers: by call, the values made numbers of Python, with their expressions.
+        asked: the expressions of values that decide, None for fed values.
     """
 
     flat: FlatModel
@@ -71,7 +71,7 @@ class Runs:
         self.go_on(CALLS)
 
     def go_on(self, calls: int) -> None:
-        """So many calls more."""
+        """Run `calls` more."""
         flat, before = self.flat, self.flat.decisions
         try:
             for _ in range(calls):
@@ -102,7 +102,7 @@ class Runs:
         return [(leaf, t) for leaf, t in pairs if t.numel() == 1 and not t.is_floating_point()]
 
     def bounded(self, how: Any, names: set[str]) -> set[int] | None:
-        """All that a number may be by how it is reckoned; None where that has no bound. `names` are the kept ones."""
+        """The values that a number may have by its expression; None without a bound. Counters go to `names`."""
         if isinstance(how, int):
             return {int(how)}
         if isinstance(how, Kept):
@@ -124,7 +124,7 @@ class Runs:
         return {applied(how, values) for values in itertools.product(*sets)}
 
     def recurring(self, how: Any) -> set[int] | None:
-        """All that a number was until what it follows from came back; None where it did not, or what is fed decides."""
+        """The values of a number until its sources repeat; None if they do not, or fed values decide."""
         used = {how, *self.asked, *(h for call in self.numbers for _, h in call)}
         if None in used:
             return None

@@ -1,4 +1,4 @@
-"""Decisions by value that can be known: of two ways, one may be right whatever the value is, or raise an exception."""
+"""Settles decisions by value: one of two branches may be right for any value, or raise an exception."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ENOUGH, DRAWS = 3, 24
 
 
 def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
-    """What is known of the decisions of `flat` where the one of `error` is known as well.
+    """The decisions of `flat` with that of `error` known as well.
 
-    `flat` must be a copy that decides as is known, its states given. Raises `error`, with what was tried, where neither
-    way can be taken by itself.
+    `flat` must be a copy that decides as known, its states given. Both branches are computed if neither is right alone;
+    raises `error`, with the trials, if that fails too.
     """
     decisions = flat.decisions
     while True:
@@ -76,7 +76,7 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run gave, or the exception that it raised."""
+    """The results of a run or its exception."""
 
     results: tuple[Tensor, ...] | None
     error: Exception | None = None
@@ -86,7 +86,7 @@ class _Run:
         return self.results is not None and all(bool(torch.isfinite(t).all()) for t in self.results)
 
     def gives(self, other: _Run) -> bool:
-        """Whether it gives what `other` gives."""
+        """True if both give the same results."""
         if self.results is None or other.results is None:
             return False
         return all(same(a, b, ANOTHER_WAY) for a, b in zip(self.results, other.results, strict=True))
@@ -130,9 +130,9 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
 def _turns(
     flat: FlatModel, decisions: Decisions, here: tuple[str, int], sure: Mapping[bool, Sequence[Sequence[Tensor]]]
 ) -> Iterator[list[Tensor]]:
-    """What is fed on both sides of where the decision turns, between trials that are sure to decide one way.
+    """Trials on both sides of the threshold of the decision, between trials that surely decide one way.
 
-    There a way that is right for what decides it, but not up to where it is taken, shows. Flags stay as they are.
+    They show a branch that is right in its own trials, but not up to the threshold. Flags stay.
     """
     pairs = list(itertools.islice(zip(*(trials[::-1] for trials in sure.values()), strict=False), TURNS))
     stay = [i for i, leaf in enumerate(flat.inputs) if _is_flag(leaf.example)]
@@ -167,7 +167,7 @@ def _run(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor]) -> tuple[
 
 
 def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor], here: tuple[str, int]) -> bool:
-    """Whether the tensors that are asked there hold what was computed from the inputs or states."""
+    """True if the tensors asked at `here` hold values computed from the inputs or states."""
     history, given = History(), [t.clone() for t in fed]
     history.begin(given)
     decisions = replace(decisions, seen=Seen())
@@ -177,7 +177,7 @@ def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tenso
 
 
 def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> Iterator[str]:
-    """The inputs of zeros and ones that decide by being zero, and not by how large they are."""
+    """The inputs of zeros and ones that decide by being zero, not by their size."""
     noise = Noise(flat, seed=4)
     fed = [noise.like(leaf.example, {}) for leaf in flat.inputs]
     states = [leaf.example for leaf in flat.states]
@@ -195,7 +195,7 @@ def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> I
 
 
 def _raises(run: _Run, here: tuple[str, int]) -> bool:
-    """Whether a run ended in a `raise` or `assert` of the function that decided."""
+    """True if a run ended in a `raise` or `assert` of the function that decided."""
     trace = run.error.__traceback__ if run.error is not None else None
     frames = list(_frames(trace))
     if not frames:
@@ -216,7 +216,7 @@ def _frames(trace: TracebackType | None) -> Iterator[tuple[CodeType, int, int]]:
 
 
 def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
-    """Inputs of every kind, and of kinds that differ from input to input, with states that calls of the model leave."""
+    """Inputs of every kind, and of kinds mixed among inputs, with states that calls of the model leave."""
     noise, leaves = Noise(flat, seed=3), flat.inputs
     kinds = list(_KINDS)
     alike = [[kind] * len(leaves) for kind in kinds]
@@ -231,7 +231,7 @@ def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
 
 
 def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
-    """Noise around other means until each way was taken `ENOUGH` times: over silence alone ways are alike by chance."""
+    """Noise around other means until each branch has `ENOUGH` trials: on silence branches agree by chance."""
     noise = Noise(flat, seed=5)
     for k in range(DRAWS):
         if all(sum(_is_told(flat, fed) for fed in trials) >= ENOUGH for trials in sure.values()):
@@ -246,7 +246,7 @@ def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]
 
 
 def _is_told(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
-    """Whether no input of numbers is zero throughout."""
+    """True if no input of numbers is zero throughout."""
     numbers = [x for leaf, x in zip(flat.inputs, fed, strict=False) if not _is_flag(leaf.example)]
     return all(bool(x.count_nonzero()) for x in numbers if x.is_floating_point())
 

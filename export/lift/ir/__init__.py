@@ -1,1 +1,1 @@
-"""Graph nodes, their places in the source, and the values and sizes in them: shared by all stages of lifting."""
+"""Graph nodes, their source locations, and the values and sizes in them, for all stages of lifting."""

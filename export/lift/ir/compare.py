@@ -1,4 +1,4 @@
-"""Equality of tensors in lifting: one function, and a named tolerance for each question that is put to numbers."""
+"""Equality of tensors in lifting, with a named tolerance for each question."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Entries a and b are the same where |a - b| <= atol * scale + rtol * |b|.
+    """Entries a and b are the same if |a - b| <= atol * scale + rtol * |b|.
 
-    With `smallest_scale` None the scale is 1; else it is the largest finite |b| of the tensor, or this if that is less.
+    With `smallest_scale` None the scale is 1; else it is the largest finite |b| of the tensor, or this if larger.
     """
 
     rtol: float = 0.0
@@ -51,14 +51,14 @@ that moves once per call is off by far more."""
 
 
 def same(a: Any, b: Any, tolerance: Tolerance = EXACT) -> bool:
-    """Whether two tensors have one shape, and entries that are the same within `tolerance`; dtypes are not compared."""
+    """True if two tensors have one shape and the same entries within `tolerance`; dtypes are not compared."""
     return not bool(differing(a, b, tolerance).any())
 
 
 def differing(a: Any, b: Any, tolerance: Tolerance = EXACT) -> Tensor:
-    """Where two tensors of one shape differ, in bool, in their shape; a single True where shapes differ.
+    """A bool mask of the entries in which two tensors differ; a single True if shapes differ.
 
-    Numbers that are not floating point are the same only where they are equal, whatever the tolerance.
+    Numbers that are not floating point are the same only if they are equal, whatever the tolerance.
     """
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
         return torch.ones(1, dtype=torch.bool)

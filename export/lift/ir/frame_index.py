@@ -1,4 +1,4 @@
-"""The numbers of frames as one operator, which stands in a graph until they are counted in each stream."""
+"""The frame indices as one operator, which stands in a graph until each stream counts them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import Tensor
 
 @torch.library.custom_op("rnn_export::frame_numbers", mutates_args=())
 def frame_numbers(rows: int, frames: int) -> Tensor:
-    """0, 1, 2, ... for each row: whole numbers of 64 bits, (rows, frames)."""
+    """The frame indices 0, 1, 2, ... of each row: int64, (rows, frames)."""
     return torch.arange(frames).expand(rows, frames).contiguous()

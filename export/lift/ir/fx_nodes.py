@@ -1,4 +1,4 @@
-"""What a pass asks of the nodes of a graph: their arguments, their values on a run, where in the model they stand."""
+"""Queries on graph nodes for passes: arguments, values in a run, place in the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WRITTEN_FOR = "written_for"
 
 
 def overloads(names: str) -> set[Any]:
-    """Operators of aten by name, each with its overload if that is not the default one."""
+    """Operators of aten by name, each with its overload if that is not the default."""
     return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
 
 
@@ -49,7 +49,7 @@ def args_of(node: fx.Node) -> list[Any]:
 
 
 def named_args(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an operator by name, those left out with their defaults."""
+    """The arguments of an operator by name, with defaults for those left out."""
     target: Any = node.target
     schema = target._schema.arguments
     return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), node.args, strict=False))
@@ -65,7 +65,7 @@ def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:
-    """A module with a graph of its own, of the same tensors."""
+    """A module with a graph of its own and the same tensors."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     graph.set_codegen(module.graph._codegen)
@@ -73,7 +73,7 @@ def copied(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def sources_of(node: fx.Node, follow: Callable[[fx.Node], Sequence[fx.Node]]) -> set[fx.Node]:
-    """`node`, and all that is reached from it by way of what `follow` gives of each: some of its arguments, mostly."""
+    """`node` and all nodes reached from it through `follow`, which mostly gives some of a node's arguments."""
     seen, waiting = set[fx.Node](), [node]
     while waiting:
         if (here := waiting.pop()) not in seen:
@@ -83,12 +83,12 @@ def sources_of(node: fx.Node, follow: Callable[[fx.Node], Sequence[fx.Node]]) ->
 
 
 def is_drawn(node: fx.Node) -> bool:
-    """Whether a node gives something else each time that it is computed."""
+    """True if a node gives another value each time it is computed."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def size_of(value: fx.Node, size: Any) -> fx.Node:
-    """A new node for `size`, which an axis of `value` has, where its graph inserts."""
+    """A new node for `size`, a size of `value`, where its graph inserts."""
     axis = next(a for a, n in enumerate(value.meta["val"].shape) if str(n) == str(size))
     node = value.graph.call_function(aten.sym_size.int, (value, axis))
     node.meta["val"] = size
@@ -96,7 +96,7 @@ def size_of(value: fx.Node, size: Any) -> fx.Node:
 
 
 def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes with the values of `sources` in them, not only their shapes."""
+    """The nodes that depend on values of `sources`, not only on shapes."""
     reached = set(sources)
     for node in graph.nodes:
         if not reached.isdisjoint(values_of(node)):
@@ -105,14 +105,14 @@ def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def values_of(node: fx.Node) -> list[fx.Node]:
-    """The arguments whose values, not only their shapes, are in the result."""
+    """The arguments whose values, not only shapes, are in the result."""
     if node.target in SHAPE_ONLY:
         return []
     return node.all_input_nodes[:1] if node.target in VALUES_OF_FIRST else node.all_input_nodes
 
 
 def numbers_taken(node: fx.Node) -> list[fx.Node]:
-    """The arguments that may be numbers and are no sizes: their values are in the result."""
+    """The arguments that may be numbers but no sizes: their values are in the result."""
     if node.target not in TAKE_SIZES:
         return node.all_input_nodes
     fills: dict[Any, int] = {aten.full.default: 1, aten.new_full.default: 2}
@@ -121,9 +121,9 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
 
 
 def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> set[fx.Node]:
-    """The numbers computed from a size that differs between two runs, whether or not they differ themselves.
+    """The numbers computed from a size that differs between two runs, even if they do not differ.
 
-    A number that goes into a graph is a size: the body of a loop takes those from outside.
+    A number that enters a graph is a size: the body of a loop takes those from outside.
     """
     taken = [n for n in placeholders(graph) if not isinstance(here[n], Tensor | tuple | list)]
     found = {n for n in taken if here[n] != there[n]}
@@ -136,7 +136,7 @@ def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[f
 
 
 def recorded(module: fx.GraphModule, sample: Sequence[Tensor], most: float = math.inf) -> dict[fx.Node, Any]:
-    """The value of every node of a graph in a run on `sample`; raises MemoryError where all take over `most` bytes."""
+    """The value of every node of a graph in a run on `sample`; raises MemoryError if all take over `most` bytes."""
     recorder = Recorder(module, most)
     with torch.no_grad():
         recorder.run(*sample)
@@ -144,7 +144,7 @@ def recorded(module: fx.GraphModule, sample: Sequence[Tensor], most: float = mat
 
 
 class Recorder(fx.Interpreter):
-    """Keeps the value of every node, of up to `most` bytes together; `at` is the one that runs, or that failed."""
+    """Keeps the value of every node, up to `most` bytes in all; `at` is the node that runs or failed."""
 
     def __init__(self, module: fx.GraphModule, most: float) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -167,12 +167,12 @@ class Recorder(fx.Interpreter):
 
 
 def path_of(node: fx.Node) -> str:
-    """The path of the module that `node` stands in, as the user knows it; "" is the model itself."""
+    """The path of the module of `node`, as the user knows it; "" is the model itself."""
     return ["", *paths_of(node)][-1]
 
 
 def paths_of(node: fx.Node) -> list[str]:
-    """The paths of the modules that `node` stands in, outermost first."""
+    """The paths of the modules around `node`, outermost first."""
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     # The user's model is the submodule flat.model of what was exported.
     return [p.removeprefix("flat.model").lstrip(".") for p in stack if p.startswith("flat.model")]
@@ -184,17 +184,17 @@ def name_of(node: fx.Node) -> str:
 
 
 def stands_for(node: fx.Node) -> str:
-    """The name of the operator of the user's that `node` stands for: its own, where lifting wrote it for no other."""
+    """The name of the user's operator that `node` stands for: its own if lifting wrote it for no other."""
     return str(node.meta.get(WRITTEN_FOR) or name_of(node))
 
 
 def meta_of(like: fx.Node) -> dict[str, Any]:
-    """What is known of a node that is written for `like`: its place, and the first operator that it is written for."""
+    """The metadata of a node written for `like`: its place, and the first operator that it is written for."""
     known = {key: value for key, value in like.meta.items() if key != "val"}
     return {**known, WRITTEN_FOR: stands_for(like)}
 
 
 def forget_bookkeeping(graph: fx.Graph) -> None:
-    """Leave of what is known of each node where it stands in the code: the rest keeps all of torch.export's alive."""
+    """Keep only the source location in each node's metadata: the rest keeps all of torch.export's alive."""
     for node in graph.nodes:
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", WRITTEN_FOR) if key in node.meta}

@@ -1,4 +1,4 @@
-"""New nodes in the place of one: of its place in the user's code, and with what torch.export knows of values."""
+"""Writes new nodes for another one, with its source location and torch.export's values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rnn_export.export.lift.ir.fx_nodes import meta_of, placeholders
 
 
 class NodeWriter:
-    """Writes what stands for one node, at the insertion point of the graph, in the node's place in the user's code."""
+    """Writes the nodes that replace one, at the graph's insertion point and with its source location."""
 
     def __init__(self, module: fx.GraphModule, prefix: str) -> None:
         """`prefix` begins the names of the constants."""
@@ -23,7 +23,7 @@ class NodeWriter:
         self._constants = 0
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """`target` of nodes and numbers, as one node."""
+        """A node for `target` of nodes and numbers."""
         assert self.at is not None
         node = self.graph.call_function(target, args, kwargs)
         node.meta = meta_of(self.at)
@@ -33,7 +33,7 @@ class NodeWriter:
         return node
 
     def constant(self, value: Tensor) -> fx.Node:
-        """A tensor of numbers as a node."""
+        """A constant tensor as a node."""
         assert self.at is not None
         while hasattr(self.module, name := f"{self.prefix}_{self._constants}"):
             self._constants += 1
@@ -43,7 +43,7 @@ class NodeWriter:
         return node
 
     def value_of(self, node: fx.Node) -> Any:
-        """What stands for the value of a node: of its shape and type."""
+        """The fake value of a node, of its shape and type."""
         if "val" not in node.meta and node.op == "get_attr":
             held = attrgetter(str(node.target))(self.module).detach()
             node.meta["val"] = self._mode.from_tensor(held, static_shapes=True)

@@ -1,4 +1,4 @@
-"""What sees every operator of a run, those inside of `scan` and `while_loop` too."""
+"""Modes that see every operator of a run, those in `scan` and `while_loop` too."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LOOPS: Mapping[str, Callable[..., Sequence[Any]]] = {"scan": _scan, "while_loop"
 
 
 class SeesOperators(TorchDispatchMode):
-    """Calls `see(operator, args, kwargs)`, which runs it, for each operator; a loop runs as one in Python."""
+    """Calls `see(operator, args, kwargs)`, which runs it, for each operator; a loop runs in Python."""
 
     supports_higher_order_operators = True
 
@@ -70,7 +70,7 @@ class SeesOperators(TorchDispatchMode):
 
 
 class CountsOperators(SeesOperators):
-    """How many operators were called in here, as `calls`."""
+    """Counts the operators called within, as `calls`."""
 
     def __init__(self) -> None:
         super().__init__()

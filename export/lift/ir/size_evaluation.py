@@ -1,4 +1,4 @@
-"""The sizes of torch.export in numbers, by torch's own reading: sympy takes a hundred times as long to put them in."""
+"""Evaluates the sizes of torch.export by torch's interpreter, a hundred times as fast as sympy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 
 class _Numbers(PythonReferenceAnalysis):
-    """With what torch leaves to sympy there, of which sizes are made."""
+    """Adds the operations of sizes that torch leaves to sympy."""
 
     int_truediv = staticmethod(operator.truediv)
 
@@ -23,12 +23,12 @@ class _Numbers(PythonReferenceAnalysis):
 
 
 def size_at(size: int | torch.SymInt, length: int) -> int | None:
-    """What a size is where all that it follows from is `length`; None where that is no whole number."""
+    """The value of a size if all its symbols are `length`; None if that is no whole number."""
     return size if isinstance(size, int) else _number(size.node.expr, {}, lambda _: length)
 
 
 def size_of(size: int | torch.SymInt, known: Mapping[sympy.Symbol, int]) -> int | None:
-    """What a size is; None where that is no whole number, or follows from what is not known."""
+    """The value of a size; None if that is no whole number, or needs unknown symbols."""
     return size if isinstance(size, int) else _number(size.node.expr, known, None)
 
 

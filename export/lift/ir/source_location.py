@@ -1,4 +1,4 @@
-"""Where something stands in the user's code, for a message: a node, an error, the line that is running."""
+"""Source locations in the user's code for messages: of a node, an error, the running line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = "the model"
 
 @cache
 def is_foreign(file: str) -> bool:
-    """Whether a file is torch's or of this package."""
+    """True if a file is of torch, lifting or cells."""
     path = str(Path(file).resolve())
     return path.startswith(_OURS) or any(part in path for part in ("/torch/", "/contextlib.py", "<"))
 
@@ -38,7 +38,7 @@ def at_line(file: str, line: Any) -> str:
 
 
 def source_line(file: str, line: int) -> str:
-    """A line of the user's as it stands in the file."""
+    """A line of the user's, stripped, in backticks."""
     return f"`{linecache.getline(file, line).strip()}`"
 
 
@@ -49,7 +49,7 @@ def place_of(node: fx.Node) -> str:
 
 
 def source_of(node: fx.Node) -> str:
-    """The line of the user's that `node` comes from, FILE:LINE; empty where it comes from none."""
+    """The line of the user's that `node` comes from, FILE:LINE; empty if it comes from none."""
     return ["", *_source_lines(node.meta.get("stack_trace") or "")][-1]
 
 
@@ -60,20 +60,20 @@ def at_place(node: fx.Node) -> str:
 
 
 def busiest_place(module: fx.GraphModule) -> str:
-    """Where most of the graph comes from: of an unrolled loop, its body."""
+    """The place of most nodes of a graph: of an unrolled loop, its body."""
     places = Counter(place_of(node) for node in module.graph.nodes if node.op == "call_function")
     return places.most_common(1)[0][0] if places else MODEL
 
 
 def line_of(error: Exception) -> str:
-    """The last line of the user's code that the error passed through, as " at FILE:LINE"; empty where none is."""
+    """The last line of the user's code that the error passed through, as " at FILE:LINE"; empty if none."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [at_line(f.filename, f.lineno) for f in frames if not is_foreign(f.filename)]
     return f" at {lines[-1]}" if lines else ""
 
 
 def user_line() -> tuple[str, int]:
-    """File and line of the innermost frame that is the user's; of the operator's caller where none is."""
+    """File and line of the innermost frame that is the user's, else of the operator's caller."""
     # This function, its caller, and the mode's __torch_function__ are the frames before.
     frame = sys._getframe(3)
     first = (frame.f_code.co_filename, frame.f_lineno)
@@ -86,7 +86,7 @@ def user_line() -> tuple[str, int]:
 
 
 def _source_lines(trace: str) -> Iterator[str]:
-    """`file.py:12` of each frame that is not torch's or ours."""
+    """`file.py:12` of each frame of the user's."""
     for line in trace.splitlines():
         name, comma, rest = line.strip().partition(", line ")
         if comma and name.startswith('File "'):

@@ -1,4 +1,4 @@
-"""Numbers that follow from the values of tensors, as sums of others: `W - min(W, n)`, so that equal ones are seen."""
+"""Symbolic integers from tensor values, as sums such as `W - min(W, n)`, so that equal ones are seen."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SHOWN = overloads(
 
 @dataclass(frozen=True)
 class Number:
-    """`plain`, and each of `terms`, a number of `Numbers` with its factor, added up."""
+    """The sum of `plain` and `terms`: pairs of a number of `Numbers` and a factor."""
 
     plain: int = 0
     terms: tuple[tuple[int, int], ...] = ()
 
     @property
     def known(self) -> int | None:
-        """What it always is; None of one that follows from a value."""
+        """The constant value; None if it follows from a tensor."""
         return None if self.terms else self.plain
 
     def __add__(self, other: Number | int) -> Number:
@@ -47,14 +47,14 @@ class Number:
         return self + other * -1
 
     def parted(self, by: int) -> Number | None:
-        """A `by`-th of it; None where that is no sum of the same numbers."""
+        """The number divided by `by`; None if that is no such sum."""
         if self.plain % by or any(f % by for _, f in self.terms):
             return None
         return Number(self.plain // by, tuple((t, f // by) for t, f in self.terms))
 
 
 class Numbers:
-    """The numbers of one graph: each has a node, a tensor without axes, and the least and the most that it may be."""
+    """The numbers of one graph, each with a node, a tensor without axes, and its least and greatest value."""
 
     def __init__(self, writer: NodeWriter, from_zero: Collection[Any] = ()) -> None:
         """`from_zero` are the keys of tensors that are never below zero."""
@@ -66,7 +66,7 @@ class Numbers:
         self._written: dict[Number, fx.Node] = {}
 
     def of_tensor(self, tensor: fx.Node, key: Any) -> Number:
-        """What is in a tensor of one entry; `key` is that of all nodes that compute the same."""
+        """The number in a tensor of one entry; `key` is that of all nodes that compute it."""
         call = self.writer.call
 
         def made() -> fx.Node:
@@ -91,9 +91,9 @@ class Numbers:
         return self._within(b + self.above(a - b), ends)
 
     def above(self, number: Number) -> Number:
-        """`number`, or 0 where it is below.
+        """`number`, or 0 if it is negative.
 
-        All ends are made of it, so that what is the same is seen to be: min(a, b) = a - above(a - b).
+        All bounds are made of it, so that equal ones are seen to be: min(a, b) = a - above(a - b).
         """
         low, high = self._ends_of(number)
         if low >= 0 or high <= 0:
@@ -107,15 +107,15 @@ class Numbers:
         return self._term(("above", number), made, (0, high))
 
     def rest(self, count: Number, left: Number) -> Number:
-        """How many of `count` entries there are without the first `left`; both may be anything."""
+        """The number of `count` entries after the first `left`; both may be anything."""
         return self._within(self.above(count - self.above(left)), (0, self.most(count)))
 
     def between(self, number: Number, low: Number, high: Number) -> Number:
-        """`number`, or the end that it lies beyond; `low` <= `high`."""
+        """`number` clamped to `low` and `high`; `low` <= `high`."""
         return self.minimum(self.maximum(number, low), high)
 
     def quotient(self, number: Number, by: int) -> Number:
-        """`number // by`, of `by` above zero."""
+        """`number // by`, `by` above zero."""
         if (parted := number.parted(by)) is not None:
             return parted
         ends = [end if math.isinf(end) else end // by for end in (self.least(number), self.most(number))]
@@ -126,7 +126,7 @@ class Numbers:
         return self._term(("quotient", number, by), made, (ends[0], ends[1]))
 
     def place(self, number: Number, size: Number) -> Number:
-        """The place that an end of a slice is of an axis of `size` entries, as Python counts it."""
+        """The index of an end of a slice on an axis of `size` entries, as Python counts it."""
         if self.least(number) < 0 <= self.most(number):
             # Whether it counts from the end its value says.
             def made() -> fx.Node:
@@ -139,7 +139,7 @@ class Numbers:
         return self.between(number, Number(), size)
 
     def node(self, number: Number) -> fx.Node:
-        """A tensor of int64 without axes."""
+        """An int64 tensor without axes."""
         if number not in self._written:
             call = self.writer.call
             parts = [self._nodes[t] if f == 1 else call(aten.mul.Tensor, self._nodes[t], f) for t, f in number.terms]
@@ -150,7 +150,7 @@ class Numbers:
         return self._written[number]
 
     def _within(self, number: Number, ends: tuple[float, float]) -> Number:
-        """`number`, which is known to be between `ends`."""
+        """`number`, noted to be between `ends`."""
         if number.terms:
             factor = 1 if number.terms[0][1] > 0 else -1
             low, high = sorted(factor * (end - number.plain) for end in ends)
@@ -160,7 +160,7 @@ class Numbers:
         return number
 
     def _ends_of(self, number: Number) -> tuple[float, float]:
-        """The least and the most of a number: of parts of which these are known, added up."""
+        """The least and greatest value of a number, summed over parts with known ones."""
         low = high = float(number.plain)
         left = dict(number.terms)
         for known, ends in sorted(self._known.items(), key=lambda item: -len(item[0].terms)):
@@ -185,19 +185,19 @@ class Numbers:
 
 
 def is_whole_number(value: Any) -> bool:
-    """Whether a value is a tensor of one whole number."""
+    """True if a value is a tensor of one whole number."""
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         return False
     return all(type(n) is int and n == 1 for n in value.shape)
 
 
 def origin_of(node: fx.Node) -> fx.Node:
-    """Of a tensor of one whole number the one that it shows, in another shape or type."""
+    """The tensor whose one whole number `node` shows in another shape or type."""
     while node.target in SHOWN and is_whole_number((shown := node.all_input_nodes[0]).meta.get("val")):
         node = shown
     return node
 
 
 def is_by_value(size: Any) -> bool:
-    """Whether a size of the graph follows from the value of a tensor."""
+    """True if a size of the graph follows from the value of a tensor."""
     return isinstance(size, torch.SymInt) and bool(free_unbacked_symbols(size))

@@ -1,4 +1,4 @@
-"""What a bare recurrent layer or cell is as a model: which argument is data and which are its states."""
+"""Wraps a bare recurrent layer or cell as a model, with its data and state arguments named."""
 
 from __future__ import annotations
 
@@ -63,14 +63,16 @@ BARE = (HiddenModel, HiddenCellModel)
 
 
 def bare_path(model: nn.Module) -> str:
-    """Where a bare layer stands in what it was wrapped in; "" where `model` is the user's own."""
+    """The path of a bare layer in its wrapper; "" if `model` is the user's own."""
     return "layer" if isinstance(model, LayerModel) else "module" if isinstance(model, BARE) else ""
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model, its example inputs, the result that is the next value of each argument that is a state, and names for
-    the other arguments; None for those of forward.
+    """A model and its example inputs.
+
+    `states` has the result with the next value of each state argument; `input_names` names the others, None as in
+    forward.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Every known recurrent layer and cell, swapped for its lifted form with the same weights."""
+"""Replaces every known recurrent layer and cell by its lifted form with the same weights."""
 
 from __future__ import annotations
 
@@ -80,34 +80,34 @@ LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
 
 
 def known_class(module: nn.Module) -> type[nn.Module] | None:
-    """The recurrent class whose forward this module runs, or None; a subclass with a forward of its own is not it."""
+    """The recurrent class whose forward this module runs; None for others and for subclasses with their own."""
     cls = _class_of(module)
     return cls if cls is not None and "forward" not in vars(module) and type(module).forward is cls.forward else None
 
 
 def _class_of(module: nn.Module) -> type[nn.Module] | None:
-    """The recurrent class that a module is of, whatever forward it has."""
+    """The recurrent class of a module, whatever its forward."""
     return next((cls for cls in type(module).__mro__ if cls in LIFTED), None)
 
 
 def replace_recurrent(module: nn.Module) -> nn.Module:
-    """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
+    """Replace every known recurrent layer below `module`, in place, and return the module or its lifted form.
 
-    A module that stands in several places is one module afterwards too. A layer of torch that makes its weights at each
-    call stays, and is called as it is.
+    A module used in several places stays one module. A layer of torch that makes its weights at each call stays, and is
+    called as it is.
     """
     return _replaced(module, {})
 
 
 def _makes_weights(module: nn.Module) -> bool:
-    """Whether a call sets a weight of a layer of torch itself, as in AWD-LSTMs, and no hook or parametrization does."""
+    """True if a call, and no hook or parametrization, sets a weight of a torch layer, as in AWD-LSTMs."""
     names = [name for names in getattr(module, "_all_weights", ()) for name in names]
     made = [name for name in names if name not in module._parameters and not hasattr(type(module), name)]
     return bool(made) and not module._forward_pre_hooks
 
 
 class _MakesWeights(nn.Module):
-    """A layer that is given its weights at each call: no call makes a parameter of one, which no trace could set."""
+    """A layer that is given its weights at each call, as tensors, since no trace could set a parameter."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         names: Any = self._flat_weights_names

@@ -1,9 +1,9 @@
 """Recurrent layers and cells in lifted form: the same call, but each layer one opaque recurrent op.
 
 A lifted layer stands in for the user's while the model is exported, and the code of the model may ask that layer for
-anything: isinstance(layer, nn.LSTM), layer.hidden_size, layer.weight_ih_l0. So `Stack.stand_in_for` gives the stand-in,
-at run time, a class made of its own and the one that it replaces, and what it lacks itself it takes from the layer that
-it replaces (`Stack.__getattr__`). Only forward is its own, and that of a subclass is called around it.
+anything: isinstance(layer, nn.LSTM), layer.hidden_size, layer.weight_ih_l0. So `Stack.stand_in_for` gives it, at run
+time, a class made of its own and the replaced one, and attributes that it lacks come from the replaced layer
+(`Stack.__getattr__`). Only forward is its own, and that of a subclass is called around it.
 
 T time, B batch, D directions, L layers, I input, H hidden.
 """
@@ -51,7 +51,7 @@ class OnnxWeights:
 def weights_of_torch(
     kind: str, weights: Sequence[Tensor], projection: Tensor | None = None, nonlinearity: str = "tanh"
 ) -> OnnxWeights:
-    """Torch's weight_ih, weight_hh and, where there are any, bias_ih and bias_hh, in ONNX layout."""
+    """Torch's weight_ih, weight_hh and, if there are any, bias_ih and bias_hh, in ONNX layout."""
     w_ih, w_hh, *biases = weights
     biases = biases or [w_ih.new_zeros(w_ih.shape[0])] * 2
     # torch's rows are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
@@ -118,7 +118,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(OpaqueLayer(directions) for directions in layers)
 
     def stand_in_for(self, layer: nn.Module, cls: type[nn.Module]) -> Stack:
-        """One with the class, the hooks, and whatever this lacks of `layer`, which is of recurrent class `cls`.
+        """A stand-in with the class, the hooks and other attributes of `layer`, of recurrent class `cls`.
 
         A subclass that calls its super().forward gets this one's.
         """
@@ -134,7 +134,7 @@ class Stack(nn.Module):
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stack:
-        """Not as a recurrent layer, whose state has weights in one piece."""
+        """Copy as a plain module, not by a recurrent layer's state."""
         made: Stack = object.__new__(type(self))
         memo[id(self)] = made
         vars(made).update(deepcopy(vars(self), memo))
@@ -218,7 +218,7 @@ class LiftedCustomCell(Stack):
 
 
 class LiftedSimpleRNN(Stack):
-    """SimpleRNN: forward(input_seq (T, B, I), h_0 (B, H)) -> (output_seq (T, B, O), h_n); without h_0 from zeros."""
+    """SimpleRNN: forward(input_seq (T, B, I), h_0 (B, H)) -> (output_seq (T, B, O), h_n); h_0 defaults to zeros."""
 
     def __init__(self, layers: Sequence[Sequence[OnnxWeights]], Why: Tensor, by: Tensor) -> None:
         super().__init__(layers)

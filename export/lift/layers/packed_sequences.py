@@ -1,4 +1,4 @@
-"""Packed sequences of rows that all have every frame, as streams have them: packing changes nothing then."""
+"""Packed sequences of rows that all have every frame, as in streams, for which packing changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNEQUAL = (
 
 
 class FullRows(PackedSequence):
-    """Rows that all have every frame; `frames` are theirs, (time, batch, features)."""
+    """Rows that all have every frame; `frames` is (time, batch, features)."""
 
     frames: Tensor
 
@@ -84,7 +84,7 @@ def _layer(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def packing_full_rows() -> Iterator[None]:
-    """Within, whatever calls torch's functions by their names packs and pads rows that all have every frame."""
+    """Within, torch's functions that pack and pad, and its layers, take rows that all have every frame."""
     places = [
         (names, name, value)
         for module in [*sys.modules.values()]

@@ -121,7 +121,7 @@ def _run(
 def _at_once(
     layer: Callable[..., Any], X: Tensor, W: Tensor, R: Tensor, B: Tensor, states: Any, gates: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """What torch's own layer gives, whose gates are these of ONNX's order."""
+    """The results of torch's `layer`, with its `gates` in ONNX's order."""
 
     def in_order(weights: Tensor) -> Tensor:
         parts = weights.chunk(len(gates))
@@ -172,7 +172,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 
 
 def _fake(first: int, states: int) -> Callable[..., tuple[Tensor, ...]]:
-    """The shapes of what an op gives whose `states` are its arguments from number `first` on."""
+    """A fake of an op that has its `states` from argument `first` on."""
 
     def fake(X: Tensor, *others: Any) -> tuple[Tensor, ...]:
         initial = others[first - 1 : first - 1 + states]

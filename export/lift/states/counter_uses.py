@@ -1,7 +1,7 @@
-"""Numbers in attributes that calls change: is one asked for anything but its own next value?
+"""Finds counters in attributes that calls use for anything but their own next value.
 
-What stands in its place is no number of Python's, so that every way of asking is seen, whatever comes of it: an index
-of a list, a shift, a format, a function of somebody else's.
+An object that is no number of Python's stands in for each, so that every use is seen: an index of a list, a shift, a
+format, a library function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ASKING = (
 
 
 class _Opaque:
-    """A number of which sums, products and the like are such numbers as well; `asked` is shared by all of them."""
+    """A number whose sums, products and the like are such numbers too; all of them share `asked`."""
 
     def __init__(self, value: Any, asked: list[str]) -> None:
         self.value, self.asked = value, asked
@@ -75,7 +75,7 @@ for _name in ASKING.split():
 def asked_numbers(
     flat: FlatModel, numbers: Mapping[AttributePath, int | float], arguments: Sequence[Tensor]
 ) -> list[AttributePath]:
-    """Of `numbers`, by where they stand, those that calls of the model ask for anything but their own next value."""
+    """The paths of `numbers` that calls of the model ask for anything but their own next value."""
     return [path for path in numbers if _is_asked(copy.deepcopy(flat), path, numbers[path], arguments)]
 
 

@@ -1,4 +1,4 @@
-"""States that are empty at first, or left out, and grow up to an end: `torch.cat([cache, k], 1)[:, -W:]`."""
+"""States that begin empty or left out and grow up to a limit: `torch.cat([cache, k], 1)[:, -W:]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ON
 
 
 def with_room(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
-    """`call` with those of the declared `states` that fill up as long as they will be, and their counts as states."""
+    """`call` with the declared `states` that fill up at their full length, and their counts as states."""
     if (bound := given_by_name(call.model, call.example)) is None:
         return call, dict(states)
     signature, given = bound
@@ -50,7 +50,7 @@ def _is_empty(value: Any) -> bool:
 def _filled(
     model: nn.Module, given: Mapping[str, Any], states: Mapping[str, OutputRef]
 ) -> tuple[dict[str, list[Fills | None]], dict[str, Any]]:
-    """Of each state how its tensors grow, and what it is when they grow no more; nothing grows where it has no end."""
+    """The growth of each state's tensors, and its value when full; no growth if there is no limit."""
     called, held, shapes = copy.deepcopy(model), dict(given), list[Any]()
     before = {n: _shapes(given.get(n)) if given.get(n) is not None else None for n in states}
     end = time.monotonic() + SECONDS
@@ -74,7 +74,7 @@ def _shapes(value: Any) -> list[tuple[int, ...]]:
 
 
 def _grown(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]] | None]:
-    """By tensor of a state, the axis along which it grows, and its lengths call by call; None of others."""
+    """By tensor of a state, the axis along which it grows and its lengths by call; None if it does not."""
     found: list[tuple[int, tuple[int, ...]] | None] = []
     for of_calls in zip(*shapes, strict=True):
         first, last = of_calls[0], of_calls[-1]
@@ -87,7 +87,7 @@ def _grown(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, tuple
 def _counted(
     grown: Mapping[str, Sequence[tuple[int, tuple[int, ...]] | None]],
 ) -> dict[str, list[Fills | None]]:
-    """Each with the name of its count, one for all that are as long as each other at every call."""
+    """Each with the name of its count, shared by tensors of equal length at every call."""
     counts: dict[tuple[int, ...], str] = {}
     for name, tensors in grown.items():
         own = [lengths for _, lengths in filter(None, tensors) if lengths not in counts]
@@ -102,7 +102,7 @@ def _counted(
 def _begins_empty(
     model: nn.Module, given: Mapping[str, Any], fills: Mapping[str, Sequence[Fills | None]], full: Mapping[str, Any]
 ) -> bool:
-    """Whether the model gives of memories without entries what it gives of those that it is given at first."""
+    """True if the model gives for states without entries what it gives for those at first."""
     empty = {n: _mapped(full[n], given.get(n), fills[n], lambda t, f: t.narrow(f.axis, 0, 0)) for n in fills}
     first, second = (copy.deepcopy(model)(**copy.deepcopy({**given, **more})) for more in ({}, empty))
     a, b = pytree.tree_leaves(first), pytree.tree_leaves(second)
@@ -116,7 +116,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _mapped(value: Any, given: Any, fills: Sequence[Fills | None], of: Any) -> Any:
-    """`value` with `of` what fills up, zeros for other tensors, and for what is no tensor what is `given`, or 0."""
+    """`value` with `of` on tensors that fill up, zeros for others, and `given` or 0 for parts of no tensor."""
     leaves, tree = pytree.tree_flatten(value)
     firsts = pytree.tree_leaves(given)
     firsts = firsts if len(firsts) == len(leaves) else [None if isinstance(t, Tensor) else type(t)(0) for t in leaves]

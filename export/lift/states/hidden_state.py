@@ -1,4 +1,4 @@
-"""What calls of a model leave behind for later ones: followed from operator to operator, whatever its values are."""
+"""Finds the memory that calls of a model leave for later ones, operator by operator, for any values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OVERWRITING = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.ze
 
 @dataclass(frozen=True)
 class Hidden:
-    """What calls read of earlier ones: where it stands, attributes that grow; `other` is what none of them holds."""
+    """The memory of earlier calls: paths `read`, attributes that grow; `other` if none of them holds it."""
 
     read: tuple[AttributePath, ...]
     grown: tuple[AttributePath, ...]
@@ -37,7 +37,7 @@ class Hidden:
 
 
 def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
-    """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
+    """The memory that calls of `flat`, which must be a copy, read of earlier ones, all with `arguments`."""
     model, before = flat.model, copy.deepcopy(flat)
     history, numbers = History(), _Numbers()
     read: dict[AttributePath, None] = {}
@@ -86,7 +86,7 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
 
 
 def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]) -> list[AttributePath]:
-    """What a number may pick as well: the other entries of a list of which one is read, where they are like it."""
+    """The other entries of a list of which one is read, if alike: a counter may pick them as well."""
     lists = {(path.module, path.keys[:-1]) for path in read if len(path.keys) > 1 and isinstance(path.keys[-1], int)}
     shapes = {(path.module, path.keys[:-1], t.shape, t.dtype) for path, t in held if path in read}
     return [
@@ -97,11 +97,11 @@ def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePa
 
 
 class History(SeesOperators):
-    """The operators of calls, and the storages that hold what was computed from the arguments of any.
+    """The operators of calls, and the storages of values computed from the arguments of any.
 
     Attributes:
-        done: by call, each operator on what is computed from its arguments, with these, of tensors the shapes.
-        read: storages that a call read, and an earlier one filled.
+        done: by call, each operator on values computed from its arguments, with these, as shapes if tensors.
+        read: storages that a call read and an earlier one filled.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class History(SeesOperators):
         self._held: list[StorageWeakRef] = []
 
     def begin(self, arguments: Sequence[Tensor]) -> None:
-        """A call with `arguments` follows."""
+        """Begin a call with `arguments`."""
         self._before |= self._now
         self._now = set()
         self.fill(arguments)
@@ -136,15 +136,15 @@ class History(SeesOperators):
         return results
 
     def give(self, results: Sequence[Tensor]) -> None:
-        """A call gives `results`: what an earlier one filled is read."""
+        """End a call with `results`: earlier storages in it are read."""
         self.read |= {_place(t) for t in results} & self._before
 
     def filled(self, tensor: Tensor) -> bool:
-        """Whether a tensor holds what was computed from the arguments of any call."""
+        """True if a tensor holds values computed from the arguments of any call."""
         return _place(tensor) in self._now or _place(tensor) in self._before
 
     def fill(self, tensors: Sequence[Tensor]) -> None:
-        """`tensors` hold now what this call left there."""
+        """Note that this call filled `tensors`."""
         self._now |= {_place(t) for t in tensors}
         self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
 
@@ -157,7 +157,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Whether a tensor is all of its storage."""
+    """True if a tensor is all of its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
@@ -166,7 +166,7 @@ def _place(tensor: Tensor) -> int:
 
 
 class _Watched(int):
-    """A number that calls change: to reckon with it goes on watching, to ask what it is counts as reading."""
+    """A number that calls change: arithmetic on it stays watched, use of its value counts as reading."""
 
     readers: dict[AttributePath, None]
     path: AttributePath
@@ -206,7 +206,7 @@ setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
 
 class _Numbers:
-    """How often calls of a model change its numbers, as last `seen`; `read` are places of whole ones asked for."""
+    """Counts in `changes` the calls that change each number; `read` are the whole ones that were used."""
 
     def __init__(self) -> None:
         self.read: dict[AttributePath, None] = {}

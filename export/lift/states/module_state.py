@@ -1,4 +1,4 @@
-"""What a module keeps in itself between calls, in buffers and plain attributes: each becomes a state."""
+"""Makes states of the module state: buffers and plain attributes that change between calls."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ INSTEAD = (
 
 
 def keep_states(flat: FlatModel) -> None:
-    """Make states of what calls of the model change and later ones read; `flat` must be a copy.
+    """Make states of attributes that calls of the model change and later ones read; `flat` must be a copy.
 
-    Raises LiftError, with the path of what was found, where that is no tensor of one shape, grows, or starts from a
-    value that was not found.
+    Raises LiftError, with the path, for memory that is no tensor of one shape, grows, or has an unknown initial value.
     """
     noise = Noise(flat)
     try:
@@ -77,7 +76,7 @@ def _draw(flat: FlatModel, noise: Noise, kept: bool = False, scale: float = 1.0)
 
 
 def _warm_up(flat: FlatModel, noise: Noise) -> None:
-    """See what values the states have: noise of any other kind may be none of them."""
+    """Record values that calls leave in states: noise of other kinds may be none."""
     called, states = copy.deepcopy(flat), [leaf.example for leaf in flat.states]
     seen = [states]
     for _ in range(CALLS):
@@ -109,7 +108,7 @@ def _changed_buffers(flat: FlatModel, noise: Noise) -> list[AttributePath]:
 
 
 def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None:
-    """Make states of what stands at `paths`, each starting from what the first call of the model uses."""
+    """Make states of `paths`, each with the initial value that the first call of the model uses."""
     called = copy.deepcopy(flat)
     seen: dict[AttributePath, list[Tensor]] = {path: [] for path in paths}
     for _ in range(CALLS):
@@ -135,7 +134,7 @@ def _keep_seen(
     set_once: Sequence[AttributePath],
     noise: Noise,
 ) -> None:
-    """Make states of what calls were `seen` to leave; what is `set_once` stays as the first of them left it."""
+    """Make states of the paths `seen`; those `set_once` stay as the first call left them."""
     paths = list(seen)
     groups = _aliases(flat.model, called.model, [path for path in paths if path not in set_once])
     last = [seen[group[0]][-1] for group in groups]
@@ -155,14 +154,14 @@ def _keep_seen(
 
 
 def _is_set_once(before: Any, seen: Sequence[Tensor]) -> bool:
-    """Whether a number is another one after every call, and the same: a flag that the first one sets."""
+    """True if every call sets a number to the same other value: a flag that the first one sets."""
     if not isinstance(before, int | float) or _same(torch.tensor(before), seen[0], EXACT):
         return False
     return all(_same(x, seen[0], EXACT) for x in seen)
 
 
 def _aliases(first: nn.Module, called: nn.Module, paths: Sequence[AttributePath]) -> list[tuple[AttributePath, ...]]:
-    """`paths`, each with the others where the same tensor stands before and after calls, and none of them twice."""
+    """`paths`, each with the others of the same tensor before and after calls, and none of them twice."""
 
     def held(model: nn.Module) -> dict[AttributePath, int]:
         return {path: id(value) for path, value in attributes(model) if isinstance(value, Tensor)}
@@ -179,7 +178,7 @@ def _aliases(first: nn.Module, called: nn.Module, paths: Sequence[AttributePath]
 
 
 def _as_state(path: AttributePath, model: nn.Module, before: Sequence[Tensor]) -> Tensor:
-    """What a call left at `path`, as a tensor; `before` is what earlier ones did."""
+    """The value left by a call at `path`, as a tensor; `before` are earlier ones."""
     value, what = path.get(model), f"{kind_of(path, model)} {str(path)!r}"
     if value is None:
         raise LiftError(f"{what} is set to None by a call: a state must be a tensor of one shape.")
@@ -198,12 +197,12 @@ def _as_state(path: AttributePath, model: nn.Module, before: Sequence[Tensor]) -
 
 
 def kind_of(path: AttributePath, model: nn.Module) -> str:
-    """What holds a state at `path`."""
+    """The kind of state at `path`."""
     return "buffer" if path.is_buffer(model) else "attribute"
 
 
 def _start_of(before: Any, after: Tensor) -> Tensor | None:
-    """The first value of a state that calls leave as `after`; None where the first call makes it."""
+    """The first value of a state that calls leave as `after`; None if the first call makes it."""
     if not isinstance(before, Tensor | int | float):
         return None
     value = torch.as_tensor(before)
@@ -214,7 +213,7 @@ def _start_of(before: Any, after: Tensor) -> Tensor | None:
 
 
 class _Unfed(SeesOperators):
-    """The tensors that a call makes of weights and constants alone: what a state may start from."""
+    """The tensors that a call makes of weights and constants alone: possible initial values."""
 
     def __init__(self, fed: Sequence[Tensor]) -> None:
         super().__init__()
@@ -231,7 +230,7 @@ class _Unfed(SeesOperators):
 
 @dataclass(frozen=True)
 class _FirstCall:
-    """What a first call gives and leaves, and the tensors that it makes of weights and constants."""
+    """The results of a first call, and the tensors that it makes of weights and constants."""
 
     fed: list[Tensor]
     outputs: tuple[Tensor, ...]
@@ -248,7 +247,7 @@ class _FirstCall:
         return cls(fed, outputs, list(left), made.made)
 
     def is_as_from(self, kept: FlatModel, states: Sequence[Tensor]) -> bool:
-        """Whether `kept` gives and leaves the same from `states`."""
+        """True if `kept` gives and leaves the same from `states`."""
         # A copy, since a call may change what is no state yet.
         results = copy.deepcopy(kept)(*(t.clone() for t in (*self.fed, *parts_of(states))))
         wanted = [*self.outputs, *results[len(self.outputs) : len(results) - len(self.left)], *self.left]
@@ -263,7 +262,7 @@ def _first_used(
     set_once: Sequence[AttributePath],
     noise: Noise,
 ) -> list[Tensor]:
-    """`known` starts, with those of `born` ones by number with which `kept` does what a first call of `flat` does.
+    """`known` with initial values for `born` states, so that `kept` does what a first call of `flat` does.
 
     In `kept` the numbers at `set_once` are those that a first call leaves.
     """
@@ -285,7 +284,7 @@ def _first_used(
 
 
 def _distinct(zero: Tensor, made: Sequence[Tensor]) -> list[Tensor]:
-    """Zeros, and those of `made` that may be a state like them."""
+    """Zeros, and tensors of `made` of their shape and dtype."""
     found = [zero]
     for value in made:
         if len(found) < STARTS and value.dtype == zero.dtype and value.shape == zero.shape:
@@ -294,7 +293,7 @@ def _distinct(zero: Tensor, made: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
-    """Raise LiftError for what is remembered, and is no state."""
+    """Raise LiftError for memory that can be no state."""
     if hidden.grown:
         names = ", ".join(dict.fromkeys(repr(str(path)) for path in hidden.grown))
         raise LiftError(
@@ -309,7 +308,7 @@ def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
 
 
 def _chance(flat: FlatModel, noise: Noise) -> str:
-    """Of a model that gives other outputs at each call, what it says of that; what calls change is named."""
+    """The message for a model whose outputs differ from call to call; it names what calls change."""
     called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
     for _ in range(CALLS):
         called(*_draw(flat, noise, kept=True))
@@ -329,12 +328,12 @@ def _chance(flat: FlatModel, noise: Noise) -> str:
 
 
 def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
-    """What the model holds that is neither a tensor nor a plain number, nor holds others."""
+    """The strings, bytes, complex numbers and sets that the model holds, by path."""
     return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, OTHERS))
 
 
 def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
-    """With its states given, a call must give numbers, and the same ones at each call."""
+    """Raise LiftError if a call with given states gives NaN or varies between calls."""
     arguments = _draw(flat, noise, kept=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
     if any(bool(torch.isnan(t).any()) for t in once):

@@ -1,4 +1,4 @@
-"""States that a model takes and gives back as objects: they are kept with the model, which then remembers itself."""
+"""Keeps states that a model takes and returns as objects with the model, as module state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rnn_export.export.lift.model.script.script_modules import given_by_name
 
 
 def carry_objects(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
-    """`call` with those of the declared `states` that are objects kept by the model, and the other states."""
+    """`call` with its model keeping the declared `states` that are objects, and the other states."""
     if (bound := given_by_name(call.model, call.example)) is None:
         return call, dict(states)
     signature, given = bound
@@ -44,7 +44,7 @@ def carry_objects(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapp
 
 
 def _called(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
-    """What a copy of the model gives; None where it fails, which is said where it is called next."""
+    """The result of a copy of the model; None if it fails, which is reported at the next call."""
     try:
         with torch.no_grad():
             return copy.deepcopy(model)(**{name: opened(value) for name, value in copy.deepcopy(arguments).items()})
@@ -53,7 +53,7 @@ def _called(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
 
 
 def refuse_left_out(flat: FlatModel) -> None:
-    """Raise LiftError where one call is one frame, and what the next one would take is left out."""
+    """Raise LiftError if the next call would take a result left out; for calls of one frame."""
     for name, kind in flat.left_out.items():
         raise LiftError(
             f"{name!r} of what the model returns is a {kind}, which the next call may take, and one call is one frame: "
@@ -62,5 +62,5 @@ def refuse_left_out(flat: FlatModel) -> None:
 
 
 def declaring(name: str) -> str:
-    """How an argument is declared to be a state that comes back under its own name."""
+    """The declaration of a state that returns under its own name."""
     return keyword("states", {name: name})

@@ -1,4 +1,4 @@
-"""Lengths of sequences that a model takes beside them: a stream has none, and every row all of its frames."""
+"""Removes the sequence lengths that a model takes: in a stream every row has all frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHOLE = (torch.int64, torch.int32)
 
 
 def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
-    """`call` without the arguments that hold the lengths of sequences, which are as long as their tensors say."""
+    """`call` without the arguments that hold sequence lengths; these follow from the input shapes."""
     try:
         signature = signature_of(call.model)
         given = {name: _in_tensor(v) for name, v in signature.bind_partial(*call.example).arguments.items()}
@@ -46,13 +46,13 @@ def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
 
 
 def _in_tensor(value: Any) -> Any:
-    """Whole numbers in a list as a tensor of them, which most code takes as well, and whose number may be any."""
+    """Whole numbers in a list as a tensor, which most code takes as well and which may have any length."""
     is_list = isinstance(value, list | tuple) and bool(value) and all(type(n) is int for n in value)
     return torch.tensor(value) if is_list else value
 
 
 def _results(call: Wrapped, arguments: Mapping[str, Any]) -> dict[OutputRef, Any] | None:
-    """What a copy of the model gives; None where it fails, which is said where it is called next."""
+    """The results of a copy of the model; None if it fails, which is reported at the next call."""
     try:
         with torch.no_grad():
             return result_parts(copy.deepcopy(call.model)(**copy.deepcopy(dict(arguments))))
@@ -61,7 +61,7 @@ def _results(call: Wrapped, arguments: Mapping[str, Any]) -> dict[OutputRef, Any
 
 
 class _Packs(SeesOperators):
-    """The lengths by which rows are packed."""
+    """Records the lengths of packed rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Packs(SeesOperators):
 
 
 def _names_of_packed(call: Wrapped, given: Mapping[str, Any]) -> list[str]:
-    """The one argument, whatever its name, that holds what rows are packed by; empty where that is not known."""
+    """The one argument, of any name, that holds the lengths of packed rows; empty if not known."""
     may_be = {n: v for n, v in given.items() if isinstance(v, Tensor) and v.dim() == 1 and v.dtype in WHOLE}
     packs = _Packs()
     if may_be:
@@ -85,7 +85,7 @@ def _names_of_packed(call: Wrapped, given: Mapping[str, Any]) -> list[str]:
 
 
 def _lengths(name: str, given: Mapping[str, Any]) -> Lengths | None:
-    """What `given[name]` is, where it holds the lengths of an input before it."""
+    """The lengths in `given[name]`, if they are those of an input before it."""
     value = given[name]
     if not isinstance(value, Tensor) or value.dim() != 1 or not len(value):
         return None
@@ -108,7 +108,7 @@ def _lengths(name: str, given: Mapping[str, Any]) -> Lengths | None:
 
 
 def _that_follow(call: Wrapped, given: Mapping[str, Any], found: Mapping[str, Lengths]) -> frozenset[OutputRef]:
-    """The results that are lengths themselves: whole numbers, one for each row, the same for other values of inputs."""
+    """The results that are lengths: whole numbers, one for each row, the same for other values of inputs."""
     rows = {len(given[name]) for name in found}
 
     other = {

@@ -1,4 +1,4 @@
-"""States from whose first value a model makes NaN, such as a chance at zeros, which is divided by the sum of all."""
+"""Refuses initial values of states that give NaN, such as probabilities at zero, divided by their sum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAY = "say where it starts, initial={{{0!r}: tensor}}, one row of it (of a comma
 
 
 def begin_as_said(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
-    """Give numbers in declared states their `initial` values, and tensors where the model makes NaN of the example."""
+    """Give numbers in declared states their `initial` values, and tensors if the example gives NaN."""
     for name in flat.held:
         if initial and name in initial:
             flat.begin(name, initial[name])
@@ -32,7 +32,7 @@ def begin_as_said(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
 
 
 def _as_example(row: Any, example: Tensor) -> Tensor | None:
-    """One row in the shape of `example`, whichever axis of that is the batch; None where it is of another shape."""
+    """One row in the shape of `example`, whichever axis is its batch; None if it does not fit."""
     try:
         value = torch.as_tensor(row, dtype=example.dtype)
     except (TypeError, ValueError, RuntimeError):  # told where its shape is looked at
@@ -44,7 +44,7 @@ def _as_example(row: Any, example: Tensor) -> Tensor | None:
 
 
 def refuse_undefined_start(flat: FlatModel, axes: Axes, values: Mapping[str, Tensor]) -> None:
-    """Raise LiftError where the model makes NaN of the `values` that its states start from, but not of others."""
+    """Raise LiftError if the model makes NaN of the `values` that its states start from, but not of others."""
     inputs, given = [leaf.example for leaf in flat.inputs], [leaf.example for leaf in flat.states]
     counts = [at.example_rows(t).shape[0] for t, at in zip(given, axes.states, strict=True)]
     rows = [values[s.name].expand(n, *values[s.name].shape) for s, n in zip(flat.states, counts, strict=True)]
@@ -58,7 +58,7 @@ def refuse_undefined_start(flat: FlatModel, axes: Axes, values: Mapping[str, Ten
 
 
 def why_nan(flat: FlatModel, arguments: Sequence[Tensor]) -> str:
-    """Of a model that makes NaN of `arguments`: what holds NaN already, or with what in its place it makes none."""
+    """The cause of NaN from `arguments`: a tensor with NaN, or values without which there is none."""
     held = [*flat.model.named_parameters(), *flat.model.named_buffers()]
     if name := next((name for name, t in held if t.is_floating_point() and bool(t.isnan().any())), ""):
         return f"{name!r} holds NaN."
@@ -74,7 +74,7 @@ def why_nan(flat: FlatModel, arguments: Sequence[Tensor]) -> str:
 
 
 def _to_blame(flat: FlatModel, inputs: Sequence[Tensor], starts: Sequence[Tensor], given: Sequence[Tensor]) -> str:
-    """The state whose value in `starts` alone is one too many, beside others as `given` or ones; empty without one."""
+    """The state whose value in `starts` alone gives NaN, beside others as `given` or ones; empty without one."""
     ones = [torch.ones_like(t) if t.is_floating_point() else t for t in given]
     for others in (given, ones):
         if not gives_nan(flat, [*inputs, *others]):
@@ -85,7 +85,7 @@ def _to_blame(flat: FlatModel, inputs: Sequence[Tensor], starts: Sequence[Tensor
 
 
 def gives_nan(flat: FlatModel, tensors: Sequence[Tensor]) -> bool:
-    """Whether a call with `tensors`, none of which is written to, gives or leaves NaN."""
+    """True if a call with `tensors`, none of which is written to, gives or leaves NaN."""
     with torch.no_grad():
         results = copy.deepcopy(flat)(*(t.clone() for t in tensors))
     return any(bool(t.isnan().any()) for t in results)

@@ -1,4 +1,4 @@
-"""Counts that calls keep, and that nothing reads but their own next value: no states."""
+"""Finds write-only counters, read for their own next value alone: no states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rnn_export.export.lift.states.hidden_state import History
 
 
 class _Asked(History):
-    """Whether an operator made a number of Python's of what was filled, as `asked`."""
+    """Records in `asked` if an operator made a Python number of filled tensors."""
 
     asked = False
 
@@ -28,9 +28,9 @@ class _Asked(History):
 
 
 def idle_counts(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
-    """The states of one entry that the model keeps itself, of which no output and no other state is made.
+    """The module states of one entry from which no output and no other state is made.
 
-    What holds something of an input is none of them: somebody may want to look at it.
+    A state with values of an input is none of them: a user may want to read it.
     """
     names = [leaf.name for leaf in flat.states]
     kept = {flat.name_of(group) for group in flat.kept}
@@ -48,7 +48,7 @@ def idle_counts(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
 
 
 def _reached(flat: FlatModel, sources: Collection[str], arguments: Sequence[Tensor]) -> tuple[bool, set[str]]:
-    """Whether an output, or a number of Python's, is made of `sources`; and the states whose next value is."""
+    """True if an output, or a number of Python's, is made of `sources`; and the states made of them."""
     called, history = copy.deepcopy(flat), _Asked()
     given = [t.clone() for t in arguments]
     history.begin([t for leaf, t in zip((*flat.inputs, *flat.states), given, strict=True) if leaf.name in sources])

@@ -1,4 +1,4 @@
-"""Where cells go in operators that move axes, or work along others than theirs: their definition says it."""
+"""The layout of frames or rows after operators that move axes or work along others, by definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Definition = Callable[[Mapping[str, Any], Values, Mapping[fx.Node, AxisLayout]],
 def by_definition(
     node: fx.Node, values: Values, more: Values, layouts: Mapping[fx.Node, AxisLayout]
 ) -> AxisLayout | None:
-    """Where the cells of the arguments of `node` stand in each of its results; None where that has to be tried."""
+    """The layout in each result of `node` of its arguments' frames or rows; None if that has to be tried."""
     define, merged = DEFINITIONS.get(node.target), {(at.outer, at.inner) for at in layouts.values()}
     if define is None or len(merged) != 1:
         return None
@@ -30,7 +30,7 @@ def by_definition(
 
 
 def _alone(layouts: Mapping[fx.Node, AxisLayout], value: Any) -> int | None:
-    """The axis of the cells of `value`, where no other argument has any."""
+    """The axis in `layouts` of `value`, if no other argument has one."""
     return layouts[value].axis if set(layouts) == {value} else None
 
 
@@ -60,7 +60,7 @@ def _without_some(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.
 
 
 def _along_others(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """The entries along other axes are made of each other, and stay where they are."""
+    """Entries along `dim` mix; those along other axes stay."""
     axis = layouts[given["self"]].axis
     return None if axis == given["dim"] % values[given["self"]].dim() else axis
 
@@ -91,7 +91,7 @@ def _convolved(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Nod
 
 
 def _padded(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """What is put before and behind the entries along some axes, of the entries along them or a number."""
+    """Padding adds entries along some axes, made of the entries along them or a number."""
     axis = _alone(layouts, given["self"])
     return axis if axis is not None and axis < values[given["self"]].dim() - len(given["pad"]) // 2 else None
 
@@ -99,13 +99,13 @@ def _padded(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, 
 def _normalised_by_channel(
     given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]
 ) -> int | None:
-    """Of statistics that are known each entry is made of itself alone."""
+    """With known statistics each entry is made of itself alone."""
     axis = _alone(layouts, given["input"])
     return None if given["training"] or axis == 1 else axis
 
 
 def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """Of matrices: those of a batch, rows of the left one, or columns of the right one, are apart."""
+    """A batch of matrices, the rows of the left one and the columns of the right one are apart."""
     left, right = list(given.values())[:2]
     ranks: tuple[int, int] = values[left].dim(), values[right].dim()
     places: set[int] = {layouts[n].axis - values[n].dim() for n in (left, right) if n in layouts}
@@ -116,18 +116,18 @@ def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node,
 
 
 def _triangle(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """Of matrices, those of a batch stay where they are, also where the triangle is empty."""
+    """The matrices of a batch stay in place, also if the triangle is empty."""
     axis = layouts[given["self"]].axis
     return axis if axis < values[given["self"]].dim() - 2 else None
 
 
 def _numbered(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """A last axis more, made of each number alone."""
+    """Adds a last axis, made of each number alone."""
     return layouts[given["self"]].axis
 
 
 def _by_matrix(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
-    """Of square matrices, and of what is solved with them, those of a batch are apart."""
+    """Square matrices of a batch, and systems solved with them, are apart."""
     tensors = [n for n in given.values() if isinstance(n, fx.Node)]
     own = dict.fromkeys(tensors, 2)
     if "A" in given and values[tensors[-1]].shape == values[tensors[0]].shape[:-1]:

@@ -1,4 +1,4 @@
-"""Where the cells of one axis, frames of a sequence or rows of a batch, stand in a value."""
+"""The layout of frames of a sequence, or rows of a batch, in a value."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AxisLayout:
-    """The cells of a value stand in its axis `axis`, which is (outer, cells, inner), merged.
+    """The frames or rows of a value: its axis `axis` is (outer, frames or rows, inner), merged.
 
-    Of frames, `outer` counts rows of others before them, such as the batch, and `inner` the entries of one frame. Of
-    rows, `inner` counts the rows of each stream, of bands for example.
+    For frames, `outer` counts entries before them, such as the batch, and `inner` the entries of one frame. For rows,
+    `inner` counts the rows of each stream, of bands for example.
     """
 
     axis: int
@@ -22,20 +22,20 @@ class AxisLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the axis holds cells alone."""
+        """True if the axis has nothing else."""
         return self.outer == self.inner == 1
 
     def cells_in(self, value: Tensor) -> int:
         return int(value.shape[self.axis]) // (self.outer * self.inner)
 
     def split(self, value: Tensor) -> Tensor:
-        """`value` with the cells in an axis alone: axis + 1."""
+        """`value` with frames or rows alone on axis + 1."""
         sizes = (self.outer, self.cells_in(value), self.inner)
         return value.reshape(*value.shape[: self.axis], *sizes, *value.shape[self.axis + 1 :])
 
 
 class Dependence(enum.Enum):
-    """Of a result without cells."""
+    """Results without such axis."""
 
     NONE = "no cell"
     LAST = "the last cell alone"
@@ -45,5 +45,5 @@ CellDependence = AxisLayout | Dependence
 
 
 def growing_axes(value: Tensor, other: Tensor) -> list[int]:
-    """The axes along which the sizes of a value differ between two runs of other lengths, or of other batches."""
+    """The axes along which the sizes of a value differ between two runs of other lengths or batches."""
     return [a for a, (m, n) in enumerate(zip(value.shape, other.shape, strict=True)) if m != n]

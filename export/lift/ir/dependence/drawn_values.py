@@ -1,4 +1,4 @@
-"""Values to try an operator on: each kind shows what others hide, such as a maximum that ordinary values never move."""
+"""Values to try an operator on; each kind reveals what others hide, such as a maximum that few values move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 
 @dataclass(frozen=True)
 class Kind:
-    """What all cells hold at first, and those that are exchanged then: that times positive numbers about 1."""
+    """The values of all indices at first and after an exchange, times positive numbers about 1."""
 
     before: float
     after: float
@@ -36,7 +36,7 @@ class Draws:
         self.generator = torch.Generator().manual_seed(seed)
 
     def pair(self, like: Tensor, kind: Kind | None, values: range | None) -> tuple[Tensor, Tensor]:
-        """Two values in the shape and dtype of `like`, no entry the same in both; numbers in `values`, if any."""
+        """Two values of the shape and dtype of `like`, unlike in each entry if possible; integers in `values`."""
         if like.dtype == torch.bool:
             return self._bools(like.shape, kind)
         if like.is_floating_point() or like.is_complex():
@@ -75,7 +75,7 @@ class Draws:
 
 
 def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
-    """The numbers that an operator takes to pick with, among axes of these sizes; None where it does not pick."""
+    """The indices that an operator picks with, among axes of these sizes; None if it does not pick."""
     if node.target not in PICKING or not sizes or not sizes[0]:
         return None
     given: Any = named_args(node)
@@ -94,7 +94,7 @@ UNTAGGED = overloads(
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether each entry of the result is made of the entries at its place, as torch says of the operator."""
+    """True if each entry of the result is made of the entries at its place, as torch says of it."""
     if getattr(node.target, "namespace", "") != "aten":
         # What others say of their operators is not known to be so.
         return False

@@ -1,4 +1,4 @@
-"""Where the cells of operators go that only move entries: one call on the numbers of the cells shows it."""
+"""Follows frames or rows through operators that only move entries, by one call on their indices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOVES = MOVING | overloads("unfold flip repeat flatten.using_ints unflatten.int 
 
 
 def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
-    """In the shape of `value`, the number of the cell that each entry is of."""
+    """The frame or row index of each entry, in the shape of `value`."""
     if layout is None:
         return torch.full(value.shape, OF_NONE)
     cells = layout.cells_in(value)
@@ -29,7 +29,7 @@ def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
 def cells_of_results(
     node: fx.Node, values: Mapping[fx.Node, Any], layouts: Mapping[fx.Node, AxisLayout | None]
 ) -> list[Tensor]:
-    """For each result of `node`, one of `MOVES`, the number of the cell that each entry is of."""
+    """The frame or row index of each entry, by result of `node`, one of `MOVES`."""
     given = {n: numbered(values[n], layout) for n, layout in layouts.items()}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: given[n] if n in given else values[n])
     assert callable(node.target)
@@ -39,5 +39,5 @@ def cells_of_results(
 
 
 def stay(found: Tensor, layout: AxisLayout) -> bool:
-    """Whether each entry of a result whose cells stand as `layout` says is of its own cell, or of none."""
+    """True if each entry of a result with layout `layout` is of its own index, or of none."""
     return bool(((found == OF_NONE) | (found == numbered(found, layout))).all())

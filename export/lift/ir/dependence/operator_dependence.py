@@ -1,10 +1,9 @@
-"""What one operator does along an axis of cells, frames or rows: known by name, or tried on values drawn for it.
+"""The effect of one operator along an axis of frames or rows, known by name or tried on values drawn for it.
 
-An operator that works entry by entry is known to keep every cell apart, and one that works along other axes to put
-them where its definition says. One that only moves entries is called on the numbers of their cells. Any other is called
-with some cells of its arguments exchanged: what changes in its results depends on them. The exchanged cells are those
-with a one, then those with a zero, in each digit of their binary number, so that every two cells are told apart by one
-of the trials.
+A pointwise operator keeps every index of the axis apart, and one that works along other axes places it by its
+definition. An operator that only moves entries is called on their indices. Any other is called with some indices of its
+arguments exchanged: the parts of its results that change depend on them. The exchanged indices are those with a one,
+then those with a zero, in each of their binary digits, so that one of the trials tells every two apart.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ Key = tuple[Any, ...]
 
 
 class CellsMixed(Exception):
-    """Cells of a result depend on others than their own."""
+    """An index of a result depends on another one."""
 
 
 class NotDecided(CellsMixed):
-    """The operator takes none of the values that it was tried on, for the reason given."""
+    """No drawn value shows what the operator does, for the reason given."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An argument: `layout` says where its cells stand, `is_fixed` that its values must stay."""
+    """An argument and its layout; `is_fixed` if its values must stay."""
 
     value: Tensor
     layout: AxisLayout | None
@@ -60,10 +59,10 @@ class Operand:
 
 
 class Operators:
-    """Answers for the operators of one graph, each remembered by the operator, its arguments and their shapes.
+    """Dependences of the operators of one graph, cached by operator, arguments and their shapes.
 
-    `values` are those of one run, `more` those of another with more cells; `fixed` tells the nodes that no input
-    reaches, whose numbers must stay as they are.
+    `values` are those of one run, `more` those of another with more frames or rows; `fixed` tells the nodes that no
+    input reaches, whose integers must stay as they are.
     """
 
     def __init__(self, values: Values, more: Values, fixed: Callable[[fx.Node], bool]) -> None:
@@ -71,9 +70,9 @@ class Operators:
         self._known: dict[Key, list[CellDependence] | CellsMixed] = {}
 
     def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[CellDependence]:
-        """What each result of `node` depends on; one that gives no tuple has one result.
+        """The dependence of each result of `node`; one that gives no tuple has one result.
 
-        `layouts` says where the cells of the arguments stand, of which all have as many. Raises CellsMixed.
+        `layouts` are those of the arguments, all with as many frames or rows. Raises CellsMixed.
         """
         here, there = (_results(run[node]) for run in (self.values, self.more))
         if len(here) != len(there):
@@ -128,7 +127,7 @@ def _results(value: Any) -> Sequence[Tensor]:
 
 
 def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple[Tensor, AxisLayout]]) -> AxisLayout:
-    """Where the cells stand in a result that is broadcast from `arguments`."""
+    """The layout of a result that is broadcast from `arguments`."""
     places = {(at.axis - value.dim(), at.outer, at.inner) for value, at in arguments}
     if len(places) > 1 or not growing:
         raise CellsMixed
@@ -137,7 +136,7 @@ def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple
 
 
 def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> bool:
-    """Whether cells are rolled: by as many as there are, they would seem to stay."""
+    """True if indices are rolled: by as many as there are, they seem to stay."""
     if node.target is not aten.roll.default:
         return False
     dims = [*node.args[2:3]] or [[]]
@@ -146,7 +145,7 @@ def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout])
 
 
 class _Asked:
-    """One operator, and which cells its results are of."""
+    """One operator and the indices of its results."""
 
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         self.node, self.values, self.more, self.operands = node, values, more, operands
@@ -170,7 +169,7 @@ class _Asked:
         raise CellsMixed
 
     def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
-        """Where the cells stand in a result that grows with them along `axis`, from `size` to `more`."""
+        """The layout of a result that grows along `axis`, from `size` to `more`."""
         rest, left = divmod(size, self.cells)
         if left or more != rest * self.more_cells:
             raise CellsMixed
@@ -185,26 +184,26 @@ class _Asked:
         raise CellsMixed
 
     def _refuse_unmoved(self, result: int) -> None:
-        """What no drawn value moves may wait for another one."""
+        """Refuse a result that no drawn value changes."""
         entries = _results(self.values[self.node])[result].numel()
         if entries and self.node.target not in SHAPE_ONLY | VALUES_OF_FIRST:
             raise NotDecided("none of the values that it was tried on changed its result")
 
     def _moves(self, result: int) -> bool:
-        """Whether a result is of any cell."""
+        """True if an index moves a result."""
         raise NotImplementedError
 
     def _is_last(self, result: int) -> bool:
-        """Whether a result that is of any cell is of the last alone."""
+        """True if only the last index moves a result."""
         raise NotImplementedError
 
     def _stays(self, result: int, layout: AxisLayout) -> bool:
-        """Whether each cell of a result, where they stand as `layout` says, is of no other."""
+        """True if each index of a result with layout `layout` is of no other."""
         raise NotImplementedError
 
 
 class _Moves(_Asked):
-    """An operator that only moves entries, called once on the numbers of the cells."""
+    """An operator that only moves entries, called once on their indices."""
 
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         super().__init__(node, values, more, operands)
@@ -225,7 +224,7 @@ class _Moves(_Asked):
 
 
 class _Trial(_Asked):
-    """One operator, and where its results change with some cells of its arguments."""
+    """One operator, and the changes of its results with some argument indices."""
 
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         super().__init__(node, values, more, operands)
@@ -243,7 +242,7 @@ class _Trial(_Asked):
         raise NotDecided(reason)
 
     def _all_changed(self, numbers: range | None) -> list[list[Tensor]]:
-        """For each set of exchanged cells, where each result changes in any kind of values."""
+        """By set of exchanged indices, a mask of the changes in each result in any kind."""
         changed: list[list[Tensor]] = []
         for kind in KINDS:
             pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
@@ -293,7 +292,7 @@ class _Trial(_Asked):
         )
 
     def _cells(self, changed: Tensor, layout: AxisLayout) -> set[int]:
-        """The cells of a result with an entry that changed."""
+        """The indices of a result with a changed entry."""
         if changed.dim() <= layout.axis:
             return set(range(self.cells))
         by_cell = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
@@ -301,7 +300,7 @@ class _Trial(_Asked):
 
 
 def _digit_sets(count: int) -> Iterator[list[int]]:
-    """Sets of numbers below `count`, so that of any two, in both orders, one set has the first and not the second."""
+    """Sets of numbers below `count`: for any two, in both orders, one set has the first and not the second."""
     for digit in range(max(count - 1, 1).bit_length()):
         for bit in (1, 0):
             yield [n for n in range(count) if n >> digit & 1 == bit]

@@ -1,4 +1,4 @@
-"""Where the rows of the batch stand in every value of a graph, and where they mix, so that streams hear each other."""
+"""Follows the rows of the batch through every value of a graph, and finds the operators that mix them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from rnn_export.export.lift.ir.fx_nodes import (
 
 @dataclass(frozen=True)
 class Numbered:
-    """A value without rows of the input that is another one for each row; `is_plain`: the numbers 0, 1, ... of rows."""
+    """A value without rows of the input that differs by row; `is_plain`: the row indices 0, 1, ..."""
 
     is_plain: bool = False
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A value in which rows depend on each other, since the operator of `node`."""
+    """A value whose rows depend on each other since the operator of `node`."""
 
     node: fx.Node
     reason: str
@@ -65,8 +65,8 @@ class Rows:
     """A graph followed along the batch, in two runs, one with more rows.
 
     Attributes:
-        info: by node, where its rows stand; one for each result where it has several.
-        alone: whether nothing has rows, since there is one stream.
+        info: by node, its row layout; a list for several results.
+        alone: True if nothing has rows, since there is one stream.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Rows:
         inputs: Sequence[RowInfo],
         rules: Mapping[Any, RowRule],
     ) -> None:
-        """`inputs` says where the rows stand in what the graph takes; `rules` are by operator, or class of module."""
+        """`inputs` are the row layouts of the graph's inputs; `rules` are by operator, or class of module."""
         self.module, self.few, self.more, self.rules = module, few, more, rules
         self.alone = all(info is None for info in inputs)
         nodes = placeholders(module.graph)
@@ -92,17 +92,17 @@ class Rows:
                 self.info[node] = self._of(node)
 
     def of(self, node: fx.Node) -> RowInfo:
-        """Of a value; of several, the first that has rows."""
+        """A node's info; of several, the first with rows."""
         info = self.info.get(node)
         return next((i for i in info if i is not None), None) if isinstance(info, list) else info
 
     def result_of(self, node: fx.Node, index: int) -> RowInfo:
-        """Of one result of a node that gives several."""
+        """The info of one of several results."""
         infos = self.info[node]
         return infos[index] if isinstance(infos, list) else infos
 
     def growth(self, node: fx.Node, result: int | None = None) -> list[int]:
-        """The axes of a value, or of one of several, that grow with the number of rows."""
+        """The axes of a value, or of one result, that grow with the number of rows."""
         few, more = (run[node] if result is None else run[node][result] for run in (self.few, self.more))
         return growing_axes(few, more)
 
@@ -143,7 +143,7 @@ class Rows:
         return result if isinstance(self.few[node], Tensor) else [result] * len(self.few[node])
 
     def _without_rows(self, node: fx.Node) -> NodeRows:
-        """Of a value that is made of weights, and of the number of rows."""
+        """The info of a value made of weights and the number of rows."""
         if node.target in NUMBERING and not self.sizes.isdisjoint(node.all_input_nodes):
             return Numbered(node.target is aten.arange.default and args_of(node)[0].target is aten.sym_size.int)
         if not self._keeps_apart(node):
@@ -153,7 +153,7 @@ class Rows:
         return [self._alike(node, *pair) for pair in zip(self.few[node], self.more[node], strict=True)]
 
     def _keeps_apart(self, node: fx.Node) -> bool:
-        """Whether an operator on values that are the same for all rows does to each row what it does to others."""
+        """True if an operator on values that are the same for all rows treats all rows alike."""
         if node.target in MOVING | TAKE_SIZES:
             return True
         tensors = (n for n in node.all_input_nodes if isinstance(self.few[n], Tensor))
@@ -164,7 +164,7 @@ class Rows:
             return False
 
     def _alike(self, node: fx.Node, value: Tensor, more: Tensor) -> RowInfo:
-        """None where the value is the same for all rows, however many there are."""
+        """None if the value is the same for all rows, however many there are."""
         axes = growing_axes(value, more)
         if not axes:
             return None if same(value, more, INITIAL_ROWS) else Mixed(node, COUNTED)
