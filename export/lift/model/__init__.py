@@ -1,1 +1,1 @@
-"""The user's call as a function of flat, named tensors, and what its modules, attributes and globals hold."""
+"""Flat calls of the user's model with named tensors, and access to its modules, attributes and globals."""

@@ -1,4 +1,4 @@
-"""An example bound to the arguments of forward, by name."""
+"""Binds an example to the arguments of `forward` by name."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from rnn_export.export.lift.model.script.script_modules import signature_of
 def bind(
     model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of the arguments that forward takes by position alone, `*NAME` as such, and the example by name, what
-    `*NAME` takes as one tuple; a state that it leaves out is None.
+    """Return the names of the arguments passed by position (`*NAME` for varargs), and the example by argument name.
+
+    Varargs are one tuple; a state that the example leaves out is None.
     """
     signature = signature_of(model)
     parameters = signature.parameters

@@ -1,8 +1,7 @@
-"""Attention to all frames before, bounded to the last of them: what a user means by `max_context`.
+"""Bounds attention over all earlier frames to the most recent ones: the meaning of `max_context`.
 
-The model itself runs so, as its author wrote it: where its scores are causal, those of frames farther back are as good
-as minus infinity before a softmax sees them. So what a bounded stream is held to is the model, and up to `frames`
-frames it is the model as it was trained.
+The user's own model is run with the bound: before each softmax, causal scores of older frames become minus infinity. So
+a bounded stream is verified against the model, and for up to `frames` frames this is the model as it was trained.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 @dataclass(eq=False)
 class Context:
-    """That each frame attends to itself and the `frames` - 1 before it; shared by all copies of a model.
+    """Attention bound: each frame attends to itself and the `frames` - 1 before it; shared by all copies of a model.
 
     Attributes:
         most: the most frames of a sequence; None for any number.
@@ -44,12 +43,12 @@ class Context:
 
     @property
     def is_all(self) -> bool:
-        """Whether there are no more frames in a sequence."""
+        """True if no sequence has more than `frames` frames."""
         return self.most is not None and self.most <= self.frames
 
     @property
     def said(self) -> int | None:
-        """For the contract: None where it leaves nothing out."""
+        """The bound for the contract; None if it leaves nothing out."""
         return None if self.is_all else self.frames
 
     def __deepcopy__(self, memo: Any) -> Context:
@@ -57,7 +56,7 @@ class Context:
 
     @contextlib.contextmanager
     def bounding(self) -> Iterator[None]:
-        """Run a model so; while it is exported, its graph is left as it is, to be bounded afterwards."""
+        """Bound attention while a model runs; an exported graph is left as it is and bounded afterwards."""
         if self.is_all or torch.compiler.is_exporting():
             yield
         else:
@@ -66,7 +65,7 @@ class Context:
 
 
 def context_of(max_context: int | None, max_frames: int | None) -> Context | None:
-    """What a user says of how many frames are looked at, and how many there are; raises LiftError."""
+    """The `Context` for the user's `max_context` and `max_frames`, None without a bound; raises LiftError."""
     if max_context is not None and (type(max_context) is not int or not 1 <= max_context <= MOST):
         raise LiftError(f"{keyword('max_context', max_context)}: it must be a number of frames, from 1 to {MOST}.")
     frames = min([n for n in (max_context, max_frames) if n is not None], default=MOST + 1)
@@ -74,13 +73,13 @@ def context_of(max_context: int | None, max_frames: int | None) -> Context | Non
 
 
 def is_causal(masked: Tensor) -> bool:
-    """Whether scores (..., T, T), masked, leave out each frame that comes later."""
+    """True if masked scores (..., T, T) leave out every later frame."""
     later = torch.ones(masked.shape[-2:], dtype=torch.bool).triu(1)
     return bool((masked.masked_fill(~later, -torch.inf) <= MASKED).all())
 
 
 class _Bounding(TorchFunctionMode):
-    """Masks the scores of causal attention beyond so many frames back."""
+    """Masks the causal scores of frames `frames` or more back."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -122,10 +121,10 @@ class _Bounding(TorchFunctionMode):
         return mask.masked_fill(~near, -torch.inf) if is_causal(mask) else mask
 
     def _is_beyond(self, rows: Tensor, columns: Tensor) -> bool:
-        """Whether scores are of more frames by as many."""
+        """True if the scores are square and exceed the bound."""
         return rows.dim() > 1 and self.frames < columns.shape[-1] == rows.shape[-2]
 
     def _near(self, columns: Tensor) -> Tensor:
-        """(T, T): which frames each attends to."""
+        """The mask (T, T) of the frames that each attends to."""
         frames = columns.shape[-1]
         return torch.ones(frames, frames, dtype=torch.bool).tril().triu(1 - self.frames)

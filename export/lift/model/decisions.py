@@ -1,4 +1,4 @@
-"""Decisions by the value of a tensor (`if mask.all():`), which no graph takes: each is known beforehand, or refused."""
+"""Data-dependent decisions (`if mask.all():`), which no graph has: each is known beforehand, or refused."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ OFTEN = 10_000
 
 @dataclass(eq=False)
 class Seen:
-    """What was seen of decisions; shared by all copies of a model.
+    """Record of the decisions of a model; shared by all its copies.
 
     Attributes:
         needed: the assumptions that a graph needed.
-        counts: by assumption, how often the user's own module decided so and so.
-        values: by file and line, what undecided ones were.
-        tensors: by file and line, the tensors that they asked.
-        numbers: what was made a number of Python's, each as it was and as it was reckoned.
-        picks: entries that a number in a tensor picks, in a graph.
-        files: by assumption, the files of the lines that it was asked at.
-        spared: by line, as `assume` names it, the refusal of a decision that is computed both ways in its place.
+        counts: by assumption, how often the user's own module decided each way.
+        values: by file and line, the outcomes of undecided decisions.
+        tensors: by file and line, the tensors that these read.
+        numbers: the Python numbers made of tensors, as values (0 from `item()`) with their provenance.
+        picks: the entries that a number in a tensor picks, in a graph.
+        files: by assumption, the files of the lines that asked for it.
+        spared: by line, as `assume` names it, the refusal of a decision with both branches computed.
     """
 
     needed: set[str] = field(default_factory=set)
@@ -59,19 +59,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What is known of the decisions of a model.
+    """The facts known about the decisions of a model.
 
     Attributes:
         known: the decision of each line.
-        checked: the model decides as it does, and is held to what is known; else it decides as known.
-        numbers: item() gives a tensor, so that what is decided by it is seen.
-        flags: the inputs of which a decision asks whether they are zero, whatever else they are.
-        watched: decisions of which nothing is known are written down too.
-        chosen: the lines, as `assume` names them, whose decisions are computed both ways.
-        counted: of numbers that calls count, by how they are reckoned, all that they may be: each is a way as well.
-        left: by name of a kept number that `counted` relies on, each way in which a call may reckon its next value.
-        sized: a number made of a tensor stays one that follows from its value, so that sizes may.
-        way: how they go in one of the ways.
+        checked: the model decides by itself, and is checked against `known`; else it decides as `known` says.
+        numbers: item() gives a tensor, so that decisions by it are seen.
+        flags: the inputs that a decision tests for zero, whatever else they are.
+        watched: unknown decisions are recorded too.
+        chosen: the lines, as `assume` names them, of which both branches are computed.
+        counted: by the provenance of a counter, all values that it may have: each is a variant as well.
+        left: by name of a counter that `counted` relies on, each provenance that its next value may have.
+        sized: a number made of a tensor stays data-dependent, so that sizes may be.
+        way: the decisions of the variant that runs.
     """
 
     known: tuple[Assumption, ...] = ()
@@ -87,21 +87,21 @@ class Decisions:
     seen: Seen = field(default_factory=Seen)
 
     def at(self, file: str, line: int) -> Assumption | None:
-        """What is known of one line."""
+        """The known decision of a line, or None."""
         return next((a for a in self.known if _is_at(a.at, file, line)), None)
 
     def is_chosen(self, file: str, line: int) -> bool:
-        """Whether the decisions of one line are computed both ways."""
+        """True if both branches of a line are computed."""
         return any(_is_at(at, file, line) for at in self.chosen)
 
     @property
     def decide(self) -> bool:
-        """Whether anything is to be decided, or written down, as the model runs now."""
+        """True if any decision is to be taken or recorded as the model runs now."""
         return bool(self.known) or self.way is not None or self.watched or self.numbers or torch.compiler.is_exporting()
 
     @property
     def needed(self) -> tuple[Assumption, ...]:
-        """Of what is known, what a graph needed."""
+        """The known decisions that a graph needed."""
         return tuple(a for a in self.known if a.at in self.seen.needed)
 
 
@@ -110,7 +110,7 @@ def _is_at(at: str, file: str, line: int) -> bool:
 
 
 def said(assume: Any) -> Decisions:
-    """What a user says, {"file.py:190": True}; raises LiftError."""
+    """A user's decisions, {"file.py:190": True}; raises LiftError."""
     if not isinstance(assume, Mapping | None):
         raise LiftError(f'assume is {assume!r}: it must be a dict like {{"file.py:190": True}}.')
     items = (assume or {}).items()
@@ -122,7 +122,7 @@ def said(assume: Any) -> Decisions:
 
 
 def beside_unasked(refusal: DecidedByValue, decisions: Decisions) -> DecidedByValue:
-    """`refusal`, with what a user says of lines at which nothing is asked: a wrong file or number, most likely."""
+    """`refusal`, with the assumed lines at which nothing is decided: a wrong file or number, most likely."""
     unasked = [a.at for a in decisions.known if a.why == "said" and a.at not in decisions.seen.files]
     if refusal.of_number or not unasked:
         return refusal
@@ -130,12 +130,12 @@ def beside_unasked(refusal: DecidedByValue, decisions: Decisions) -> DecidedByVa
 
 
 def decided_by_value(error: Exception) -> DecidedByValue:
-    """What torch says of a number that is made of a tensor: with the line alone, where it says one."""
+    """The refusal of a number made of a tensor: with the line alone, if torch names one."""
     return DecidedByValue(line_of(error).removeprefix(" at "), 0, "")
 
 
 class Deciding(TorchFunctionMode):
-    """Decides as `decisions` say while the model runs, or is traced."""
+    """Takes decisions as `decisions` say while a model runs, or is traced."""
 
     def __init__(self, decisions: Decisions) -> None:
         super().__init__()
@@ -169,11 +169,11 @@ class Deciding(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _is_own(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a number of the model's own, and is traced as what it is."""
+        """True if a tensor is an integer of the model's own, and is traced as a tensor."""
         return reckoned(tensor) is not None and torch.compiler.is_exporting() and not self._decisions.sized
 
     def _bound(self, part: Any) -> Any:
-        """A part of an index: of a slice by numbers of tensors the numbers."""
+        """A part of an index; tensors at the ends of a slice become numbers."""
         if not isinstance(part, slice) or (torch.compiler.is_exporting() and one_entry(part) is not None):
             return part
         return slice(
@@ -184,7 +184,7 @@ class Deciding(TorchFunctionMode):
         )
 
     def _number(self, tensor: Tensor, is_end: bool = False) -> int:
-        """A number of Python's where the code makes one of a tensor, as it does where that is an end of a slice."""
+        """The Python int made of a tensor, by int() or as an end of a slice; raises NumberByValue."""
         decisions, how = self._decisions, reckoned(tensor)
         values = decisions.counted.get(how) if decisions.way is not None else None
         if decisions.way is not None and values is not None:

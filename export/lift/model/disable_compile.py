@@ -1,4 +1,4 @@
-"""What `torch.compile` compiled runs as it was written: it would be compiled anew at each size that is tried."""
+"""Runs modules compiled with `torch.compile` eagerly: each size tried would compile them anew."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 
 def eager(call: Callable[P, R]) -> Callable[P, R]:
-    """`call`, in which nothing is compiled of a model, among its arguments, that has compiled modules.
+    """`call` in eager mode, if a model among its arguments has compiled modules.
 
-    In others torch's own `scan` and `while_loop` go on compiling, without which they do not run.
+    Other models keep compiling: torch's own `scan` and `while_loop` do not run without it.
     """
 
     @wraps(call)

@@ -54,23 +54,23 @@ class FlatModel(nn.Module):
     """`model` called with flat tensors.
 
     Attributes:
-        inputs: the named data leaves, in the order of forward's arguments; what is complex, here and elsewhere, is two
+        inputs: the named data leaves, in the order of forward's arguments; a complex leaf, here and elsewhere, is two
             leaves, NAME.real and NAME.imag.
-        states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
-        seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
-        kept: where each of these stands; in several places, where they hold one tensor.
-        idle: what calls change beside that, and nothing reads, with its value: every call starts from it.
+        states: the named leaves of the states: declared states, in that order, then module states.
+        seen: by state, the values that calls of the model left in it, (calls, *shape), and that it may have.
+        kept: the paths of each module state; several if they hold one tensor.
+        idle: by paths, the initial values of write-only module states: every call starts from them.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
-        output_keys: for each of `outputs`, what `states` would call it.
-        left_out: by name, the class of each result that is an object, which a later call could take as an argument.
+        output_keys: for each of `outputs`, its name or position as in `refs`.
+        left_out: by name, the class of each result object that a later call could take as an argument.
         written: the arguments that the model writes to.
-        defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        defaulted_states: the declared states that the example leaves out, so that the model makes their first value.
         max_frames: the most frames of a sequence, as the user says; None for any number.
-        context: how far attention to all frames before goes back, as the user says; None where it does not stream.
+        context: the user's bound on attention to all earlier frames; None if it does not stream.
         packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
-        decisions: what is known of those that it takes by the value of a tensor.
-        rated: by number, the inputs that have several frames for each of the others: forward takes them folded.
-        outside: of a copy that is a reference, the values outside of the model that it has for itself.
+        decisions: the facts known about data-dependent decisions.
+        rated: by index, the inputs with several frames for each of the others: forward takes them folded.
+        outside: in a reference copy, its own copies of values outside of the model.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class FlatModel(nn.Module):
         self._check_states_come_back(result, called)
 
     def fold(self, rated: Mapping[int, Rated]) -> None:
-        """Take the inputs `rated` as these say."""
+        """Fold the inputs `rated`, by index."""
         folded = {i: replace(self.inputs[i], example=r.example(self.inputs[i].example)) for i, r in rated.items()}
         self.rated, self.inputs = dict(rated), tuple(folded.get(i, leaf) for i, leaf in enumerate(self.inputs))
 
@@ -132,33 +132,33 @@ class FlatModel(nn.Module):
 
     @property
     def defaulted_to_none(self) -> list[str]:
-        """The arguments that the example leaves out, and that are None then."""
+        """The arguments that the example leaves out and that default to None."""
         parameters = signature_of(self.model).parameters
         return [name for name in self._unfed if parameters[name].default is None]
 
     @property
     def kept_paths(self) -> set[AttributePath]:
-        """Where the states stand that the model keeps itself."""
+        """The paths of module states, write-only ones included."""
         return {path for places in (*self.kept, *self.idle) for path in places}
 
     @property
     def names(self) -> list[str]:
-        """Those of its inputs, states and outputs."""
+        """The names of inputs, states and outputs."""
         return [*(leaf.name for leaf in (*self.inputs, *self.states)), *self.outputs]
 
     def kept_at(self, name: str) -> AttributePath | None:
-        """Where the model keeps the state `name` itself; None where it is an argument."""
+        """The first path of the module state `name`; None if it is an argument."""
         return next((places[0] for places in self.kept if name in part_names(self.name_of(places))), None)
 
     def name_of(self, places: Sequence[AttributePath]) -> str:
-        """The name of what the model keeps at `places`: of the first, unless an argument or a result has it."""
+        """The name of the module state at `places`: the first path, plus `.kept` if that name is taken."""
         name = str(places[0])
         return f"{name}.kept" if name in self._taken else name
 
     def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
-        """Make states of what the model keeps at `places`, which may be several for one tensor.
+        """Make states of the module attributes at `places`, with several paths for one tensor.
 
-        `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
+        `starts` have the batch of the example; `called` is a copy of the model after a call, which has all attributes.
         """
         self.kept += tuple(places)
         named = [(self.name_of(group), start) for group, start in zip(places, starts, strict=True)]
@@ -175,7 +175,7 @@ class FlatModel(nn.Module):
                 root.put(self.model, root.get(called).clone())
 
     def forget(self, names: Collection[str]) -> None:
-        """Make no states any more of numbers that the model keeps, by name: nothing reads them."""
+        """Make the counters `names` write-only module states: nothing reads them."""
         held = dict(zip(self.kept, self._are_complex, strict=True))
         self.idle |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
         self.kept = tuple(group for group in held if group not in self.idle)
@@ -183,7 +183,7 @@ class FlatModel(nn.Module):
         self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Pure: the states that the model keeps itself are arguments and results as well."""
+        """Call the model as a pure function: module states are arguments and results too."""
         try:
             if self.decisions.checked or not self.decisions.chosen:
                 return self._pure(*tensors)
@@ -195,7 +195,7 @@ class FlatModel(nn.Module):
             raise
 
     def _with_numbers(self, refusal: DecidedByValue) -> DecidedByValue:
-        """`refusal`, with the numbers in declared states that are tensors while the code is traced."""
+        """`refusal`, with the numbers in declared states, which are tensors while the code is traced."""
         names = ", ".join(name for name in self.held if self.kept_at(name))
         tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
         return refusal.told(refusal.tried + tensors) if names else refusal
@@ -225,7 +225,7 @@ class FlatModel(nn.Module):
         return (*results, *parts_of(after))
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
-        """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
+        """Call the model as the user does: without module states, and with None for the arguments `left_out`."""
         # What the model writes to is ours.
         left = [t.clone() for t in tensors] if self.written else list(tensors)
         left = [self.rated[i].taken(t) if i in self.rated else t for i, t in enumerate(left)]
@@ -252,35 +252,35 @@ class FlatModel(nn.Module):
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
 
     def is_held(self, name: str) -> bool:
-        """Whether the state `name` is a number in an argument."""
+        """True if the state `name` is a number in an argument."""
         return name in self.held
 
     def begin(self, name: str, value: Any) -> None:
-        """Let the number `name` in an argument be `value` at first."""
+        """Set the initial value of the number `name` in an argument."""
         before = self.held[name]
         vars(self.model)[HELD] = self.held | {name: type(before)(value)}
 
     @property
     def held(self) -> dict[str, Any]:
-        """The leaves of declared states that are no tensors, such as numbers, by name, as the next call finds them."""
+        """The non-tensor leaves of declared states, such as numbers, by name, as the next call finds them."""
         return held_in(self.model)
 
     def _hold(self, result: Any, called: Mapping[str, Any]) -> None:
-        """Keep the leaves of declared states that are no tensors in an attribute of `model`; raises as `_hold_next`."""
+        """Keep the non-tensor leaves of declared states in an attribute of `model`; raises as `_held_back`."""
         fed = {name + path: leaf for name in self.refs for path, leaf in paths_of(self.arguments[name])}
         held = {path: leaf for path, leaf in fed.items() if isinstance(leaf, PLAIN)}
         back = self._held_back(held, result, called)
         hold(self.model, held, back)
 
     def _held_back(self, held: Mapping[str, Any], result: Any, called: Mapping[str, Any]) -> dict[str, Any]:
-        """The next values of `held`; raises LiftError, with the name, where one is neither a number nor the same."""
+        """The next values of `held`; raises LiftError, with the name, if one is neither a number nor unchanged."""
         if not held:
             return {}
         back = {name + path: leaf for name in self.refs for path, leaf in self._leaves_back(result, called, name)}
         return next_of(held, back)
 
     def _example_result(self) -> tuple[Any, dict[str, Any]]:
-        """What the model gives, and what it was called with, as that is then."""
+        """The result for the example, and the arguments of that call as it left them."""
         called = {n: pytree.tree_map_only(Tensor, torch.clone, value) for n, value in self.arguments.items()}
         try:
             # A copy, since a call may change what a module remembers.
@@ -297,7 +297,7 @@ class FlatModel(nn.Module):
         return result, called
 
     def _data(self, result: Any) -> list[tuple[str, Tensor]]:
-        """The named tensors of a result that are put out."""
+        """The named output tensors of a result."""
         return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
 
     def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
@@ -310,24 +310,24 @@ class FlatModel(nn.Module):
         return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
 
     def _data_parts(self, result: Any) -> dict[OutputRef, Any]:
-        """The parts of a result that are not a next state; all of them where there are no others, as of a bare cell."""
+        """The parts of a result that are not a next state; all of them if there are no others, as in a bare cell."""
         taken = {key_of(result, ref) for ref in self.refs.values()}
         left = {key: closed(value) for key, value in result_parts(result).items() if not self._is_left(key, value)}
         return {key: value for key, value in left.items() if key not in taken} or left
 
     def _is_left(self, key: OutputRef, value: Any) -> bool:
-        """Whether a result is an object that a later call could take as an argument, which this one is not given."""
+        """True if a result is an object, and a later call could take it as an argument that the example leaves out."""
         return key in self._unfed and object_in(value) is not None
 
     def _back(self, result: Any, called: Mapping[str, Any], name: str) -> Any:
-        """The next value of a declared state: what the model gives, or leaves in the argument itself."""
+        """The next value of a declared state: a result, or the argument that the model wrote to."""
         return called[name] if self._is_in_place(result, name) else closed(pick(result, self.refs[name], name))
 
     def _is_in_place(self, result: Any, name: str) -> bool:
         return self.refs[name] == name and name in self.written and key_of(result, name) is None
 
     def _leaves_back(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-        """The leaves of a next state by path; as many without common paths have those that are fed."""
+        """The leaves of a next state by path; as many under other paths get the paths of those that are fed."""
         fed, back = paths_of(self.arguments[name]), paths_of(self._back(result, called, name))
         if len(fed) == len(back) and dict(fed).keys() != dict(back).keys():
             return [(path, leaf) for (path, _), (_, leaf) in zip(fed, back, strict=True)]
@@ -356,7 +356,7 @@ class FlatModel(nn.Module):
         return renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
-        """Every declared state is an output, and no output is two states."""
+        """Raise LiftError if two declared states are one output, or one is none."""
         owners: dict[OutputRef, str] = {}
         for name, ref in self.refs.items():
             if self._is_in_place(result, name):
@@ -369,7 +369,7 @@ class FlatModel(nn.Module):
             owners[key] = name
 
     def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
-        """Every state comes back as it went in."""
+        """Raise LiftError if a state changes its shape or dtype."""
         for name in self.refs:
             fed, back = tensors_of(self.arguments[name]), self._after(result, called, name)
             if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
@@ -379,7 +379,7 @@ class FlatModel(nn.Module):
                 )
 
     def check_names(self) -> None:
-        """Raise LiftError where an output has the name of something that is fed."""
+        """Raise LiftError if an output has the name of an input or a state."""
         fed = {leaf.name for leaf in (*self.inputs, *self.states)}
         for name in self.outputs:
             if name in fed:

@@ -1,4 +1,4 @@
-"""The model to work with: whatever a call changes in it, the user's own stays as it is."""
+"""Copies the user's model, so that calls leave the original unchanged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Memo = dict[int, Any]
 
 
 def copied(model: nn.Module) -> tuple[nn.Module, Outside]:
-    """Deep copies of `model` and of what its code reads outside of it, which can be copied again.
+    """Deep copies of `model` and of the outside values that its code reads, which can be copied again.
 
-    Raises LiftError where the model cannot be copied.
+    Raises LiftError if the model cannot be copied.
     """
     values = [value for module in model.modules() for value in vars(module).values()]
     # What a hook of torch's computed from parameters cannot be copied as it is, nor what only wraps a function, nor a
@@ -53,9 +53,9 @@ def _copied(model: nn.Module, memo: Memo) -> nn.Module:
 
 
 def _with_uncopied(model: nn.Module, known: Memo, stack: contextlib.ExitStack) -> Memo:
-    """`known`, and what stands for objects that cannot be copied; those whose class forbids it copy as others do then.
+    """`known`, with substitutes for objects that cannot be copied; a `__deepcopy__` that fails is bypassed in `stack`.
 
-    Raises LiftError for one that nothing can stand for.
+    Raises LiftError if an object has no substitute.
     """
     shared = dict(known)
     held = [*((AttributePath(path, ()), module) for path, module in model.named_modules()), *attributes(model)]
@@ -82,7 +82,7 @@ def _with_uncopied(model: nn.Module, known: Memo, stack: contextlib.ExitStack) -
 
 
 def _advice(value: Any) -> str:
-    """What may stand in the place of an object that a call changes, or computes with; empty for any other."""
+    """The advice for an object that cannot be copied or shared between copies; empty for others."""
     if isinstance(value, Tensor):
         return "Make a tensor of torch's own class of it: t.as_subclass(torch.Tensor)."
     if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
@@ -92,7 +92,7 @@ def _advice(value: Any) -> str:
 
 @contextlib.contextmanager
 def _copying_as_others(value: Any) -> Iterator[None]:
-    """Within, `value`, and every copy of it for good, copies as an object does whose class says nothing of that."""
+    """Let `value` copy without the `__deepcopy__` of its class; its copies do so for good."""
     kind = type(value)
     plain = type(kind.__name__, (kind,), {"__deepcopy__": None, "__reduce_ex__": object.__reduce_ex__, "__slots__": ()})
     object.__setattr__(value, "__class__", plain)
@@ -103,7 +103,7 @@ def _copying_as_others(value: Any) -> Iterator[None]:
 
 
 class _Shared:
-    """An object that cannot be copied and holds no tensors (a scripted function, a lock, a library): its own copy."""
+    """A proxy for an object that cannot be copied and holds no tensors (a lock, a library): it is its own copy."""
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -125,7 +125,7 @@ class _Shared:
 
 
 class _Closure:
-    """A function with what it closes over, of which copies have their own: a wrapped forward, a hook, a lambda."""
+    """A function whose copies have copies of its closure: a wrapped forward, a hook, a lambda."""
 
     def __init__(self, function: FunctionType) -> None:
         self._function = function
@@ -133,7 +133,7 @@ class _Closure:
 
     @staticmethod
     def of(value: Any, memo: Memo) -> Any:
-        """`value`, closed over copies where it is a function that closes over modules, or what they hold."""
+        """`value`, closed over copies if it is a function that closes over objects that a call may change."""
         if isinstance(value, FunctionType) and any(map(_is_held, value.__closure__ or ())):
             return memo.get(id(value)) or copy.deepcopy(_Closure(value), memo)
         return value
@@ -157,7 +157,7 @@ class _Closure:
 
 
 def _is_held(cell: CellType) -> bool:
-    """Whether a function closes over what a call may change."""
+    """True if a closure cell holds an object that a call may change."""
     try:
         content = cell.cell_contents
     except ValueError:  # a name that has no value yet

@@ -1,4 +1,4 @@
-"""What the modules of a model hold in buffers and plain attributes, in lists, dicts and objects too, by path."""
+"""Finds and replaces, by path, values in buffers and attributes of modules, also in lists, dicts and objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN = (str, bytes, int, float, complex, type(None), Tensor)
 
 @dataclass(frozen=True)
 class AttributePath:
-    """The module at `module` holds something in its attribute `keys[0]`, or in what that holds under the next key."""
+    """The path of a value: attribute `keys[0]` of the module at `module`, then the keys inside of it."""
 
     module: str
     keys: tuple[Any, ...]
@@ -35,23 +35,23 @@ class AttributePath:
 
     @property
     def root(self) -> AttributePath:
-        """The attribute itself."""
+        """The path of the attribute itself."""
         return AttributePath(self.module, self.keys[:1])
 
     def is_buffer(self, model: nn.Module) -> bool:
-        """Whether the attribute is a registered buffer."""
+        """True if the attribute is a registered buffer."""
         return self.keys[0] in model.get_submodule(self.module)._buffers
 
     def get(self, model: nn.Module) -> Any:
-        """What stands there; None where nothing does."""
+        """The value at the path; None if there is none."""
         return next(self._found(model), None)
 
     def is_in(self, model: nn.Module) -> bool:
-        """Whether something may be put there as the model is: its attribute has the place already."""
+        """True if `model` has the place already, so that a value can be put there."""
         return any(True for _ in self._found(model))
 
     def _found(self, model: nn.Module) -> Iterator[Any]:
-        """What stands there, where there is such a place."""
+        """Yield the value at the path, if there is such a place."""
         value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
         with contextlib.suppress(KeyError, IndexError, TypeError):
             for key in self.keys:
@@ -59,15 +59,15 @@ class AttributePath:
             yield value
 
     def put(self, model: nn.Module, value: Any) -> None:
-        """Put `value` there; lists, dicts and objects on the way are made anew."""
+        """Put `value` at the path; lists, dicts and objects on the way are copied."""
         holder = _attributes(model.get_submodule(self.module), self.keys[0])
         holder[self.keys[0]] = _with(holder.get(self.keys[0]), {self.keys[1:]: value})
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
-    """Everything that modules hold, but for parameters and parts: what a list holds after the list.
+    """Yield all values in modules, except parameters and submodules: the items of a list after the list.
 
-    A module that is no part of another, since it stands in a list or an object, is one more object.
+    A module in a list or an object is no submodule: it is one more object.
     """
     parts = tuple(map(id, model.modules()))
     for path, module in model.named_modules():
@@ -77,7 +77,7 @@ def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
 
 @contextlib.contextmanager
 def tables_kept(model: nn.Module) -> Iterator[None]:
-    """After it, a tensor that a call made larger is what it was.
+    """On exit, restore the tensors of modules whose shape a call changed.
 
     A table that code makes for the longest sequence so far would be a bound in a graph of longer ones.
     """
@@ -99,7 +99,7 @@ def tables_kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
-    """After it, `model` holds what it held before: its modules, and the lists, dicts, sets and objects in them.
+    """On exit, restore the content of `model`: its modules, and the lists, dicts, sets and objects in them.
 
     A trace leaves tensors of its own there, which cannot be copied or computed with outside of it.
     """
@@ -114,7 +114,7 @@ def as_before(model: nn.Module) -> Iterator[None]:
 
 
 def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
-    """Put `write(value)` in the place of everything that the lists, dicts and attributes of `model` hold, in place."""
+    """Replace each value in the lists, dicts and attributes of `model` by `write(value)`, in place."""
     for holder in [holder for holder in _holders(model, DEPTH, set()) if not isinstance(holder, set)]:
         content = _content(holder)
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
@@ -129,7 +129,7 @@ def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
 
 
 def _holders(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    """The containers in `value`, and the attributes of objects, each once; modules count as no depth."""
+    """The containers in `value`, and the attributes of objects, each once; a module restarts `depth`."""
     if id(value) in seen or depth < 0 or isinstance(value, NO_CONTAINERS):
         return
     seen.add(id(value))
@@ -193,7 +193,7 @@ def _own(module: nn.Module) -> dict[str, Any]:
 def swapped(
     model: nn.Module, roots: Mapping[AttributePath, Any], values: Mapping[AttributePath, Any]
 ) -> Iterator[None]:
-    """Within, attributes hold copies of `roots` with `values` at their places; after it what they held before."""
+    """Set attributes to copies of `roots` with `values` at their places; on exit, restore them."""
     before = {root: root.get(model) for root in roots}
     try:
         for root, value in roots.items():
@@ -226,7 +226,7 @@ def _with(value: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
 def _below(
     path: AttributePath, value: Any, depth: int, around: tuple[int, ...] = ()
 ) -> Iterator[tuple[AttributePath, Any]]:
-    """`value` and what is in it; what holds itself, as parent and child do, is not gone round in."""
+    """Yield `value` and the values in it; reference cycles are not followed."""
     yield path, value
     if not depth or not _is_container(value) or id(value) in around:
         return
@@ -244,7 +244,7 @@ def _all_attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _attributes(module: nn.Module, name: str) -> dict[str, Any]:
-    """What holds the attribute `name`, to be set in."""
+    """The dict that holds the attribute `name`; a new one for a ScriptModule."""
     if isinstance(module, torch.jit.ScriptModule):
         return {name: getattr(module, name)}
     return module._buffers if name in module._buffers else vars(module)
@@ -257,5 +257,5 @@ def _is_container(value: Any) -> bool:
 
 
 def _inside(value: Any) -> Any:
-    """What holds the parts of a value, to be asked by key."""
+    """The container of the parts of a value, by key."""
     return value if isinstance(value, dict | list | tuple | deque) else vars(value)

@@ -1,4 +1,4 @@
-"""Leaves of declared states that are no tensors, such as numbers: a model holds them between calls, in an attribute."""
+"""Keeps the non-tensor leaves of declared states, such as numbers, in an attribute of the model between calls."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HELD = ""
 
 
 def held_in(model: nn.Module) -> dict[str, Any]:
-    """What `model` holds, by name."""
+    """The values that `model` holds, by name."""
     held: dict[str, Any] = vars(model).get(HELD, {})
     return held
 
 
 def hold(model: nn.Module, held: dict[str, Any], back: Mapping[str, Any]) -> None:
-    """Let `model` hold `held` at first; raises LiftError where it cannot, and other values come `back`."""
+    """Let `model` hold `held` at first; raises LiftError if it cannot, and other values come `back`."""
     if not isinstance(model, torch.jit.ScriptModule):
         vars(model)[HELD] = held
     elif moved := next((path for path, leaf in held.items() if back[path] != leaf), None):
@@ -39,7 +39,7 @@ def hold(model: nn.Module, held: dict[str, Any], back: Mapping[str, Any]) -> Non
 
 
 def next_of(held: Mapping[str, Any], back: Mapping[str, Any]) -> dict[str, Any]:
-    """The next values of `held`, of all that comes `back`; raises LiftError where one is no number, and another."""
+    """The next values of `held`, taken from `back`; raises LiftError if one is no number and has changed."""
     for name, before in held.items():
         after = back.get(name)
         if isinstance(before, (*NUMBERS, Tensor)) and isinstance(after, (*NUMBERS, Tensor)):
@@ -55,7 +55,7 @@ def next_of(held: Mapping[str, Any], back: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
-    """What a call left at `path`, where it found `fed`."""
+    """The value at `path` after a call, as a tensor like `fed`."""
     value = path.get(model)
     if value is None:
         raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
@@ -67,10 +67,10 @@ def next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
 
 
 def paths_of(value: Any) -> list[tuple[str, Any]]:
-    """The leaves of a value, each with what follows its name."""
+    """The leaves of a value, each with its name suffix."""
     return [(suffix(path), leaf) for path, leaf in leaves_by_path(value)]
 
 
 def zero_like(leaf: Any) -> Any:
-    """Zeros, or a zero, in the place of a tensor or a number."""
+    """Zeros like a tensor, or a zero like a number."""
     return torch.zeros_like(leaf) if isinstance(leaf, Tensor) else type(leaf)(0)

@@ -72,7 +72,7 @@ class Outside:
 
     @contextmanager
     def placed(self) -> Iterator[None]:
-        """Within, the values stand at their places; afterwards the earlier ones do, and the values stay as left."""
+        """Put the values at their places; on exit, put the earlier ones back, and keep the values as left."""
         before = {place: place.get() for place in self.values}
         try:
             for place, value in self.values.items():
@@ -85,7 +85,7 @@ class Outside:
 
 
 def outside_of(model: nn.Module, memo: dict[int, Any]) -> Outside:
-    """The values outside of `model`, copied beside the copy of it that `memo` is of."""
+    """Copies of the values outside of `model`, made with the `memo` of its own copy."""
     values, notes = dict[Place, Any](), list[str]()
     for place in _places(model):
         try:
@@ -161,7 +161,7 @@ def _assigned(function: CodeType) -> set[str]:
 
 
 def _is_foreign(code: Any, own: frozenset[str]) -> bool:
-    """Whether code is of a library: one of FOREIGN, or one that is installed and has no class of the model."""
+    """True if code is of a library: FOREIGN, or installed without a class of the model."""
     package = _package(code)
     file = getattr(sys.modules.get(package), "__file__", None) or ""
     return package in FOREIGN or (package not in own and "-packages" in file)

@@ -35,7 +35,7 @@ class Noise:
         return torch.randint(rows, shape, generator=self.generator).to(example)
 
     def between(self, values: Tensor, rows: int) -> Tensor:
-        """(rows, *row) of values between those of (n, *row), entry by entry; whole numbers are some of them."""
+        """Values (rows, *row) between those of (n, *row), entry by entry; integers are some of them."""
         shape = (rows, *values.shape[1:])
         low, high = (values.gather(0, torch.randint(len(values), shape, generator=self.generator)) for _ in range(2))
         if not values.is_floating_point():
@@ -43,7 +43,7 @@ class Noise:
         return low + (high - low) * torch.rand(shape, generator=self.generator).to(values)
 
     def _floats(self, values: Tensor, shape: Sequence[int]) -> Tensor:
-        """Values between those of the example; where it says nothing, normal ones of its size and sign."""
+        """Values between those of the example; if it has few, normal ones of its magnitude and sign."""
         if len(torch.unique(values)) > FEW:
             low, high = (values[torch.randint(len(values), shape, generator=self.generator)] for _ in range(2))
             return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""A model computed on both ways of its decisions, and what it gives chosen by the values that decide.
+"""Runs a model in all variants of its decisions, and selects the results by the values that decide.
 
     self.h = self.first(x, self.h) if self.t % 2 == 0 else self.second(x, self.h)
     self.t += 1
 
-A way is what the code does where its decisions go so and so. It is run once for each, and what it gives, and leaves in
-its states, is chosen as the decisions go: right whatever these are, for one stream, since one decision is for all rows.
+A variant is the code with one outcome for each decision. Each is run once, and its results, and the states that it
+leaves, are selected as the decisions go. This is right for one stream, since one decision is for all rows.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MOST = 32
 
 @dataclass(eq=False)
 class Way:
-    """How the first decisions of a call go, `taken`; later ones are true. `asked` are the tensors that decide."""
+    """A variant: its first decisions have the outcomes `taken`, later ones are true; `asked` are their tensors."""
 
     taken: tuple[bool, ...]
     asked: list[Tensor] = field(default_factory=list)
     _numbers: dict[Any, int] = field(default_factory=dict)
 
     def decide(self, tensor: Tensor) -> bool:
-        """How the next decision goes, which asks `tensor`."""
+        """The outcome of the next decision, which reads `tensor`."""
         at = len(self.asked)
         if tensor.numel() != 1:
             # As torch itself says that this is no decision.
@@ -42,7 +42,7 @@ class Way:
         return self.taken[at] if at < len(self.taken) else True
 
     def number(self, tensor: Tensor, how: Any, values: Sequence[int]) -> int:
-        """What a number is that is one of `values`: the same wherever it is reckoned in the same way."""
+        """The value in this variant of a number that is one of `values`: the same for the same `how`."""
         known = value_of(how, self._numbers)
         if known is not None:
             return known
@@ -53,11 +53,11 @@ class Way:
 
 
 def both_ways(model: nn.Module, call: Callable[[Way], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What `call` gives, run once for each way, from the same attributes of `model`.
+    """The results of `call`, run once for each variant from the same attributes of `model`.
 
-    What any way left in an attribute stands there after it.
+    Afterwards, attributes hold what any variant left there.
 
-    Raises LiftError where there are more than `MOST`, or where two give tensors of other shapes or types.
+    Raises LiftError if there are more than `MOST` variants, or if two give tensors of other shapes or types.
     """
     ways, before, left = 0, _held(model), dict[AttributePath, Any]()
 

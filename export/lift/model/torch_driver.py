@@ -1,4 +1,4 @@
-"""A torch module as what a closed loop drives."""
+"""Drives a torch module in a closed loop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def torch_driver(
     states: Mapping[str, Array],
     leaves_out_delay: bool = False,
 ) -> StepDriver:
-    """`module` takes (inputs..., states...) and gives (outputs..., next states...), all in the order of `spec`.
+    """A driver of `module`, (inputs..., states...) -> (outputs..., next states...) in the order of `spec`.
 
-    `states` are those of the contract that it takes, by name, (rows, ...); it keeps the others itself. Whoever takes
-    whole sequences leaves out the frames of the delay. Arrays are copied on both ways: `module` may write to what it
-    takes, and may change later what it gave.
+    `states` are those of the contract that it takes, by name, (rows, ...); it keeps the others itself. Outputs of whole
+    sequences lack the delay (`leaves_out_delay`). Arrays are copied in both directions: `module` may write to its
+    arguments, and may change its results later.
     """
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states if s.name in states)]
 

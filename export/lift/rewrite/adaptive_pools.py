@@ -1,7 +1,7 @@
-"""Pools to a size that keep the axis of time as it is: means and maxima over the other axes.
+"""Adaptive pools that keep the time axis: means and maxima over the other axes.
 
 Source: the docstrings of torch.nn.AdaptiveAvgPool2d and AdaptiveMaxPool2d. An axis pooled to its own size stays; one of
-a fixed size is pooled by the shares that the operator itself gives each of its entries.
+a fixed size is pooled with the weights of the operator itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAXIMA = overloads("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
 
 
 def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so; None where an axis of any size gets another one."""
+    """The pool `node` as other operators; None if it resizes a symbolic axis, or has no such form."""
     value, made, is_mean = named_args(node)["self"], write.value_of(node), node.target in MEANS
     if not is_mean:
         if any(u.target is not operator.getitem or (u.args[1] != 0 and u.users) for u in node.users):
@@ -50,6 +50,6 @@ def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _shares(size: int, made: int) -> Tensor:
-    """(size, made): the share of each entry of an axis in each that is made."""
+    """The weights (size, made) of the entries of an axis in each pooled entry."""
     each: Any = torch.eye(size, dtype=torch.float64)[None]
     return torch.nn.functional.adaptive_avg_pool1d(each, made)[0]

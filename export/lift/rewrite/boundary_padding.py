@@ -1,11 +1,11 @@
-"""Frames of a sequence joined before or behind it: its first frame as it is, its ends repeated, its ends mirrored.
+"""Joins of a sequence with its own frames: boundary padding by replication or reflection, and first frames.
 
-    cat([x[:1], x[1:] - 0.97 * x[:-1]])      the first frame is another value, told by its number
+    cat([x[:1], x[1:] - 0.97 * x[:-1]])      the first frame is another value, selected by its index
     cat([x[:1].expand(k, ...), x])           padding by replication
     cat([x[1 : k + 1].flip(0), x])           padding by reflection
     diff(x, prepend=x[:1])                   a difference of such
 
-Whatever begins, or ends, as a sequence does may stand for it: `x[:-1]` before, `x[1:]` behind.
+A slice that begins, or ends, as a sequence does may stand for it: `x[:-1]` before, `x[1:]` behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEEN, MOST, APART = 1 << 16, 1 << 10, 17
 
 
 def edged(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `aten.cat` gives, written so; None where it joins anything else."""
+    """The join `node` as padding or selection; None if it joins anything else."""
     given = named_args(node)
     parts, shape = list(given["tensors"]), write.value_of(node).shape
     axis = given["dim"] % len(shape)
@@ -52,7 +52,7 @@ def _padded(
     back: tuple[Sequence[fx.Node], tuple[str, int] | None],
     axis: int,
 ) -> fx.Node:
-    """Padded at the sides that are known, and joined with what stands at others."""
+    """Pad the sides with a known mode, and join the parts at others."""
     after = 2 * (len(write.value_of(value).shape) - axis - 1)
     known = [(front[1], 0), (back[1], 1)]
     for mode in dict.fromkeys(end[0] for end, _ in known if end is not None):
@@ -68,7 +68,7 @@ def _padded(
 def _ends(
     write: NodeWriter, parts: Sequence[fx.Node], value: fx.Node, axis: int, first: bool
 ) -> tuple[str, int] | None:
-    """How the first, or the last, frames of `value` are repeated in `parts`, and how many times; None of others."""
+    """The mode and the count in which `parts` pad `value` at its start or end; None for others."""
     if not parts:
         return None
     sources = [value, *_cut_at_other_end(value, axis, first)]
@@ -88,7 +88,7 @@ def _ends(
 
 
 def _cut_at_other_end(value: fx.Node, axis: int, first: bool) -> list[fx.Node]:
-    """What `value` is a cut of that begins, or ends, as it does."""
+    """The source of a slice `value` that begins, or ends, as it does."""
     source = value.args[0] if value.target is aten.slice.Tensor else None
     if not isinstance(source, fx.Node):
         return []
@@ -97,7 +97,7 @@ def _cut_at_other_end(value: fx.Node, axis: int, first: bool) -> list[fx.Node]:
 
 
 def _cut_of(node: object, sources: Sequence[fx.Node], axis: int) -> tuple[int, int] | None:
-    """The places of one of `sources` from and to which `node` is; None of anything else."""
+    """The start and end of `node` as a slice of one of `sources`; None for anything else."""
     if not isinstance(node, fx.Node) or node.target is not aten.slice.Tensor:
         return None
     given = named_args(node)
@@ -109,7 +109,7 @@ def _cut_of(node: object, sources: Sequence[fx.Node], axis: int) -> tuple[int, i
 
 
 def _begun(write: NodeWriter, front: fx.Node, value: fx.Node, axis: int, node: fx.Node) -> fx.Node | None:
-    """`value` behind the first frames of a sequence that is as long as all of it."""
+    """`value` behind the first frames of a sequence as long as the result."""
     if front.target is not aten.slice.Tensor:
         return None
     whole, shape = front.args[0], write.value_of(node).shape
@@ -127,7 +127,7 @@ def _begun(write: NodeWriter, front: fx.Node, value: fx.Node, axis: int, node: f
 
 
 def difference(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """torch.diff of numbers along an axis of any size: each frame less the one before."""
+    """torch.diff of numbers along a symbolic axis: each frame less the one before."""
     given = named_args(node)
     value = given["self"]
     axis = given["dim"] % write.value_of(value).dim()
@@ -145,7 +145,7 @@ def difference(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """`x[:-rest]` of a rest that follows from the length, as `x[:length - rest]`: of no rest it is all of `x`."""
+    """`x[:-rest]`, of a remainder of the length, as `x[:length - rest]`: all of `x` without a remainder."""
     given = named_args(node)
     end, value = given["end"], given["self"]
     known = write.value_of(end) if isinstance(end, fx.Node) else None
@@ -157,6 +157,6 @@ def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _is_rest(end: torch.SymInt) -> bool:
-    """Whether an end is a number below 0 that comes back again and again."""
+    """True if an end is bounded, never above 0, and below it at times."""
     ends = [size_at(end, frames) for frames in range(SEEN, SEEN + MOST, APART)]
     return any(ends) and all(n is not None and -MOST < n <= 0 for n in ends)

@@ -1,4 +1,4 @@
-"""What is repeated along an axis of one entry is that entry, seen many times: a vector that all frames get, say."""
+"""Writes repetition along an axis of size 1, such as of a vector that all frames get, as `expand`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REPEATS = overloads("repeat tile repeat_interleave.self_int")
 
 
 def repeats_as_expands(graph: fx.Graph) -> None:
-    """Write repetitions of axes of one entry as `expand`, which copies nothing and has no size to be bounded."""
+    """Write repetitions of axes of size 1 as `expand`, which copies nothing and has no size to be bounded."""
     for node in graph.nodes:
         if node.target in REPEATS and (sizes := _expanded(node)) is not None:
             node.target, node.args, node.kwargs = aten.expand.default, (node.all_input_nodes[0], sizes), {}
 
 
 def _expanded(node: fx.Node) -> list[Any] | None:
-    """The sizes that `expand` is to give, -1 for those that stay; None where an axis of more entries is repeated."""
+    """The sizes for `expand`, -1 for those that stay; None if an axis of more entries is repeated."""
     given = named_args(node) | node.kwargs
     shape, times = given["self"].meta["val"].shape, _times(node, given)
     if times is None:
@@ -32,7 +32,7 @@ def _expanded(node: fx.Node) -> list[Any] | None:
 
 
 def _times(node: fx.Node, given: dict[str, Any]) -> list[Any] | None:
-    """How often each axis is repeated, new ones in front."""
+    """The repetitions of each axis, new ones in front."""
     rank = given["self"].meta["val"].dim()
     if node.target is aten.repeat_interleave.self_int:
         axis = given["dim"]

@@ -35,14 +35,14 @@ Rule = Callable[["PairWriter", fx.Node], Any]
 
 
 class PairWriter(NodeWriter):
-    """Writes what stands for one node of complex values."""
+    """Writes the real operators for a node of complex values."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, "real")
         self.pairs: dict[fx.Node, Pair] = {}
 
     def rewrite(self, rules: Mapping[Any, Rule]) -> None:
-        """Every complex value as a pair; raises LiftError with operator and place for what has no rule."""
+        """Replace complex values by pairs; raises LiftError, with operator and place, without a rule."""
         nodes = list(self.graph.nodes)
         for node in nodes:
             if node.target is aten._neg_view.default:
@@ -134,7 +134,7 @@ class PairWriter(NodeWriter):
         return self.call(aten.sqrt.default, self.add(self.mul(a.re, a.re), self.mul(a.im, a.im)))
 
     def angle(self, a: Pair) -> Any:
-        """atan(im / re), by quadrant, of what ONNX and C have."""
+        """atan2(im, re), by operators that ONNX and C have."""
         re, im, half = self.real(a), self.imag(a), math.pi / 2
         on_axis = self.call(aten.eq.Scalar, re, 0)
         slope = self.div(im, self.call(aten.where.ScalarSelf, on_axis, 1.0, re))
@@ -163,7 +163,7 @@ class PairWriter(NodeWriter):
         return a.im if a.im is not None else self.call(aten.zeros_like.default, a.re)
 
     def _whole(self, pair: Pair) -> Pair:
-        """The parts that there are, of the shape and type of the value."""
+        """The parts that exist, in the shape and type of the value."""
         assert self.at is not None
         value = self.value_of(self.at)
         re, im = pair.re, pair.im
@@ -176,7 +176,7 @@ class PairWriter(NodeWriter):
         return Pair(re, im)
 
     def _widened(self, part: fx.Node, other: fx.Node, value: Tensor) -> fx.Node:
-        """`part` in the shape of `value`, which the two parts have together."""
+        """`part` in the shape of `value`, to which both parts broadcast."""
         if str(self.value_of(part).shape) == str(value.shape):
             return part
         return self.call(aten.add.Tensor, part, self.call(aten.zeros_like.default, other))
@@ -186,7 +186,7 @@ class PairWriter(NodeWriter):
 
 
 def is_complex(node: fx.Node) -> bool:
-    """Whether the value of a node, or the first of several, is complex."""
+    """True if the value of a node, or the first of several, is complex."""
     value = node.meta.get("val")
     if isinstance(value, list | tuple) and value:
         value = value[0]
@@ -198,7 +198,7 @@ def has_complex(graph: fx.Graph) -> bool:
 
 
 def combined(parts: Sequence[int]) -> tuple[bool, int]:
-    """Of a product of real (0) and imaginary (1) parts: whether it is imaginary, and its sign."""
+    """The product of real (0) and imaginary (1) parts: whether it is imaginary, and its sign."""
     count = sum(parts)
     return bool(count % 2), -1 if count % 4 >= 2 else 1
 

@@ -1,4 +1,4 @@
-"""What each operator does with complex values, in pairs of real ones."""
+"""Rules for operators on complex values, in pairs of real ones."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _product(write: PairWriter, node: fx.Node) -> Any:
 
 
 def _multilinear(write: PairWriter, call: Callable[..., Any], operands: list[Any]) -> Pair:
-    """The product of complex operands by those of their parts."""
+    """The product of complex operands, from products of their parts."""
     pairs, sums = [write.pair(x) for x in operands], [None, None]
     for chosen in itertools.product((0, 1), repeat=len(pairs)):
         parts = [p.im if c else p.re for p, c in zip(pairs, chosen, strict=True)]
@@ -195,7 +195,7 @@ def _view_as_complex(write: PairWriter, node: fx.Node) -> Any:
 
 
 def _typed(write: PairWriter, node: fx.Node) -> Any:
-    """A change of type: of a real value to a complex one, or the other way, which leaves the imaginary part out."""
+    """A conversion from real to complex values, or back, which drops the imaginary part."""
     a, dtype = write.pair(node.args[0]), node.meta["val"].dtype
     return a if dtype.is_complex else write.call(aten._to_copy.default, write.real(a), dtype=dtype)
 
@@ -239,7 +239,7 @@ def _tested(joined: Any) -> Rule:
 
 
 def _fourier(write: PairWriter, node: fx.Node) -> Any:
-    """A transform over an axis of fixed length, as a product with its basis."""
+    """A Fourier transform over a fixed axis, as a product with its basis."""
     given, name = named_args(node), node.target._opname  # type: ignore[union-attr]
     a, dim, norm = write.pair(given["self"]), given["dim"], given["norm"] or "backward"
     one = a.im if a.re is None else a.re
@@ -321,5 +321,5 @@ RULES = _rules()
 
 
 def make_real(module: fx.GraphModule) -> None:
-    """Complex values inside a graph as pairs of real ones, in place; raises LiftError for what has no such form."""
+    """Rewrite complex values in a graph as pairs of real ones, in place; raises LiftError if one has no such form."""
     PairWriter(module).rewrite(RULES)

@@ -1,4 +1,4 @@
-"""Tensors filled with one number, or one tensor, in the shape of another: they depend on no value of that."""
+"""Makes tensors that are filled in the shape of another one independent of its values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILLS: Mapping[Any, float | str] = {
 
 
 def free_constants(graph: fx.Graph) -> None:
-    """Zeros, ones and other numbers, and tensors, in the shape of a frame do not depend on the frame."""
+    """Write fills in the shape of another tensor as fills of sizes, in place."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
         shape, said = node.meta["val"].shape, FILLS[node.target]
@@ -46,5 +46,5 @@ def free_constants(graph: fx.Graph) -> None:
 
 
 def _is_of_one_axis(size: torch.SymInt) -> bool:
-    """Whether a size follows from one other: that of frames and rows together says where both stand."""
+    """True if a size depends on one symbol: a product of frames and rows gives the place of both."""
     return len(size.node.expr.free_symbols) == 1

@@ -1,4 +1,4 @@
-"""Choices by masks that are true, or false, whatever is fed: `torch.where(ones(batch) & ..., x[..., :1], before)`."""
+"""Resolves selection by masks with constant values: `torch.where(ones(batch) & ..., x[..., :1], before)`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT = overloads("logical_not bitwise_not")
 
 
 def choose_by_known_masks(graph: fx.Graph) -> None:
-    """Write what such a mask chooses in the place of the choice, in place."""
+    """Replace a selection by such a mask with the selected value, in place."""
     for node in [n for n in graph.nodes if n.target is aten.where.self]:
         mask, *ways = node.args
         known = _known(mask)
@@ -31,7 +31,7 @@ def choose_by_known_masks(graph: fx.Graph) -> None:
 
 
 def _known(mask: object) -> bool | None:
-    """What all entries of a mask are; None where they follow from what is fed, or may be of both kinds."""
+    """The value of all entries of a mask; None if they depend on inputs, or may differ."""
     if not isinstance(mask, fx.Node) or not isinstance(mask.meta.get("val"), Tensor):
         return None
     if mask.meta["val"].dtype != torch.bool:
@@ -50,7 +50,7 @@ def _known(mask: object) -> bool | None:
 
 
 def _in_shape_of(graph: fx.Graph, node: fx.Node, value: fx.Node) -> fx.Node | None:
-    """`value` as `node` has it; None where it would be of another kind, or of a size that is not known here."""
+    """`value` in the shape of `node`; None if its type differs, or a size is unknown here."""
     here, there = value.meta["val"], node.meta["val"]
     if here.dtype != there.dtype:
         return None

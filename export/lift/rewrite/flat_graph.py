@@ -1,4 +1,4 @@
-"""A module as a flat graph of functional operators: what every pass of lifting reads."""
+"""Exports a module as a flat graph of functional operators, which every pass of lifting reads."""
 
 from __future__ import annotations
 
@@ -55,11 +55,10 @@ def flat_graph(
     chunk: int = 1,
     counts: Sequence[tuple[int, int]] = (),
 ) -> fx.GraphModule:
-    """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
+    """`module` as a graph: placeholders in, one tuple out, no in-place operators, no checks of sizes.
 
-    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention, and a
-    step will have `chunk` frames. `counts` are states that begin at zero or above, as the number of what is fed and of
-    the next value.
+    `most` is the greatest length of any axis; None for any length. `context` bounds causal attention, and a step has
+    `chunk` frames. `counts` are states that begin at zero or above, by the indices of placeholder and next value.
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
@@ -99,13 +98,13 @@ def flat_graph(
 
 
 def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None, chunk: int = 1) -> None:
-    """Attention, spectra, mirrors and whatever else is windows over an axis of any size, written as these, in place."""
+    """Write attention, spectra, padding and other windowed operators over symbolic axes as windows, in place."""
     narrow_attention(module, args, context, chunk)
     take_windows_apart(module)
 
 
 def _drop_idle(graph: fx.Graph) -> None:
-    """Take out checks, and what only repeats its argument; what is zero of any number is zeros."""
+    """Remove checks and identities; a product with 0 becomes zeros."""
     for node in list(graph.nodes):
         if node.target in SQUEEZES:
             _squeeze_ones(graph, node)
@@ -128,14 +127,14 @@ def _drop_idle(graph: fx.Graph) -> None:
 
 
 def _is_zero(node: fx.Node) -> bool:
-    """Whether a node is zero whatever number a part of a tensor holds: `x[:, :1] * 0`, in front of frames."""
+    """True if a node is a part of a tensor times 0: `x[:, :1] * 0`, in front of frames."""
     if node.target not in PRODUCTS or getattr(node.args[0], "target", None) not in PARTS:
         return False
     return isinstance(node.args[1], int | float) and node.args[1] == 0
 
 
 def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
-    """`math.ceil(size / n)` in whole numbers, which have a bound in a graph where the size has one."""
+    """Write `math.ceil(size / n)` in integers, which have a bound in a graph if the size has one."""
     (divided,) = node.args
     if not isinstance(divided, fx.Node) or divided.target is not operator.truediv:
         return
@@ -150,7 +149,7 @@ def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
-    """Take out only the axes that are always 1 long: one of any size stays, in a step of one frame or one row too."""
+    """Squeeze only axes that always have size 1: a symbolic axis stays, in a step of one frame or one row too."""
     arguments = named_args(node)
     value, before = arguments["self"], arguments["self"].meta["val"]
     asked = arguments.get("dim", range(before.dim()))
@@ -165,7 +164,7 @@ def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _refuse_bounds(program: torch.export.ExportedProgram, most: int) -> None:
-    """Raise BoundedAxis where the code does something else from some length on."""
+    """Raise BoundedAxis if the code does something else from some length on."""
     for port, node in enumerate(_fed(program)):
         for axis, size in enumerate(node.meta["val"].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
@@ -176,7 +175,7 @@ def _refuse_bounds(program: torch.export.ExportedProgram, most: int) -> None:
 
 
 def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...]) -> None:
-    """Raise FrozenAxis where an operator took a size for another one of the model, and made a number of it."""
+    """Raise FrozenAxis if an operator specialized a symbolic axis to another size of the model."""
     axes = torch.utils._pytree.tree_leaves(shapes, lambda part: isinstance(part, dict))
     for port, (node, free) in enumerate(zip(_fed(program), axes, strict=True)):
         for axis in free:
@@ -189,7 +188,7 @@ def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...
 
 
 def _refuse_sizes_of_values(graph: fx.Graph) -> None:
-    """Raise LiftError where the value of a tensor says how many entries another one has."""
+    """Raise LiftError if the values of a tensor determine the size of another one."""
     made: dict[Any, fx.Node] = {}
     for node in graph.nodes:
         made |= dict.fromkeys(node.meta.get("unbacked_bindings") or (), node)
@@ -211,7 +210,7 @@ def _fed(program: torch.export.ExportedProgram) -> list[fx.Node]:
 
 
 def _equal_sizes(graph: fx.Graph, args: Sequence[Tensor]) -> Mapping[Any, Any]:
-    """By symbol of a size, the one symbol of all that are the rows, or the frames."""
+    """By symbol of a size, the first symbol of the same example size: the rows, or the frames."""
     alike: dict[int, Any] = {}
     return {
         size.node.expr: alike.setdefault(here, size.node.expr)
@@ -222,7 +221,7 @@ def _equal_sizes(graph: fx.Graph, args: Sequence[Tensor]) -> Mapping[Any, Any]:
 
 
 def _settle_sizes(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
-    """A size that is the same number whatever there is, as rows // rows, is that number."""
+    """Replace a size that is always the same number, as rows // rows, by that number."""
     numbers: dict[fx.Node, int] = {}
     for node in graph.nodes:
         if numbers and not numbers.keys().isdisjoint(node.all_input_nodes):
@@ -236,9 +235,9 @@ def _settle_sizes(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
 
 
 def _sizes_of_what_is_there(graph: fx.Graph) -> None:
-    """A size of a new tensor that counts windows is asked of the tensor that it is made from, where that has it.
+    """Read the count of windows in the size of a new tensor from its source, if that has such an axis.
 
-    As an expression of the input's length it is that of a whole sequence, and none of a piece.
+    As an expression of the input's length it is that of a whole sequence, and not of a segment.
     """
     for node in [n for n in graph.nodes if n.target in LIKE_ANOTHER]:
         source, sizes = node.args[:2]
@@ -255,13 +254,13 @@ def _sizes_of_what_is_there(graph: fx.Graph) -> None:
 
 
 def _number(size: Any, equal: Mapping[Any, Any]) -> int | None:
-    """What a computed size always is, or None."""
+    """The constant value of a computed size, or None."""
     expression = size.node.expr.subs(equal) if isinstance(size, torch.SymInt) else None
     return int(expression) if expression is not None and expression.is_Integer else None
 
 
 def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
-    """Raise FrozenAxis where pieces are one for each entry of an axis of any size, which torch.export lets pass."""
+    """Raise FrozenAxis if code takes a symbolic axis apart entry by entry, which torch.export lets pass."""
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
     for node in list(graph.nodes):
         if node.target in (aten.unbind.int, aten.split.Tensor) and node.users:
@@ -276,7 +275,7 @@ def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> Non
 
 
 def _refuse_single_windows(graph: fx.Graph) -> None:
-    """Raise FrozenAxis where torch took an axis for 1, since it was at the length of the export."""
+    """Raise FrozenAxis if torch specialized an axis to 1, its size at the length of the export."""
     for node in graph.nodes:
         by_rate = node.target in RESAMPLING and not named_args(node).get("output_size")
         by_entry = torch.Tag.pointwise in getattr(node.target, "tags", ())
@@ -301,7 +300,7 @@ def _axis_of(graph: fx.Graph, size: torch.SymInt) -> tuple[int, int]:
 
 
 def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any]) -> None:
-    """One part for each entry of an axis whose size is computed, though it is always the same number."""
+    """Select each entry of an axis whose size is computed, though it is always the same number."""
     for part in list(unbind.users):
         with graph.inserting_before(part):
             selected = graph.call_function(aten.select.int, (arguments["self"], arguments["dim"], part.args[1]))
@@ -311,7 +310,7 @@ def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any])
 
 
 def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor], bool] = lambda value: True) -> None:
-    """What is computed from weights alone, and `which` holds of, is computed here, once, and held as buffers `name`."""
+    """Fold values computed from weights alone, for which `which` is true, into buffers that begin with `name`."""
     graph, known = module.graph, dict[fx.Node, Any]()
     made: dict[tuple[Any, ...], str] = {}
     for node in list(graph.nodes):

@@ -1,7 +1,7 @@
-"""Frames put together by a reshape, (B, T, C) as (B, T / K, K C): windows of K frames, one behind the other.
+"""Writes a reshape that stacks frames, (B, T, C) as (B, T / K, K C), as windows of K frames.
 
 A reshape that takes several frames for one is a window with a stride, which a stream can have; one that makes several
-of each is what it is.
+of each stays.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MANY = 1000
 
 
 def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so; None where it puts no frames together."""
+    """The reshape `node` as windows; None if it stacks no frames."""
     value = node.all_input_nodes[0]
     before, after = (write.value_of(n).shape for n in (value, node))
     pairs = enumerate(zip(before, after, strict=False))
@@ -55,7 +55,7 @@ def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:
-    """The sizes from an axis on, as numbers where they were written so: torch may keep T // (T // 2) of a 2."""
+    """The sizes from an axis on, as numbers if they were written so: torch may keep T // (T // 2) of a 2."""
     given: Any = named_args(node)
     written = list(given["size"] if "size" in given else given["shape"] if "shape" in given else given["sizes"])
     if "sizes" in given:
@@ -70,13 +70,13 @@ def _is_computed(size: Any) -> bool:
 
 
 def _is_of_rows(write: NodeWriter, size: torch.SymInt) -> bool:
-    """Whether a size follows from that of the batch."""
+    """True if a size depends on that of the batch."""
     sizes = (n for fed in placeholders(write.graph) for n in fed.meta["val"].shape if _is_computed(n))
     return any(n.node.expr in size.node.expr.free_symbols and n.node.hint <= ROWS for n in sizes)
 
 
 def _is_times(before: torch.SymInt, after: torch.SymInt, count: int) -> bool:
-    """Whether a size is another one `count` times, wherever it is any number times `count`."""
+    """True if `before` is `count` times `after`, wherever it is a multiple of `count`."""
     expressions = [size.node.expr for size in (before, after)]
     if expressions[0].free_symbols != expressions[1].free_symbols or len(expressions[0].free_symbols) != 1:
         return False

@@ -1,4 +1,4 @@
-"""Masks of what lies behind the ends of rows: no frame does where every row is as long as its tensor."""
+"""Drops masks of frames behind the ends of rows if every row is as long as its tensor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIEWS = overloads(
 
 
 def drop_full_masks(graph: fx.Graph) -> None:
-    """The number of a frame is below the length of its row: where the two are compared stand 0 and 1."""
+    """Compare 0 with 1, in place, where a frame index is compared with the length of a full row."""
     for node in list(graph.nodes):
         if node.target not in COMPARE or not all(isinstance(side, fx.Node) for side in node.args):
             continue
@@ -37,7 +37,7 @@ def _origin(node: fx.Node) -> fx.Node:
 
 
 def _end_of_numbers(node: fx.Node) -> str | None:
-    """The size up to which frames are numbered, from 0; None of anything else."""
+    """The end of a range of frame indices from 0; None for anything else."""
     if node.target not in overloads("arange arange.start arange.start_step"):
         return None
     given = named_args(node)
@@ -45,7 +45,7 @@ def _end_of_numbers(node: fx.Node) -> str | None:
 
 
 def _fill(node: fx.Node) -> str | None:
-    """The size that a tensor is filled with; None of anything else."""
+    """The size that a tensor is filled with; None for anything else."""
     return _size(node.args[1]) if node.target is aten.full.default else None
 
 
@@ -54,7 +54,7 @@ def _size(value: Any) -> str | None:
 
 
 def _seen_as(node: fx.Node, origin: fx.Node, value: int) -> fx.Node:
-    """`node`, a view of `origin`, as one of `value` everywhere."""
+    """`node`, a view of `origin`, filled with `value`."""
     graph = node.graph
     if node is not origin:
         seen = _seen_as(node.all_input_nodes[0], origin, value)

@@ -1,6 +1,6 @@
-"""Windows picked by the numbers of their frames, `x[:, hop * arange(n)[:, None] + arange(W)]`, as windows.
+"""Windows gathered by frame index, `x[:, hop * arange(n)[:, None] + arange(W)]`, or by `as_strided`.
 
-Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends. What `as_strided` takes are such too.
+Indices clamped to a sequence, `clamp(0, T - 1)`, replicate its ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEEN = (960, 1200, 1441)
 
 
 def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What an index over an axis of any size gives, written so; None where it picks no windows in even steps."""
+    """The gather `node` along a symbolic axis as windows; None if it has no fixed hop."""
     given = named_args(node)
     value = given["self"]
     if node.target is aten.index_select.default:
@@ -40,7 +40,7 @@ def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Windows over the last axis of (..., T) by `as_strided`, written so; None where it does anything else."""
+    """The windows of `as_strided` over the last axis of (..., T); None if it does anything else."""
     given = named_args(node)
     value, size, stride = given["self"], given["size"], given["stride"]
     held = write.value_of(value)
@@ -65,7 +65,7 @@ def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 def _picked(
     write: NodeWriter, value: fx.Node, axis: int, shape: Sequence[Any], numbers: Callable[[int], Tensor]
 ) -> fx.Node | None:
-    """Frames picked along an axis by numbers of a shape, which are asked for by the frames of the input."""
+    """Windows of the frames at `numbers(length of the input)`, indices of a shape, along an axis; or None."""
     size = write.value_of(value).shape[axis]
     frames = [a for a, n in enumerate(shape) if not isinstance(n, int)]
     if len(shape) > 2 or len(frames) != 1:
@@ -86,19 +86,19 @@ def _picked(
 
 
 def _seen(size: Any, numbers: Callable[[int], Tensor], axis: int, lengths: Iterable[int]) -> list[tuple[int, Tensor]]:
-    """Frames of the value that is picked from, and the numbers (n, W) that are picked, of frames of the input."""
+    """For each length of the input, that of the value and the indices (n, W) into it."""
     made = ((size_at(size, n) or 0, numbers(n).movedim(axis, 0)) for n in lengths)
     return [(length, picked.reshape(len(picked), -1)) for length, picked in made]
 
 
 def _is_picked(write: NodeWriter, index: fx.Node) -> bool:
-    """Whether an index is whole numbers that are made of sizes alone."""
+    """True if an index is integers that are made of sizes alone."""
     made_of = sources_of(index, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
     return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in made_of)
 
 
 def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:
-    """What a node made of sizes gives where all of these are those of so many frames."""
+    """The value of a node made of sizes, for an input of `frames` frames."""
     known: Any = None if node.op == "get_attr" else write.value_of(node)
     if isinstance(known, torch.SymInt):
         return size_at(known, frames)
@@ -111,7 +111,7 @@ def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Every `hop` frames, those at `places` of the first one; `before` and `behind` frames of the ends repeated."""
+    """Windows every `hop` frames, of the frames at `places`; `before` and `behind` replicated frames at the ends."""
 
     hop: int
     places: tuple[int, ...]
@@ -120,7 +120,7 @@ class _Windows:
 
     @property
     def spans(self) -> range:
-        """Over how many frames a window may go: the last ones may be none of its own, so that as many are there."""
+        """The spans that a window may have: unused frames at its end make the number of windows fit."""
         span = max(self.places) - min(self.places) + 1
         return range(span, span + self.hop)
 
@@ -129,7 +129,7 @@ class _Windows:
 
 
 def _windows(length: int, numbers: Tensor) -> _Windows | None:
-    """The windows that (n, W) numbers of `length` frames pick; None where these do not go on in even steps."""
+    """The windows of indices (n, W) into `length` frames; None if they have no fixed hop."""
     middle = len(numbers) // 2
     steps = numbers[middle + 1] - numbers[middle]
     hop = int(steps[0])
@@ -150,7 +150,7 @@ def _written(
     fitting: tuple[int, int],
     index: tuple[int, int],
 ) -> fx.Node:
-    """Windows over a span, some left out at the end, for an index of so many axes, in which frames stand at one."""
+    """Write windows: `fitting` is their span and the count dropped at the end, `index` the rank and frame axis."""
     (span, left_out), (dims, frames) = fitting, index
     rank, first = len(write.value_of(value).shape), min(windows.places)
     pads = [0, 0] * (rank - axis - 1) + [windows.before, windows.behind]

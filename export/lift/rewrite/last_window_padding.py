@@ -1,6 +1,6 @@
-"""What fills a last window up, where code adds nothing to whole ones: `if n % k: x = F.pad(x, (0, k - n % k))`.
+"""Padding of an incomplete last window, if there is one: `if n % k: x = F.pad(x, (0, k - n % k))`.
 
-torch.export goes one way. That of sequences with a rest holds for all of them once `k - n % k` is `(k - n % k) % k`.
+torch.export traces one branch. That with a remainder holds for all lengths once `k - n % k` is `(k - n % k) % k`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FROM, MOST = 1 << 12, 256
 
 
 def filled_up(module: fx.GraphModule) -> tuple[fx.GraphModule, int] | None:
-    """A copy that adds nothing to whole windows, and by how many frames windows lie apart; None of other graphs.
+    """A copy that adds nothing to whole windows, and the hop of windows in frames; None for other graphs.
 
-    What torch knows of sizes in it is that of `module`.
+    Its symbolic sizes are those of `module`.
     """
     found = dict(_rests(module.graph))
     if not found or len({*found.values()}) > 1:
@@ -45,7 +45,7 @@ def filled_up(module: fx.GraphModule) -> tuple[fx.GraphModule, int] | None:
 
 
 def _take_off(graph: fx.Graph, rest: fx.Node, size: int) -> None:
-    """Let what torch reckoned of the filled length, without the rest, be that of whole windows where there is none."""
+    """Subtract a window from sizes computed of the padded length, where the last window is whole."""
     for node in [n for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)]:
         for number in {n for n in node.all_input_nodes if _is_number(n)}:
             if (more := _by_window(number.meta["val"], size)) is None:
@@ -62,7 +62,7 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def _by_window(number: torch.SymInt, size: int) -> int | None:
-    """By how much a number grows with each `size` frames, at once; None of others."""
+    """The growth of a number with each `size` frames, if at once; else None."""
     if len(number.node.expr.free_symbols) != 1:
         return None
     first = FROM - FROM % size
@@ -75,7 +75,7 @@ def _by_window(number: torch.SymInt, size: int) -> int | None:
 
 
 def _rests(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:
-    """The numbers that go from k down to 1 as a length grows, and then from k again."""
+    """Yield the numbers that fall from k to 1 as a length grows, then from k again, and k."""
     for node in graph.nodes:
         if not _is_number(node):
             continue

@@ -1,10 +1,10 @@
-"""Interpolation to another size as windows and products: over time by P frames for every Q, over other axes at once.
+"""Interpolation as windows and products: P output frames for every Q over time, other axes at once.
 
-Frame j of what comes out stands at (j + 1/2) Q / P - 1/2 of what goes in, and is made of the frames around that place:
-so every P of them are made of the same Q frames and their neighbours. Beyond its ends a sequence has its last frames
-again. With `align_corners`, or a size that is no multiple, the place follows from the length, and no stream has that.
+Output frame j stands at (j + 1/2) Q / P - 1/2 of the input, and is made of the frames around that place: so every P of
+them are made of the same Q frames and their neighbours. The ends of a sequence are replicated. With `align_corners`, or
+a size that is no multiple, the place follows from the length, and no stream has that.
 
-Sources: the docstring of torch.nn.functional.interpolate; what each operator weighs a frame with is asked of it.
+Sources: the docstring of torch.nn.functional.interpolate; the weights are computed by each operator itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RESAMPLING = overloads(
 
 
 def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so; None where no axis of it is of any size, or a place follows from the length."""
+    """The interpolation `node` as windows; None unless one axis is symbolic, or if places depend on the length."""
     name, given = str(node.target), named_args(node)
     one, reach = next(known for word, known in ALONG_ONE.items() if word in name)
     value: Any = node.args[0]
@@ -68,7 +68,7 @@ def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _scales(given: dict[str, Any], axes: int) -> list[float | None]:
-    """By axis, what was said as a factor; None where a size was."""
+    """The scale factor of each axis; None for one given by size."""
     if "scale_factors" in given:
         return list(given["scale_factors"] or [None] * axes)
     names = {1: ("scales",), 2: ("scales_h", "scales_w"), 3: ("scales_d", "scales_h", "scales_w")}[axes]
@@ -76,7 +76,7 @@ def _scales(given: dict[str, Any], axes: int) -> list[float | None]:
 
 
 def rate_of(before: Any, after: Any) -> Fraction | None:
-    """Frames of what comes out for each that goes in; None where that is another number at each length."""
+    """The output frames for each input frame; None if the ratio depends on the length."""
     found = set()
     for frames in SEEN:
         here, there = size_at(before, frames), size_at(after, frames)
@@ -88,7 +88,7 @@ def rate_of(before: Any, after: Any) -> Fraction | None:
 
 
 def _weights(one: Any, size: int, made: int, scale: float | None, corners: bool = False) -> Tensor:
-    """(size, made): with what each entry of an axis goes into each that is made, as the operator itself has it."""
+    """The weights (size, made) of the entries of an axis in the output, as the operator itself computes them."""
     more = () if "nearest" in str(one) else (corners,)
     each = torch.eye(size, dtype=torch.float64).reshape(1, size, 1, size)
     weights: Tensor = one(each, [1, made], *more, None, scale)
@@ -96,7 +96,7 @@ def _weights(one: Any, size: int, made: int, scale: float | None, corners: bool 
 
 
 def weighed(write: NodeWriter, value: fx.Node, axis: int, weights: Tensor, picks: bool) -> fx.Node:
-    """`value` with its entries along an axis, or its windows if it is the last one, weighed, or picked, anew."""
+    """`value` with `weights` (size, made) applied along an axis, as a product or as picked entries."""
     if weights.shape[0] == weights.shape[1] and bool((weights == torch.eye(len(weights))).all()):
         return value
     if picks:
@@ -109,7 +109,7 @@ def weighed(write: NodeWriter, value: fx.Node, axis: int, weights: Tensor, picks
 
 
 def _over_time(write: NodeWriter, value: fx.Node, axis: int, rate: Fraction, one: Any, reach: int) -> fx.Node | None:
-    """P frames for every Q, and what would be made of frames behind the last one."""
+    """P frames for every Q, with those behind the last one; or None."""
     taken, made = rate.denominator, rate.numerator
     rank = len(write.value_of(value).shape)
     if taken == 1 and not reach:
@@ -131,7 +131,7 @@ def _over_time(write: NodeWriter, value: fx.Node, axis: int, rate: Fraction, one
 
 
 def padded(write: NodeWriter, value: fx.Node, axis: int, pads: list[int], mode: str) -> fx.Node:
-    """Replication is of the last axes alone, as many as are padded: time goes there and back."""
+    """Pad an axis. Replication pads last axes alone, so that time goes there and back."""
     if not any(pads):
         return value
     last = len(write.value_of(value).shape) - 1
@@ -149,7 +149,7 @@ def padded(write: NodeWriter, value: fx.Node, axis: int, pads: list[int], mode: 
 
 
 def _cut(write: NodeWriter, more: fx.Node, value: fx.Node, axis: int, rate: Fraction, node: fx.Node) -> fx.Node:
-    """`more`, no longer than what `node` gives."""
+    """`more`, no longer than the result of `node`."""
     size = named_args(node).get("output_size")
     if statically_known_true(write.value_of(more).shape[axis] == write.value_of(node).shape[axis]):
         return more

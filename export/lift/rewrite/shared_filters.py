@@ -1,4 +1,4 @@
-"""One filter for every row, where rows stand among the channels: (1, B C, T), as many groups as there are of them."""
+"""Grouped convolutions of (1, B C, T), rows among the channels, that have one filter for every row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONVOLUTIONS = overloads("conv1d conv1d.padding conv2d conv2d.padding")
 
 
 def share_filters(module: fx.GraphModule) -> None:
-    """Convolve each channel as a row, in place, where all have the same filter and their number is a size."""
+    """Convolve each channel as a row, in place, if all have the same filter and their number is symbolic."""
     graph = module.graph
     for node in [n for n in graph.nodes if n.target in CONVOLUTIONS and _is_shared(n)]:
         given, write = named_args(node), NodeWriter(module, f"filter_{node.name}")

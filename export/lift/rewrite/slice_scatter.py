@@ -1,4 +1,4 @@
-"""Frames written over a piece of an axis, `out[:, 1:] = x[:, :-1]`, as the pieces around them joined with them."""
+"""Slice assignment, `out[:, 1:] = x[:, :-1]`, as a concatenation with the segments around it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ZEROS = overloads("zeros new_zeros zeros_like")
 
 
 def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so, where it writes along an axis of any size, every entry from one place to another.
+    """The scatter `node` along a symbolic axis as a concatenation, or interleaved if it has steps.
 
-    None elsewhere.
+    None for other axes and bounds.
     """
     given = named_args(node)
     value, piece, axis = given["self"], given["src"], given["dim"]
@@ -56,7 +56,7 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _from_place(write: NodeWriter, value: fx.Node, axis: int, start: int) -> fx.Node:
-    """Which places along an axis are `start`, or behind it, in a shape that `value` broadcasts with."""
+    """The mask of indices from `start` on along an axis, in a shape that `value` broadcasts with."""
     numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, value, axis))
     rank = len(write.value_of(value).shape)
     places = write.call(aten.reshape.default, numbers, [-1, *[1] * (rank - 1 - axis % rank)])
@@ -64,7 +64,7 @@ def _from_place(write: NodeWriter, value: fx.Node, axis: int, start: int) -> fx.
 
 
 def _is_fed(node: fx.Node) -> bool:
-    """Whether a value is computed of an input, and not of its sizes alone."""
+    """True if a value is computed of an input, and not of its sizes alone."""
     seen, left = set[fx.Node](), [node]
     while left:
         if (one := left.pop()) in seen or one.target is aten.sym_size.int:
@@ -77,7 +77,7 @@ def _is_fed(node: fx.Node) -> bool:
 
 
 def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, start: Any, step: int) -> fx.Node | None:
-    """Every entry of `piece` among `step` - 1 of one number, `start` of which stand before it."""
+    """The entries of `piece`, each among `step` - 1 of one number, `start` of which stand before it."""
     sizes = [write.value_of(n).shape[axis] for n in (piece, value)]
     fill = value.args[1] if _is_full(value) else 0 if value.target in ZEROS else None
     if fill is None or not isinstance(start, int) or not 0 <= start < step or rate_of(*sizes) != step:
@@ -90,12 +90,12 @@ def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, s
 
 
 def _is_full(node: fx.Node) -> bool:
-    """Whether a value is one number."""
+    """True if a value is filled with a constant."""
     return node.target is aten.full.default and not isinstance(node.args[1], fx.Node)
 
 
 def _part(write: NodeWriter, value: fx.Node, axis: int, start: int, end: int) -> fx.Node:
-    """Entries of a value; of one number, as many of it."""
+    """Entries of a value; a shorter fill of a constant one."""
     count = end - start if end < END else -start
     if not _is_full(value) or count <= 0:
         return write.call(aten.slice.Tensor, value, axis, start, end)

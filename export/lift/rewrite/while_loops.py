@@ -1,6 +1,6 @@
-"""`while_loop` with a number of iterations that follows from constants, written out: the same as a loop of Python's.
+"""Unrolls a `while_loop` whose number of iterations follows from constants, like a Python loop.
 
-What a condition reads must be constants that the body computes of constants alone, as a count is. Any other loop stays.
+Values that the condition reads must be made of constants by the body alone, as a counter is. Any other loop stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST = 256
 
 
 def write_counted_loops_out(module: fx.GraphModule) -> None:
-    """In place."""
+    """Unroll in place."""
     write = NodeWriter(module, "loop")
     for node in [n for n in module.graph.nodes if str(n.target) == "while_loop"]:
         condition, body = (module.get_submodule(str(n.target)) for n in args_of(node)[:2])
@@ -41,7 +41,7 @@ def write_counted_loops_out(module: fx.GraphModule) -> None:
 
 
 def _iteration(write: NodeWriter, body: fx.GraphModule, given: Sequence[Any]) -> list[Any]:
-    """What `body` gives of what it is `given`, its nodes copied."""
+    """The results of `body` for `given`, with its nodes copied."""
     env: dict[fx.Node, Any] = dict(zip(placeholders(body.graph), given, strict=True))
     for node in body.graph.nodes:
         if node.op == "get_attr":
@@ -53,7 +53,7 @@ def _iteration(write: NodeWriter, body: fx.GraphModule, given: Sequence[Any]) ->
 
 
 def _trips(condition: fx.GraphModule, body: fx.GraphModule, start: Sequence[Any]) -> int | None:
-    """How often the condition holds, from constants where `start` has them; None where it reads anything else."""
+    """The number of iterations, from constants in `start`; None if the condition reads anything else."""
     known = {i for i, value in enumerate(start) if value is not None}
     while lost := {i for i in known if not _reads(body, _results(body)[i]) <= known}:
         known -= lost
@@ -74,13 +74,13 @@ def _results(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def _reads(module: fx.GraphModule, node: fx.Node) -> set[int]:
-    """Which placeholders, by number, a value depends on."""
+    """The indices of placeholders that a value depends on."""
     before = _before(node)
     return {i for i, n in enumerate(placeholders(module.graph)) if n in before}
 
 
 def _value(module: fx.GraphModule, node: fx.Node, given: Mapping[int, Any]) -> Any:
-    """A value that depends on the placeholders that are `given`, by number, and constants."""
+    """The value of a node that depends on constants and the placeholders `given`, by index."""
     if node.op == "placeholder":
         return given[placeholders(module.graph).index(node)]
     if node.op == "get_attr":
@@ -93,7 +93,7 @@ def _value(module: fx.GraphModule, node: fx.Node, given: Mapping[int, Any]) -> A
 
 
 def _constant(module: fx.GraphModule, value: Any) -> Any:
-    """The value of what is made of constants of the graph alone; None of anything else."""
+    """The value of a node made of constants of the graph alone; None for anything else."""
     if not isinstance(value, fx.Node):
         return value
     if _reads(module, value) or not all(_is_pure(n, module) for n in _before(value)):
@@ -102,12 +102,12 @@ def _constant(module: fx.GraphModule, value: Any) -> Any:
 
 
 def _before(node: fx.Node) -> set[fx.Node]:
-    """A node and all that it is computed from."""
+    """A node and all nodes that it is computed from."""
     return sources_of(node, lambda n: n.all_input_nodes)
 
 
 def _is_pure(node: fx.Node, module: fx.GraphModule) -> bool:
-    """Whether a node is a tensor that is held, or is computed without chance."""
+    """True if a node is a stored tensor, or computed without random numbers."""
     if node.op == "get_attr":
         return _is_tensor(module, node)
     return isinstance(node.target, torch._ops.OpOverload) and not is_drawn(node)

@@ -1,4 +1,4 @@
-"""Operators that are windows, products and sums in one, written as these: spectra, folds, and other sizes.
+"""Decomposes operators such as stft, fold and interpolation into windows, products and sums.
 
 Sources: the docstrings of torch.stft, torch.istft and torch.nn.Fold.
 """
@@ -28,7 +28,7 @@ TINY = 1e-11
 
 
 def take_windows_apart(module: fx.GraphModule) -> None:
-    """In place; an operator that is none of these windows stays."""
+    """Rewrite in place; an operator without windows stays."""
     write = NodeWriter(module, "window")
     for node in list(module.graph.nodes):
         rule = RULES.get(node.target) if node.op == "call_function" else None
@@ -43,7 +43,7 @@ def take_windows_apart(module: fx.GraphModule) -> None:
 
 
 def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
-    """torch.stft of (B, L) or (L,), padded before: windows, times the window, transformed one by one."""
+    """torch.stft of (B, L) or (L,), padded first: frames times the window, each transformed."""
     given = named_args(node)
     x, size = given["self"], given["n_fft"]
     hop = given.get("hop_length") or size // 4
@@ -73,7 +73,7 @@ def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
 
 
 def _signal(write: NodeWriter, node: fx.Node) -> fx.Node:
-    """torch.istft of (B, F, T) or (F, T): transformed back one by one, added up, divided by the windows added up."""
+    """torch.istft of (B, F, T) or (F, T): inverse transforms, overlap-added, divided by the squared windows' sum."""
     given = named_args(node)
     spectrum, size = given["self"], given["n_fft"]
     hop, centred = given.get("hop_length") or size // 4, given.get("center", True)
@@ -104,7 +104,7 @@ def _signal(write: NodeWriter, node: fx.Node) -> fx.Node:
 
 
 def _window(write: NodeWriter, given: dict[str, Any], size: int) -> Tensor | None:
-    """The window, centred among zeros; None where it is all ones."""
+    """The window, centred among zeros; None if it is all ones by default."""
     node, length = given.get("window"), given.get("win_length") or size
     if node is None:
         held: Tensor | None = None if length == size else torch.ones(length)
@@ -114,7 +114,7 @@ def _window(write: NodeWriter, given: dict[str, Any], size: int) -> Tensor | Non
 
 
 def _held(write: NodeWriter, node: fx.Node) -> Tensor:
-    """The numbers of a constant of the module; raises LiftError where it is computed."""
+    """The value of a constant of the module; raises LiftError if it depends on inputs."""
     if node.op == "call_function" and all(isinstance(n, fx.Node) for n in node.all_input_nodes):
         values = [_held(write, n) for n in node.all_input_nodes]
         numbers = dict(zip(node.all_input_nodes, values, strict=True))
@@ -131,7 +131,7 @@ def _held(write: NodeWriter, node: fx.Node) -> Tensor:
 
 
 def _added(write: NodeWriter, frames: fx.Node, hop: int) -> fx.Node:
-    """Frames (..., T, N) added up, each `hop` samples after the one before: (..., (T - 1) hop + N)."""
+    """Frames (..., T, N) overlap-added at a hop of `hop` samples: (..., (T - 1) hop + N)."""
     size = int(write.value_of(frames).shape[-1])
     count = -(-size // hop)
     if count * hop > size:
@@ -148,7 +148,7 @@ def _added(write: NodeWriter, frames: fx.Node, hop: int) -> fx.Node:
 
 
 def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Columns (B, C K, T) added up along one axis, the other being 1 long."""
+    """Columns (B, C K, T) overlap-added along one axis; the other has size 1."""
     given = named_args(node)
     columns, sizes, kernel = given["self"], given["output_size"], given["kernel_size"]
     along = 1 if kernel[0] == 1 else 0
@@ -189,7 +189,7 @@ def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[str, Any]) -> fx.Node | None:
-    """Windows along one axis of (B, C, H, W), each over the whole of the other: of any size, and as such in a row."""
+    """Columns of windows along one axis of (B, C, H, W) that span the other, maybe symbolic one; or None."""
     shape = write.value_of(x).shape
     held = [write.value_of(n) if isinstance(n, fx.Node) else n for n in kernel]
     # Where torch.export freezes both, both are numbers.

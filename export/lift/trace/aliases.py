@@ -1,4 +1,4 @@
-"""Which operators may give what they were given, or a part of it."""
+"""Finds operators that may return their argument, or a part of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AS_THEY_ARE = overloads("reshape")
 
 @cache
 def is_plain(target: Any) -> bool:
-    """Whether an operator gives something new, or a view that says so itself."""
+    """True if an operator returns a new value, or a view that its schema declares."""
     if isinstance(target, torch._ops.HigherOrderOperator) or _is_of_functorch(target):
         return False
     if not isinstance(target, torch._ops.OpOverload) or target in AS_THEY_ARE:
@@ -30,7 +30,7 @@ def is_plain(target: Any) -> bool:
 
 
 def is_new(value: fx.Node) -> bool:
-    """Whether a value is no part of what was there before."""
+    """True if a value is no part of an earlier one."""
     target: Any = value.args[0].target if value.target is operator.getitem else value.target  # type: ignore[union-attr]
     if not isinstance(target, torch._ops.OpOverload) or not is_plain(target):
         return False
@@ -38,5 +38,5 @@ def is_new(value: fx.Node) -> bool:
 
 
 def _is_of_functorch(target: Any) -> bool:
-    """Whether it is a step of `torch.func`, as `vmap` has them, whose tensors are none outside of it."""
+    """True if it is a step of `torch.func`, as in `vmap`, whose tensors do not exist outside of it."""
     return str(getattr(target, "__module__", "")).startswith("torch._functorch")

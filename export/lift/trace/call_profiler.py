@@ -1,4 +1,4 @@
-"""Calls and returns of Python's functions, seen while something runs."""
+"""Observes calls and returns of Python functions while code runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def watching(see: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
-    """Within, `see` is what `sys.setprofile` calls; a profiler of the user's goes on after it."""
+    """Make `see` the function of `sys.setprofile`; on exit, the user's profiler goes on."""
     before: Any = sys.getprofile()
     sys.setprofile(see)
     try:

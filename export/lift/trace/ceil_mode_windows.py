@@ -1,7 +1,7 @@
-"""How many windows a pool with `ceil_mode` has, by its length alone.
+"""The number of windows of a pool with `ceil_mode`, by its length alone.
 
-Its last window may be incomplete, but begins no later than the last entry. torch asks at each length whether it does,
-so that what is exported would hold for some lengths only. By the docstring of torch.nn.MaxPool1d.
+The last window may be incomplete, but begins no later than the last entry. torch asks at each length whether it does,
+so that an export would hold for some lengths only. Source: the docstring of torch.nn.MaxPool1d.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import _meta_registrations as registrations
 
 @contextlib.contextmanager
 def counted_last_windows() -> Iterator[None]:
-    """While a module is exported; values are the same."""
+    """Patch torch's count for an export; values are the same."""
     own: Any = registrations.pooling_output_shape_pad_lr
 
     def windows(size: Any, kernel: Any, left: Any, right: Any, stride: Any, dilation: Any, ceil_mode: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Sizes are divided by plain means: torch asks sympy.simplify, which takes minutes for one rounded many times."""
+"""Divides sizes without sympy.simplify of rounded parts, which takes minutes for a size rounded many times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._sympy import functions
 
 
 class _Sympy(ModuleType):
-    """sympy, whose `simplify` sees sums, products and powers, and looks into nothing that is rounded."""
+    """sympy with a `simplify` that sees sums, products and powers, and no parts of other functions."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sympy, name)
@@ -32,7 +32,7 @@ class _Sympy(ModuleType):
 
 @contextlib.contextmanager
 def plain_division() -> Iterator[None]:
-    """While a module is exported; values are the same."""
+    """Patch torch's functions for an export; values are the same."""
     before = functions.sympy  # type: ignore[attr-defined]
     functions.sympy = _Sympy("sympy")  # type: ignore[attr-defined]
     try:

@@ -1,7 +1,7 @@
-"""A program with nothing done in place, its operators as they are.
+"""Makes an exported program functional: no operator works in place, and none is decomposed.
 
-Torch makes it by tracing the program anew, which takes longer than the export did. Most programs need that for nothing,
-or only for operators that may return what they were given, which are written here as what they do.
+Torch does it by tracing the program anew, which takes longer than the export did. Most programs do not need that, or
+only for operators that may return their argument, which are rewritten here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
 
 
 def functional(program: Program) -> Program:
-    """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
+    """`program` without in-place operators, not decomposed; raises LiftError as `export_program` does."""
     if in_new_values(program.graph):
         return program
     for node in program.graph.nodes:
@@ -43,17 +43,17 @@ def functional(program: Program) -> Program:
 
 
 def is_functional(program: Program) -> bool:
-    """Whether nothing in it is done in place, and no operator may return what it was given."""
+    """True if no operator works in place, or may return its argument."""
     return all(n.op != "call_function" or is_plain(n.target) for n in program.graph.nodes)
 
 
 def in_new_values(graph: fx.Graph) -> bool:
-    """Whether nothing in a graph is done in place, after what could be was written as what it does to a new value."""
+    """Rewrite the in-place operators of a graph if possible; return True if none is left."""
     return all(n.op != "call_function" or is_plain(n.target) or _is_written(n) for n in graph.nodes)
 
 
 def _is_written(node: fx.Node) -> bool:
-    """Whether another operator could be put in its place, which says what this one does."""
+    """Rewrite a node as an operator without aliases; return True if there is one."""
     write = WRITERS.get(node.target, _not_in_place)
     call = write(node)
     if call is None:
@@ -63,7 +63,7 @@ def _is_written(node: fx.Node) -> bool:
 
 
 def _not_in_place(node: fx.Node) -> Call:
-    """What is written over a value that nothing else sees, entry by entry, is another value."""
+    """An elementwise write to a value that nothing else sees, as its out-of-place operator."""
     target, value = node.target, next(iter(node.args), None)
     if not isinstance(target, torch._ops.OpOverload) or not isinstance(value, fx.Node):
         return None
@@ -85,7 +85,7 @@ def _empty(value: torch.Tensor) -> torch.Tensor:
 
 
 def _is_unseen(value: fx.Node) -> bool:
-    """Whether a value is new, or a part of a new one, and one operator alone takes it."""
+    """True if a value is new, or a part of a new one, and one operator alone takes it."""
     while _readers(value) == 1 and not is_new(value) and value.args and isinstance(value.args[0], fx.Node):
         value = value.args[0]
     return _readers(value) == 1 and is_new(value)
@@ -134,7 +134,7 @@ def _transposed(node: fx.Node) -> Call:
 
 
 def _turned(node: fx.Node) -> Call:
-    """Axes in another order."""
+    """A permutation of axes."""
     value, *how = node.args
     numbered = torch.empty([*range(1, value.meta["val"].dim() + 1)], device="meta")  # type: ignore[union-attr]
     turned = node.target(numbered, *how, **node.kwargs)  # type: ignore[operator]
@@ -142,7 +142,7 @@ def _turned(node: fx.Node) -> Call:
 
 
 def _reshaped(node: fx.Node) -> Call:
-    """Axes put together or taken apart; those of other sizes than numbers stay, but for one."""
+    """A reshape that merges or splits axes; symbolic sizes stay, except for one."""
     value = node.all_input_nodes[0]
     there = [str(size) for size in value.meta["val"].shape]
     sizes = [
@@ -153,7 +153,7 @@ def _reshaped(node: fx.Node) -> Call:
 
 
 def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
-    """The size of an axis of `value`: that of what is fed where that is the same, as it is for all frames of a loop."""
+    """The node of a size of `value`: of a placeholder's size if that is the same, as in all iterations of a loop."""
     tensors = [n for n in placeholders(node.graph) if isinstance(n.meta.get("val"), torch.Tensor)]
     fed = next((n for n in tensors if str(size) in map(str, n.meta["val"].shape)), None)
     if fed is None:
@@ -172,7 +172,7 @@ def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
 
 
 def _convolution(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """As the operator of its number of axes, which is what torch takes it for inside of `vmap` alone."""
+    """A convolution as the operator of its rank; torch writes this general one inside of `vmap` alone."""
     given = _given(node)
     axes = node.meta["val"].dim() - 2
     taken = [given[name] for name in ("input", "weight", "bias", "stride", "padding")]
@@ -196,7 +196,7 @@ def _batch_norm(node: fx.Node) -> Call:
 
 
 def _part(index: int) -> Callable[[fx.Node], Call]:
-    """The real or the imaginary part."""
+    """The rule for the real or the imaginary part."""
 
     def write(node: fx.Node) -> Call:
         value = node.all_input_nodes[0]

@@ -1,4 +1,4 @@
-"""Sizes of any value as keys: what the user's code keeps by the sizes that it was called with (functools.lru_cache)."""
+"""Makes symbolic sizes hashable, for code that caches by the sizes it was called with (functools.lru_cache)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNHASHABLE = "unhashable type: non-nested SymInt"
 
 @contextlib.contextmanager
 def hashed_sizes() -> Iterator[None]:
-    """Within, a size of any value is a key that only it finds again, so that nothing kept is taken for it."""
+    """Hash a symbolic size by identity, so that no cached value of another size is taken for it."""
     before = torch.SymInt.__hash__
     torch.SymInt.__hash__ = object.__hash__  # type: ignore[method-assign]
     try:

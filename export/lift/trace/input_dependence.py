@@ -1,4 +1,4 @@
-"""Which values of a run are made of its inputs, and which of sizes and weights alone."""
+"""Tells the values of a run that depend on its inputs from those made of sizes and weights alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEW = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
 
 
 class SeesMoving(SeesOperators):
-    """Knows of each tensor of a run on `inputs` whether it is made of them: then it moves."""
+    """Tracks the tensors of a run that depend on `inputs`: they move."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class SeesMoving(SeesOperators):
         return value.numel() > 0 and _memory(value) in self._moving
 
     def meet(self, given: Sequence[Tensor]) -> None:
-        """Called with what an operator takes, where some of it moves."""
+        """Called with the tensors that an operator takes, if some move."""
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         given = leaves_of((args, kwargs))

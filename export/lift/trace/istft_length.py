@@ -1,4 +1,4 @@
-"""`torch.istft` to a length, as one operator: torch's own makes a number of the length of a sequence."""
+"""`torch.istft` with a length, as one operator: torch's own specializes the length of a sequence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def signal_of(
     length: Any = None,
     return_complex: bool = False,
 ) -> Tensor:
-    """`torch.istft`, whose length stays a symbol where it is one."""
+    """`torch.istft` that keeps a symbolic `length`."""
     if not isinstance(length, torch.SymInt):
         return torch.istft(
             input, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex

@@ -1,4 +1,4 @@
-"""Functions of the user's that do something else for a while, by whatever name they are held."""
+"""Replaces the user's functions for a while, under all of their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def standing_in(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[None]:
-    """Within, each of these functions, none of which may be a closure, calls the other one in its place."""
+    """Let each of these functions, none of which may be a closure, call the other one in its place."""
     before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in others}
     try:
         for function, other in others.items():
@@ -22,7 +22,7 @@ def standing_in(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[N
 
 
 def as_it_is(function: FunctionType) -> FunctionType:
-    """A function that goes on doing what `function` does now."""
+    """A copy of `function` that keeps its present code."""
     copy = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy

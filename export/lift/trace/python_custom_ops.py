@@ -1,4 +1,4 @@
-"""Operators that a package registered with torch and wrote in Python, exported as what they are made of."""
+"""Exports custom operators that a package wrote in Python as the operators they are made of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OWN = "rnn_export"
 
 
 class PythonOperators(TorchFunctionMode):
-    """While a module is exported."""
+    """Calls Python kernels of custom operators in an export."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -37,7 +37,7 @@ def _overload(func: Any) -> torch._ops.OpOverload | None:
 
 
 def _kernel(operator: torch._ops.OpOverload) -> Any:
-    """The key of a kernel in Python that writes to none of its arguments; None where there is none."""
+    """The key of a Python kernel that writes to none of its arguments, or None."""
     if operator.namespace == OWN or operator._schema.is_mutable:
         return None
     name, overload = operator._schema.name.replace("::", "/"), operator._schema.overload_name

@@ -1,4 +1,4 @@
-"""`min` and `max` of Python's, of numbers that follow from values: operators of the graph, where torch asks which."""
+"""Python's `min` and `max` of data-dependent numbers as operators of the graph; torch asks for the order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_export.export.lift.ir.symbolic_integers import is_by_value
 
 @contextlib.contextmanager
 def ends_of_numbers() -> Iterator[None]:
-    """While a module is exported."""
+    """Patch `min` and `max` for an export."""
     before = builtins.min, builtins.max
     builtins.min, builtins.max = _of(before[0], torch.sym_min), _of(before[1], torch.sym_max)
     try:

@@ -1,4 +1,4 @@
-"""Sizes stay symbols where the user's code rounds them: `int(math.ceil(length / stride))` would make numbers."""
+"""Keeps sizes symbolic if the user's code rounds them: `int(math.ceil(length / stride))`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_export.export.lift.ir.source_location import is_foreign
 
 
 class _OfNumbers(type):
-    """In the place of `int`: its calls, and what is one of its kind."""
+    """The metaclass of a stand-in for `int`: its calls and type checks."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and isinstance(args[0], torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -30,12 +30,12 @@ class _OfNumbers(type):
 
 
 class _Int(builtins.int, metaclass=_OfNumbers):
-    """`int`, which leaves a symbol one."""
+    """`int` that keeps a symbol."""
 
 
 @contextlib.contextmanager
 def sizes_stay_symbols(module: nn.Module) -> Iterator[None]:
-    """While `module` is exported, in the files of its classes and of all others of their packages."""
+    """Replace `int` in the files of the classes of `module`, and in all others of their packages."""
     files = {sys.modules.get(type(m).__module__) for m in module.modules()}
     own = [f for f in files if f is not None and not is_foreign(getattr(f, "__file__", None) or "")]
     roots = {f.__name__.partition(".")[0] for f in own} - {"__main__"}

@@ -1,4 +1,4 @@
-"""Which size an equality leaves, where sympy cannot solve it: one that is divided and rounded twice has no inverse."""
+"""Solves an equation for a size by trial if sympy cannot: a size divided and rounded twice has no inverse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 1 << 14
 
 @contextlib.contextmanager
 def solved_by_trying() -> Iterator[None]:
-    """While a module is exported: torch then says which size was made a number, and does not fail."""
+    """Patch sympy for an export: torch then names the size that it specialized, and does not fail."""
     own = inequalities.reduce_inequalities
 
     def reduce(conditions: Iterable[Any], symbol: sympy.Symbol) -> Any:

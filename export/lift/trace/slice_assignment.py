@@ -1,4 +1,4 @@
-"""What code writes over a part of a value (`x[..., :n] = y`), as another value."""
+"""Assignment to a part of a value (`x[..., :n] = y`) as a new value."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCATTERS = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten
 
 
 def written_over(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
-    """`copy_` to a part of a value that is new, as that value with the part in it; None where more may see it.
+    """The scatter for a `copy_` to a part of a new value; None if more nodes may see it.
 
-    What takes the value after `node` takes `node` then.
+    Later users of the value then take `node`.
     """
     given = named_args(node)
     part, written = given["self"], given["src"]
@@ -50,7 +50,7 @@ def _alike(part: fx.Node, written: fx.Node) -> bool:
 
 
 def _parts(whole: fx.Node) -> Iterator[fx.Node]:
-    """The values that may be a part of another one."""
+    """The values that may be views of `whole`."""
     for user in whole.users:
         if not is_new(user):
             yield user

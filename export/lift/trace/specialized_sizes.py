@@ -1,4 +1,4 @@
-"""An export ends where torch makes a number of a size: torch itself says so at its end, once loops are written out."""
+"""Ends an export where torch specializes a size: torch itself reports it at the end, after unrolling loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZE = re.compile(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]$")
 
 @contextlib.contextmanager
 def refused_where_frozen() -> Iterator[None]:
-    """While a module is exported of which every axis with a symbol must be of any size; raises FrozenAxis."""
+    """Raise FrozenAxis during an export if torch specializes a symbolic axis of an input."""
     own = ShapeEnv._set_replacement
 
     def replace(env: Any, symbol: Any, value: Any, message: str) -> None:

@@ -1,7 +1,7 @@
 """torch's recurrent functions, `torch.gru`, `torch.lstm`, `torch.rnn_tanh`, `torch.rnn_relu`, as opaque operators.
 
-`nn.GRU.forward(self, x)` calls them by that name in a subclass, where the lifted layer's own forward is passed by, and
-so does what calls `torch._VF` itself.
+A subclass that calls `nn.GRU.forward(self, x)` bypasses the lifted layer's forward and calls them; so does code that
+calls `torch._VF` itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KINDS = {"lstm": ("lstm", ""), "gru": ("gru", ""), "rnn_tanh": ("rnn", "tanh"), 
 
 
 class OpaqueFunctions(TorchFunctionMode):
-    """While it is entered, a call of one of these is one opaque op for each layer; `torch.istft` is one too.
+    """Replaces these functions by one opaque operator for each layer, and `torch.istft` by one.
 
-    What torch asks the sizes of, attention among them, is written by other operators where these follow from values.
+    Functions that ask for sizes, such as attention, are written by other operators if these are data-dependent.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,7 +52,7 @@ def _run(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """The arguments of torch's function: x (T, B, I) or, `batch_first`, (B, T, I); states (L * D, B, H)."""
+    """Run the layers of torch's function: x (T, B, I) or, `batch_first`, (B, T, I); states (L * D, B, H)."""
     states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     D, plain = 2 if bidirectional else 1, 4 if has_biases else 2
     each = len(flat) // (num_layers * D)
@@ -67,7 +67,7 @@ def _run(
 
 
 def _side_by_side(directions: list[OnnxWeights]) -> OnnxWeights:
-    """The weights of all directions of one layer, each with an axis of directions."""
+    """The weights of all directions of one layer, stacked along a first axis."""
     W, R, B = (torch.stack([getattr(d, name) for d in directions]) for name in "WRB")
     projections = [d.P for d in directions if d.P is not None]
     return replace(directions[0], W=W, R=R, B=B, P=torch.stack(projections) if projections else None)

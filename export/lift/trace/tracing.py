@@ -1,4 +1,4 @@
-"""`torch.export` of a module, quietly, and what it refuses in the words of the user."""
+"""Runs `torch.export` quietly, and reports its errors in the user's words."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """`rnn_export.quiet`, for what torch exports.
+    """`rnn_export.quiet` for an export.
 
-    Torch also remembers what operators do to shapes, which takes longer than to see it again where sizes are symbols:
-    a third of an export. What fails inside of `vmap` may leave torch in there: it is taken out.
+    The cache of fake tensors is off: with symbolic sizes a lookup takes longer than to compute a shape again, a third
+    of an export. An error inside of `vmap` may leave torch in there: it is taken out.
     """
     try:
         with libraries_quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
@@ -69,7 +69,7 @@ def quiet() -> Iterator[None]:
 
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
+    """`torch.export` of `module`; raises LiftError with torch's message and the source location."""
 
     def exported() -> torch.export.ExportedProgram:
         with (
@@ -98,7 +98,7 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
 
 @contextlib.contextmanager
 def nothing_left(module: nn.Module) -> Iterator[None]:
-    """After it, the user's model in `module` is as it was, whatever the code that was traced left in it."""
+    """On exit, restore the user's model in `module`, whatever the traced code left in it."""
     models = [part.model for part in module.modules() if isinstance(part, FlatModel)] or [module]
     with contextlib.ExitStack() as stack:
         for model in models:
@@ -108,7 +108,7 @@ def nothing_left(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(module: nn.Module) -> Iterator[None]:
-    """Within, `module` is what its code says, in operators that can be followed."""
+    """Let `module` run in operators that a trace can follow."""
     flats = [m for m in module.modules() if isinstance(m, FlatModel)]
     changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.kept_paths}
     constants = Constants(module, lambda holder, name: (holder, name) in changed)
@@ -127,13 +127,13 @@ def as_written(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def products_as_written() -> Iterator[None]:
-    """Where opt_einsum is installed, torch asks it for the order of the products of an einsum: by sizes, as numbers."""
+    """Turn opt_einsum off: it orders the products of an einsum by sizes, as numbers."""
     with torch.backends.opt_einsum.flags(enabled=False):
         yield
 
 
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
-    """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
+    """The source location that specializes the size of an input axis; empty if torch does not say."""
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
     apart = _TakenApart()
     try:
@@ -153,7 +153,7 @@ def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: 
 
 
 class _TakenApart(TorchFunctionMode):
-    """`places` are those of the user's code, by symbol, where an axis is taken apart entry by entry."""
+    """Notes in `places`, by symbol, the source locations that take an axis apart entry by entry."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class _TakenApart(TorchFunctionMode):
 
 
 def _place(line: Any) -> str:
-    """FILE:LINE of the user's code, as torch has it in words or as a frame."""
+    """FILE:LINE of the user's code, from torch's text or frame; else empty."""
     if isinstance(line, str):
         named = re.match(r"(?:.*/)?([^/]+:\d+)", line)
         return named.group(1) if named else ""
@@ -181,7 +181,7 @@ def _place(line: Any) -> str:
 
 
 def lift_error(error: Exception) -> LiftError:
-    """What torch says, in the user's words where there are any."""
+    """The LiftError for torch's error, in the user's words if there are any."""
     text = str(error)
     fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
     if fixed is not None:

@@ -1,4 +1,4 @@
-"""Attention and triangles of as many entries as a value says, written by other operators: torch asks their sizes."""
+"""Attention and triangles of data-dependent sizes, by other operators: torch's own ask for the sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attention_apart(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Of query (..., L, E), key (..., S, E) and value (..., S, V) the (..., L, V), as torch defines it."""
+    """Attention (..., L, V) of query (..., L, E), key (..., S, E) and value (..., S, V), as torch defines it."""
     if enable_gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -52,7 +52,7 @@ def upper_triangle(input: Tensor, diagonal: Any = 0) -> Tensor:  # noqa: A002
 
 
 def _columns_behind(x: Tensor) -> Tensor:
-    """(R, C): by how many columns each entry is behind the diagonal."""
+    """The number of columns (R, C) from the diagonal to each entry."""
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape[-2:])
     return columns - rows[:, None]
 

@@ -1,4 +1,4 @@
-"""A model whose memory fills up, with room for all of it, and how much of it is there as a state beside it."""
+"""Buffers of fixed capacity for memories that grow from call to call; their fill counts become states."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered
 
 @dataclass(frozen=True)
 class Fills:
-    """A tensor that is up to `size` entries long along `axis`, as many as the state `count` says."""
+    """A tensor of at most `size` entries along `axis`; the state `count` says how many are valid."""
 
     axis: int
     size: int
     count: str
 
     def there(self, room: Tensor, count: Tensor) -> Tensor:
-        """The last `count` entries."""
+        """The last `count` entries of `room`."""
         return room[self._from(self.size - min(count.reshape(()).item(), self.size))]
 
     def after(self, room: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        """The room behind which `left` was put in, and how many entries that is."""
+        """The buffer with `left` at its end, and the number of entries in `left`, (1,)."""
         one = left[tuple(slice(None) if a == self.axis else 0 for a in range(left.dim()))]
         count = torch.ones_like(one, dtype=torch.int64).sum().clamp(min=0)
         return torch.cat([room, left], self.axis)[self._from(-self.size)], count.reshape(1)
@@ -37,10 +37,10 @@ class Fills:
 
 
 class Filling(nn.Module):
-    """`model`, of whose arguments `refs` those tensors that have `fills` are as long as they will be.
+    """`model` with buffers of fixed capacity for the tensors of the arguments `refs` that have `fills`.
 
-    How many of their entries there are, the last ones, is an argument of one number, and a result; one for all tensors
-    that fill up alike.
+    The number of valid entries, the last ones of a buffer, is an argument and a result: one for all tensors that fill
+    up alike.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model that takes its memory and gives it back as an object, a cache of layers, say: with that kept in between."""
+"""Keeps the memory between the calls of a model that takes and returns it as an object, such as a cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered
 
 
 class Carrying(nn.Module):
-    """`model`, whose arguments `refs` are kept here under their names: the next of each is the result that it means.
+    """`model` with its arguments `refs` kept as attributes: the next value of each is the result that it refers to.
 
-    `first` are their values at first, None for those that the model makes; `signature` is of forward without them.
-    Gives the other results by their keys, in a tuple where the model does, and None in the place of these.
+    `first` are their initial values, None for those that the model makes; `signature` is of forward without them.
+    Returns the other results by their keys, in a tuple if the model does, with None in the place of these.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a stream has of a tensor: itself, or of one that is complex the real and the imaginary part."""
+"""Splits complex tensors into the real and imaginary parts that a stream carries, and joins them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def parts_of(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """What a stream has of tensors: of one that is complex, the real and the imaginary part."""
+    """The tensors, with the real and the imaginary part for each complex one."""
     for tensor in tensors:
         yield from (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
 
@@ -20,10 +20,10 @@ def named_parts(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def part_names(name: str) -> list[str]:
-    """What a leaf may be called of a tensor called `name`."""
+    """The possible names of the leaves of a tensor `name`."""
     return [name, f"{name}.real", f"{name}.imag"]
 
 
 def joined(left: list[Tensor], is_complex: bool) -> Tensor:
-    """The next of `left`, or the next two where they are the parts of one."""
+    """Take the next of `left`, or the next two if they are the parts of one."""
     return torch.complex(left.pop(0), left.pop(0)) if is_complex else left.pop(0)

@@ -1,4 +1,4 @@
-"""Dataclasses among what a model takes and returns, as trees that torch can take apart and put together."""
+"""Dataclasses in arguments and results, as pytree nodes that torch can flatten and unflatten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Record:
-    """The fields of a dataclass by name; `like` is one of its class."""
+    """The fields of a dataclass by name; `like` is an instance of it."""
 
     like: Any
     fields: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A model that takes the lengths of its sequences beside them, with these what the sequences' own size says."""
+"""Wraps a model that takes sequence lengths as arguments: they are computed from the sizes of its inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the rows of input `of`: its size along `time`, or 1.0 of it where `time` is None; as a tensor of `dtype`."""
+    """The row lengths of input `of`, as `dtype`: its size along `time`, or 1.0 (all of it) if `time` is None."""
 
     of: str
     batch: int
@@ -30,7 +30,7 @@ class Lengths:
 class WithLengths(nn.Module):
     """`model` without its arguments `lengths`, and with None for its results `dropped`, which follow from them alone.
 
-    `signature` is of forward without these arguments. Other results are given by key, in a tuple where the model does.
+    `signature` is of forward without these arguments. Other results are given by key, in a tuple if the model does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A state that stands inside an argument, beside what is data there: `obs_dict.rnn_states`, taken out and put back."""
+"""Extracts states nested in an argument beside data, such as `obs_dict.rnn_states`, and puts them back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnn_export.export.lift.model.call.dataclass_pytree import Record
 
 
 def taken_out(arguments: dict[str, Any], names: Sequence[str]) -> None:
-    """Make an argument of its own of each of `names` that is a path into one; None stands in its place."""
+    """Make each of `names` that is a path into an argument an argument of its own; None takes its place."""
     for name in names:
         root, *keys = name.split(".")
         if keys and name not in arguments and root in arguments and _has(arguments[root], keys):
@@ -30,12 +30,12 @@ def put_back(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(name: str, parents: Sequence[str]) -> bool:
-    """Whether a leaf is one of `parents`, or stands in one of them."""
+    """True if a leaf is one of `parents` or inside one of them."""
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
 def _entries(value: Any) -> dict[str, Any]:
-    """The parts of a value by the names that they have in the name of a leaf."""
+    """The parts of a value by their names in leaf names."""
     if isinstance(value, Record):
         return dict(value.fields)
     if isinstance(value, Mapping):

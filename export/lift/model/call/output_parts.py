@@ -1,4 +1,4 @@
-"""What a model returns, in parts by name or position."""
+"""Splits the results of a model into parts by name or position."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PLAIN = (Tensor, int, float, complex, str, dtype, type)
 
 
 def is_ordered(result: Any) -> bool:
-    """Whether the parts of a result have positions and no names."""
+    """True if the parts of a result have positions and no names."""
     return isinstance(result, tuple | list) and not hasattr(result, "_fields")
 
 
 def result_parts(result: Any) -> dict[OutputRef, Any]:
-    """What a model returns, by name or position."""
+    """The parts of a result, by name or position."""
     if isinstance(result, Mapping):
         named: Any = result.items()
     elif dataclasses.is_dataclass(result):
@@ -43,7 +43,7 @@ def key_of(result: Any, ref: OutputRef) -> OutputRef | None:
 
 
 def pick(result: Any, ref: OutputRef, state: str) -> Any:
-    """The part of `result` that `ref` means; raises LiftError where there is none."""
+    """The part of `result` that `ref` means; raises LiftError if there is none."""
     key = key_of(result, ref)
     if key is not None:
         return result_parts(result)[key]
@@ -53,7 +53,7 @@ def pick(result: Any, ref: OutputRef, state: str) -> Any:
 
 
 def object_in(value: Any) -> Any:
-    """The first object in `value` that torch cannot take apart; None where there is none."""
+    """The first object in `value` that torch cannot flatten, or None."""
     leaves = pytree.tree_leaves(closed(value))
     found = (leaf for leaf in leaves if not isinstance(leaf, PLAIN) and hasattr(leaf, "__dict__"))
     return next(found, None)

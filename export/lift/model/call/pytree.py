@@ -18,22 +18,22 @@ def leaves_by_path(value: Any) -> list[tuple[Any, Any]]:
 
 
 def leaves_of(value: Any) -> list[Tensor]:
-    """The tensors in a value, as in what an operator takes or gives."""
+    """The tensors in the arguments or results of an operator."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def tensors_of(value: Any) -> list[tuple[str, Tensor]]:
-    """The tensors in a value that hold something, by what follows its name in theirs."""
+    """The non-empty tensors in a value, by the suffix of their names."""
     return [(suffix(path), leaf) for path, leaf in leaves_by_path(value) if is_fed(leaf)]
 
 
 def is_fed(leaf: Any) -> bool:
-    """Whether a leaf is a tensor that holds something: an empty part of a state stays as it is."""
+    """True if a leaf is a non-empty tensor: an empty part of a state stays as it is."""
     return isinstance(leaf, Tensor) and all(type(n) is not int or n > 0 for n in leaf.shape)
 
 
 def suffix(path: Sequence[Any]) -> str:
-    """What follows the name of a value in that of the leaf at `path`."""
+    """The suffix of the leaf at `path`, behind the name of the value."""
     return "".join(f".{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path)
 
 
@@ -43,7 +43,7 @@ def described(tensors: Sequence[tuple[str, Tensor]]) -> str:
 
 
 def renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tuple[str, ...]:
-    """`names`, or those that the user wants; raises LiftError where these are not as many."""
+    """`names`, or those that the user wants; raises LiftError if their number differs."""
     if wanted is None:
         return tuple(names)
     if len(wanted) != len(names):

@@ -1,4 +1,4 @@
-"""Tensors made of numbers alone, as `torch.arange(1, 3)`: what they hold is known while a module is exported."""
+"""Tracks the values of tensors made of constants, as `torch.arange(1, 3)`, while a module is exported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class KnownConstants(TorchFunctionMode):
-    """While a module is exported: numbers made of constants are numbers, where torch knows no value of a tensor."""
+    """Gives the numbers in tensors made of constants to exported code; torch itself knows no values of tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class KnownConstants(TorchFunctionMode):
         return result
 
     def _known(self, func: Any, args: Any, kwargs: Any) -> tuple[Any] | None:
-        """What `func` gives, where all that it takes is known."""
+        """The result of `func`, in a tuple, if all arguments are known."""
         first = next((a for a in args if isinstance(a, Tensor)), None)
         if first is not None and self._value(first, func) is None:
             return None
@@ -91,7 +91,7 @@ class KnownConstants(TorchFunctionMode):
         return value
 
     def _number(self, index: Any) -> Any:
-        """An index that is a number of a tensor's, as a number."""
+        """An index, with the number of a known tensor in its place."""
         if isinstance(index, slice):
             return slice(*map(self._number, (index.start, index.stop, index.step)))
         if not isinstance(index, Tensor) or index.dim() or index.dtype not in (torch.int64, torch.int32):
@@ -112,7 +112,7 @@ class KnownConstants(TorchFunctionMode):
 
 
 def _mark(result: Any, known: Any) -> None:
-    """Write beside each tensor of `result` what it holds."""
+    """Note the value of each tensor of `result` in an attribute."""
     made, values = pytree.tree_leaves(result), pytree.tree_leaves(known)
     for tensor, value in zip(made, values, strict=True) if len(made) == len(values) else ():
         if isinstance(tensor, Tensor) and isinstance(value, Tensor):
@@ -126,5 +126,5 @@ def _writes(name: str, kwargs: Any) -> bool:
 
 
 def _of_numbers(values: Any) -> Any:
-    """Sizes as the numbers that they are in this export, which makes such of them."""
+    """`values` with symbolic sizes as ints, to which the export specializes them."""
     return pytree.tree_map(lambda v: int(v) if isinstance(v, torch.SymInt) else v, values)

@@ -1,4 +1,4 @@
-"""How a whole number of the model's own was reckoned: of the numbers that it keeps between calls, and of constants."""
+"""The provenance of an integer of the model's own: the counters and constants that it is computed from."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ WRITES = ("add_", "sub_", "mul_", "remainder_", "fill_", "zero_", "copy_")
 
 @dataclass(frozen=True)
 class Kept:
-    """The number that the model keeps under a name, as a call finds it."""
+    """The value of the counter `name` as a call finds it."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Reckoned:
-    """What a function of torch's gives of `args`, among which are other such numbers."""
+    """The result of a torch function of `args`, of which some are `Kept` or `Reckoned`."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
 
 
 def is_one(tensor: Tensor) -> bool:
-    """Whether a tensor has one entry, whatever the sizes are that are free."""
+    """True if a tensor has one entry for all symbolic sizes."""
     return all(type(n) is int and n == 1 for n in tensor.shape)
 
 
 def reckoned(tensor: Any) -> Kept | Reckoned | None:
-    """How the one number in `tensor` was reckoned; None where it is of anything else, such as an input."""
+    """The provenance of the one number in `tensor`; None if it depends on anything else, such as an input."""
     return getattr(tensor, RECKONED, None) if isinstance(tensor, Tensor) else None
 
 
 def mark(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], before: Any, result: Any
 ) -> None:
-    """Note how `result` was reckoned; `before` is how the first of `args` was, which `function` may write to."""
+    """Note the provenance of `result`; `before` is that of the first of `args`, which `function` may write to."""
     name = getattr(function, "__name__", "")
     writes = name in WRITES or (name.startswith("__i") and name not in ("__int__", "__index__", "__invert__"))
     target = args[0] if writes and args else result
@@ -62,20 +62,20 @@ def mark(
 
 
 def _part(value: Any) -> Any:
-    """A number as it is, or how it was reckoned; None of anything else."""
+    """A number, or the provenance of a tensor; None for anything else."""
     if isinstance(value, Tensor):
         return reckoned(value)
     return value if isinstance(value, int | float) else None
 
 
 def keep_number(tensor: Tensor, how: Any) -> None:
-    """Note of a tensor of one entry that it is a kept number, or a whole number of Python's."""
+    """Mark a tensor of one entry as a counter, or as a Python int."""
     if is_one(tensor) and isinstance(how, Kept | int):
         setattr(tensor, RECKONED, int(how) if isinstance(how, int) else how)
 
 
 def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor]) -> None:
-    """Raise LiftError where a call reckons what it `left` by name otherwise than in the ways that are known of it."""
+    """Raise LiftError if a value in `left` has a provenance other than those `known` for its name."""
     for name, ways in known.items():
         if name in left and reckoned(left[name]) not in ways:
             raise LiftError(
@@ -85,7 +85,7 @@ def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor
 
 
 def kept_in(number: Any) -> Iterator[str]:
-    """The names of the kept numbers that `number` was reckoned of."""
+    """Yield the names of the counters that `number` is computed from."""
     if isinstance(number, Kept):
         yield number.name
     for part in number.args if isinstance(number, Reckoned) else ():
@@ -93,7 +93,7 @@ def kept_in(number: Any) -> Iterator[str]:
 
 
 def value_of(how: Any, known: Mapping[Any, int]) -> int | None:
-    """What a number is where `known` ones are as they are; None where it is of others as well."""
+    """The value of a number for the `known` ones; None if it depends on others too."""
     if how in known:
         return known[how]
     if not isinstance(how, Reckoned):
@@ -103,7 +103,7 @@ def value_of(how: Any, known: Mapping[Any, int]) -> int | None:
 
 
 def applied(how: Reckoned, parts: Sequence[Any]) -> int:
-    """What its function gives of numbers."""
+    """Apply the function of `how` to numbers."""
     with torch._C.DisableTorchFunction(), _disable_current_modes():
         sides = zip(how.args, parts, strict=True)
         return int(how.function(*(torch.tensor(p) if isinstance(a, Kept | Reckoned) else p for a, p in sides)))

@@ -1,4 +1,4 @@
-"""Functions that make numbers of the sizes that they are given, as others that leave them free."""
+"""Replaces functions that specialize the sizes they are given by functions that keep them symbolic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Over rows of one entry: torch's own asks for the length of the input as a number."""
+    """max_pool1d by max_pool2d of one row: torch's own specializes the length of the input."""
     if return_indices:
         return torch.max_pool1d_with_indices(input, kernel_size, stride or (), padding, dilation, ceil_mode)
     size, step, before, apart = (_one(v) for v in (kernel_size, stride, padding, dilation))
@@ -34,7 +34,7 @@ def _max_pool1d(
 
 
 def _one(value: Any) -> Any:
-    """The number of a list of one, None of none."""
+    """The item of a list of one, None for an empty list."""
     if not isinstance(value, list | tuple):
         return value
     return value[0] if value else None
@@ -65,7 +65,7 @@ INSTEAD: Mapping[Any, Callable[..., Any]] = {
 
 
 class FreeSizes(TorchFunctionMode):
-    """While a module is exported; whole numbers in `constants`, its buffers that stay as they are, are numbers too."""
+    """Keeps sizes symbolic while a module is exported; integers in `constants`, its unchanged buffers, are known."""
 
     def __init__(self, constants: Constants | None = None) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class FreeSizes(TorchFunctionMode):
         return result
 
     def _reckoned(self, func: Any, reckoned: Callable[..., Any], args: Sequence[Any]) -> Any:
-        """What torch makes of numbers, which are one: it stays free."""
+        """The result of `func`, marked with its number, which stays symbolic."""
         result, numbers = func(*args), [self._number(a) for a in args]
         if None not in numbers and isinstance(result, Tensor) and result.dim() == 0:
             setattr(result, NUMBER, reckoned(*numbers))
@@ -107,7 +107,7 @@ class FreeSizes(TorchFunctionMode):
         return isinstance(value, Tensor) and value.dim() == 0 and self._number(value) is not None
 
     def _number(self, value: Any) -> Any:
-        """The number that `value` is; None of what is none."""
+        """The number that `value` stands for, or None."""
         if not isinstance(value, Tensor):
             return value if isinstance(value, int | float | torch.SymInt | torch.SymFloat) else None
         number = getattr(value, NUMBER, None)
@@ -119,7 +119,7 @@ class FreeSizes(TorchFunctionMode):
 
 
 class Constants:
-    """The whole numbers in the buffers of a module, but for those in `changed`, by module and name."""
+    """The integers in the buffers of a module, without those that `changed(module, name)` is true for."""
 
     def __init__(self, module: nn.Module, changed: Callable[[nn.Module, str], bool]) -> None:
         buffers = ((m, name, t) for m in module.modules() for name, t in m._buffers.items() if t is not None)
@@ -128,12 +128,12 @@ class Constants:
         ]
 
     def of(self, tensor: Tensor) -> int | None:
-        """The number that `tensor` stands for while its module is exported; None where it is no such buffer."""
+        """The number that `tensor` stands for while its module is exported; None if it is no such buffer."""
         return next((value for m, name, value in self._known if m._buffers.get(name) is tensor), None)
 
 
 def _tensor_of(number: Any, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> Tensor:
-    """What torch makes of a number, which it would take for the one of the example."""
+    """The tensor of a number, which torch itself would specialize."""
     dtype = dtype or (torch.int64 if isinstance(number, torch.SymInt) else torch.get_default_dtype())
     made = torch.scalar_tensor(number, dtype=dtype, device=device)
     setattr(made, NUMBER, number)
@@ -141,7 +141,7 @@ def _tensor_of(number: Any, dtype: torch.dtype | None = None, device: Any = None
 
 
 def _keep_number(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], number: Any, result: Any) -> None:
-    """What is rounded is a number still; what is written to is the one that it was no more."""
+    """Keep the number of a result that rounds or repeats it; drop that of a tensor written to."""
     rounded = ROUNDED.get(func)
     if func is Tensor.to and not WHOLE.isdisjoint(n for n in (*args[1:], *kwargs.values()) if type(n) is torch.dtype):
         rounded = torch.sym_int
@@ -155,7 +155,7 @@ def _keep_number(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], numb
 
 
 def _with_numbers(index: Any) -> Any:
-    """`index` with the numbers in it that are tensors."""
+    """`index` with the numbers that its tensors stand for."""
     if isinstance(index, tuple):
         return tuple(map(_with_numbers, index))
     if isinstance(index, slice):

@@ -1,7 +1,7 @@
-"""torch.gradient along axes of any size, which torch itself makes numbers of.
+"""torch.gradient along symbolic axes, which torch itself specializes.
 
-A frame's slope is the mean of the differences on both sides of it. With those at both ends repeated, or carried on as
-they change (`edge_order` 2), the mean is torch's slope there too:
+A frame's slope is the mean of the differences on both sides of it. With the differences at both ends repeated, or
+extrapolated (`edge_order` 2), the mean is torch's slope there too:
 
     frame 0      (x1 - x0)                d0                   = (d0 + d0) / 2
     edge_order 2 (-3 x0 + 4 x1 - x2) / 2  (3 d0 - d1) / 2      = ((2 d0 - d1) + d0) / 2
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def gradient(input: Tensor, *, spacing: Any = None, dim: Any = None, edge_order: int = 1) -> Sequence[Tensor]:  # noqa: A002 - torch's name
-    """As `torch.gradient`, by cuts and joins where an axis is of any size; spaced by numbers alone."""
+    """`torch.gradient`, by slices and concatenation if an axis is symbolic and `spacing` is numbers."""
     axes = [a % input.dim() for a in ([*range(input.dim())] if dim is None else [dim] if isinstance(dim, int) else dim)]
     steps = [*spacing] if isinstance(spacing, tuple | list) else [1 if spacing is None else spacing] * len(axes)
     is_free = any(isinstance(input.shape[a], torch.SymInt) for a in axes)

@@ -1,7 +1,7 @@
-"""Entries picked by a number that is a tensor, `buf[:, self.i] = x`, as operators that a graph has.
+"""Indexing by an integer in a tensor, `buf[:, self.i] = x`, as operators of a graph.
 
-Torch asks for the value of such a number, which no graph knows: here one entry is gathered by it, or is put where the
-numbers of the entries are it. So are tensors made of such numbers, `torch.tensor([self.i])`.
+Torch asks for the value of the integer, which no graph knows: here a read is a gather, and a write selects the entry
+whose index equals it. Tensors made of such integers, `torch.tensor([self.i])`, are stacked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Pick = tuple[Any, int, str]
 
 
 class TensorNumbers(TorchFunctionMode):
-    """While a module is exported; what is known as a number is left to the modes that know it. Notes `picks`.
+    """Rewrites indexing by tensors during an export, and notes `picks`; known numbers are left to other modes.
 
-    Tensors are made so at other times too: torch reads numbers in lists without an operator that could be seen.
+    Tensors of lists are rewritten at other times too: torch reads their numbers without an operator to be seen.
     """
 
     def __init__(self, picks: list[Pick]) -> None:
@@ -51,14 +51,14 @@ class TensorNumbers(TorchFunctionMode):
 
 
 def is_number(value: Any, axes: int = 0) -> bool:
-    """Whether a value is one whole number in a tensor of so many axes, of which nothing else is known."""
+    """True if a value is one integer in a tensor of rank `axes`, of which nothing else is known."""
     if not isinstance(value, Tensor) or value.dim() != axes or value.dtype not in WHOLE or not is_one(value):
         return False
     return not any(hasattr(value, known) for known in (NUMBER, VALUE, OF_SIZES))
 
 
 def one_entry(part: Any) -> Tensor | None:
-    """The number of the one entry in a part of an index from a number to the next one, `n : n + 1`; else None."""
+    """The start of a slice of one entry, `n : n + 1`, if it is a tensor; else None."""
     if not isinstance(part, slice) or part.step not in (None, 1) or not is_number(part.start):
         return None
     how, end = reckoned(part.start), reckoned(part.stop)
@@ -84,7 +84,7 @@ def _set(func: Any, value: Tensor, index: Any, new: Any) -> None:
 
 
 class _Picked:
-    """The first number in an index that is a tensor: of which axis, `at` (1,) counted from 0, and the index without."""
+    """The first tensor in an index: its `axis`, `at` (1,) counted from 0, and `rest`, the index without it."""
 
     def __init__(self, value: Tensor, index: Sequence[Any], place: int, axis: int) -> None:
         first = one_entry(index[place])
@@ -110,7 +110,7 @@ def _picked(value: Tensor, index: Any) -> _Picked | None:
 
 
 def _axes_taken(part: Any) -> int | None:
-    """How many axes a part of an index is for, an ellipsis left out; None of what is not known."""
+    """The number of axes that a part of an index takes, 0 for an ellipsis; None if unknown."""
     if part is None or part is Ellipsis:
         return 0
     if isinstance(part, Tensor):
@@ -119,7 +119,7 @@ def _axes_taken(part: Any) -> int | None:
 
 
 def _from_start(number: Tensor, size: Any) -> Tensor:
-    """A number of an entry, which may count from the end, counted from the start."""
+    """An index that may count from the end, counted from the start."""
     return torch.where(number < 0, number + size, number)
 
 
@@ -150,7 +150,7 @@ def _select(func: Any, value: Tensor, dim: int, index: Any) -> Tensor:
 
 
 def _made(func: Any, data: Any, **kwargs: Any) -> Tensor:
-    """A tensor of lists, with numbers among them that are tensors: `torch.tensor([n])`."""
+    """A tensor of lists in which some numbers are tensors: `torch.tensor([n])`."""
     if not isinstance(data, list | tuple) or not leaves_of(data):
         return func(data, **kwargs)  # type: ignore[no-any-return]
     dtype = kwargs.get("dtype")

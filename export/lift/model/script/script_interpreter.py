@@ -1,4 +1,4 @@
-"""A graph of TorchScript, run node by node in Python.
+"""Runs a graph of TorchScript node by node in Python.
 
 Source of the node kinds: pytorch/torch/csrc/jit/OVERVIEW.md, "The JIT's IR".
 """
@@ -22,7 +22,7 @@ NEVER_CHANGED = (bool, int, float, complex, str, type(None))
 
 
 class Block:
-    """The code of a graph, or of a block of it: the names of what it takes, its nodes in order, what it gives."""
+    """The code of a graph or a block: the names of its inputs, its nodes in order, the names of its outputs."""
 
     def __init__(self, block: Any) -> None:
         self.inputs = [v.debugName() for v in block.inputs()]
@@ -33,7 +33,7 @@ class Block:
 
 
 class _Node:
-    """A node, and what is asked of it at each run."""
+    """A node, with the facts that each run reads."""
 
     def __init__(self, node: Any) -> None:
         self.node, self.kind = node, str(node.kind())
@@ -43,7 +43,7 @@ class _Node:
 
     @cached_property
     def constant(self) -> Callable[[], Any]:
-        """What gives the value of a constant; a list is another one at each run."""
+        """The function that returns a constant; a list is a new one at each run."""
         output = self.node.output()
         if output.type().kind() == "FunctionType":
             called = _calling(function_of(output))
@@ -53,13 +53,13 @@ class _Node:
 
     @cached_property
     def arguments(self) -> tuple[str, list[tuple[str, bool]]]:
-        """Of an operator, its overload, and of each argument the name, and whether it is given by that alone."""
+        """The overload of an operator, and the name of each argument and whether it is keyword-only."""
         schema = torch._C.parse_schema(self.node.schema())
         return schema.overload_name or "default", [(said.name, said.kwarg_only) for said in schema.arguments]
 
 
 def run(code: Block, arguments: Sequence[Any], owner: str) -> Any:
-    """What `code` gives for `arguments`, its module first; `owner` names it in an error."""
+    """Run `code` on `arguments`, in a method its module first; `owner` names it in an error."""
     values = dict(zip(code.inputs, arguments, strict=True))
     results = _Interpreter(owner).block(code, values)
     return results[0] if len(results) == 1 else tuple(results)
@@ -70,7 +70,7 @@ class _Interpreter:
         self.owner = owner
 
     def block(self, block: Block, values: dict[str, Any]) -> list[Any]:
-        """The results of a graph, or of a block of it, whose arguments are among `values`."""
+        """The results of a graph or a block, whose arguments are among `values`."""
         for node in block.nodes:
             results = self._node(node, [values[name] for name in node.inputs], values)
             values.update(zip(node.outputs, results, strict=True))
@@ -148,7 +148,7 @@ OPERATOR = _Interpreter._operator.__code__
 def _convolution(
     x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, beyond: Any, groups: int
 ) -> Tensor:
-    """What a trace has of every convolution, as the one that was called."""
+    """The convolution of a trace's `_convolution`, as the one that was called."""
     if transposed:
         by_rank = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
         return by_rank[w.dim() - 3](x, w, b, stride, padding, beyond, groups, dilation)
@@ -166,7 +166,7 @@ def _line(node: Any) -> str:
 
 
 def function_of(value: Any) -> Any:
-    """The scripted function that a constant is, where it was scripted in this process; else None."""
+    """The scripted function of a constant, if it was scripted in this process; else None."""
     return torch.jit._state._python_cu.find_function(str(value.type()))
 
 

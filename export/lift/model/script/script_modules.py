@@ -1,4 +1,4 @@
-"""ScriptModules as modules of Python: the same parameters, attributes and methods, run by the interpreter."""
+"""ScriptModules as Python modules: the same parameters, attributes and methods, run by the interpreter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTMCell": nn.LSTMCell, "GRUCell": nn
 
 
 def unscripted(module: nn.Module) -> nn.Module:
-    """`module` with every ScriptModule of it as a module of Python; parts of ordinary modules are replaced in place."""
+    """`module` with Python modules for its ScriptModules; submodules of ordinary modules are replaced in place."""
     if isinstance(module, torch.jit.ScriptModule):
         return _layer(module) or Interpreted(module)
     for name, child in module.named_children():
@@ -27,7 +27,7 @@ def unscripted(module: nn.Module) -> nn.Module:
 
 
 class _Source:
-    """A ScriptModule of which only the code is read: each method once, and copies of a module share it."""
+    """The code of a ScriptModule: each method is read once, and copies of a module share it."""
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module
@@ -41,7 +41,7 @@ class _Source:
         return bool(script._has_method(name))
 
     def method(self, name: str) -> tuple[Block, list[Any]]:
-        """The code of a method, and what its arguments are where they are left out."""
+        """The code of a method, and the default values of its arguments."""
         if name not in self._methods:
             script: Any = self.module._c
             method = script._get_method(name)
@@ -51,7 +51,7 @@ class _Source:
 
 
 class Interpreted(nn.Module):
-    """A ScriptModule, its methods run node by node."""
+    """A ScriptModule whose methods run node by node."""
 
     def __init__(self, source: torch.jit.ScriptModule) -> None:
         super().__init__()
@@ -110,9 +110,9 @@ def signature_of(model: nn.Module) -> inspect.Signature:
 
 
 def given_by_name(model: nn.Module, example: tuple[Any, ...]) -> tuple[inspect.Signature, dict[str, Any]] | None:
-    """The signature of forward, and what `example` gives it by name; None where it does not fit.
+    """The signature of forward, and the arguments in `example` by name; None if it does not fit.
 
-    What is wrong with the example is said where it is bound.
+    The error is raised where the example is bound.
     """
     try:
         signature = signature_of(model)
@@ -122,7 +122,7 @@ def given_by_name(model: nn.Module, example: tuple[Any, ...]) -> tuple[inspect.S
 
 
 def attributes_of(module: torch.jit.ScriptModule) -> set[str]:
-    """The attributes that the code of a ScriptModule reads or sets, but for its parts."""
+    """The attributes that the code of a ScriptModule reads or sets, without its parts."""
     script: Any = module._c
     parts = {name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))}
     names = {
@@ -135,7 +135,7 @@ def attributes_of(module: torch.jit.ScriptModule) -> set[str]:
 
 
 def _with_functions_known(graph: Any) -> Any:
-    """`graph`, with everything that it calls inside where a function came with a file: there is no other way to it."""
+    """`graph`, with all of its calls inlined if a function came with a file: it is not reachable otherwise."""
     calls = [node for node in _nodes(graph) if node.kind() == "prim::CallFunction"]
     if all(function_of(next(iter(node.inputs()))) is not None for node in calls):
         return graph
@@ -154,7 +154,7 @@ def _nodes(block: Any) -> list[Any]:
 
 
 def _layer(module: torch.jit.ScriptModule) -> nn.Module | None:
-    """Torch's own layer, where a ScriptModule is one that was scripted."""
+    """The torch layer that was scripted as a ScriptModule, or None."""
     name, weights = str(module.original_name), dict(module.named_parameters(recurse=False))
     source: Any = module
     made: nn.Module

@@ -1,4 +1,4 @@
-"""TorchScript's operators on numbers, strings, lists and dicts: what Python does, so that sizes stay symbols."""
+"""TorchScript's operators on numbers, strings, lists and dicts, in Python, so that sizes stay symbolic."""
 
 from __future__ import annotations
 

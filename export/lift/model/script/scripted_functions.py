@@ -1,4 +1,4 @@
-"""Scripted functions that a model calls, run node by node, as the code of ScriptModules is.
+"""Runs scripted functions that a model calls node by node, like the code of ScriptModules.
 
 Torch's own executor unrolls their loops by eights, and joins what eight iterations compute: no frame is like the next.
 """
@@ -22,7 +22,7 @@ BESIDE = {"prim::If", "prim::Loop", "prim::Constant", "prim::GetAttr", "prim::Se
 
 
 def scripted_functions_followed(call: Callable[P, R]) -> Callable[P, R]:
-    """`call`, in which this thread runs scripted functions node by node, where all of their nodes are known."""
+    """`call`, in which this thread runs scripted functions node by node if all of their nodes are known."""
 
     @wraps(call)
     def following(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -49,7 +49,7 @@ def scripted_functions_followed(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def _bound(function: Any, values: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
-    """All arguments of a call in their order; TypeError where one is missing, or is none."""
+    """The arguments of a call in order; raises TypeError if one is missing or unknown."""
     said = function.schema.arguments
     given = {**dict(zip((a.name for a in said), values, strict=False)), **named}
     if missing := [a.name for a in said if a.name not in given and not a.has_default_value()]:

@@ -1,9 +1,9 @@
 """Attention over the last W frames, written as windows over keys and values.
 
-Each frame attends to all frames, and a mask leaves those from `ahead` frames after it to `behind` frames before it.
-What a mask leaves is seen in the graph itself: its masks are made at two lengths, and where scores of zero come out of
-them as good as minus infinity outside of one band at both, and the masks are alike along it, the band is all that there
-is. Then frame t needs the keys and values of a window, and a product over windows is streamed as any other.
+Each frame attends to all frames, and a mask leaves a window, from `behind` frames before it to `ahead` frames after it.
+The window is read from the masks of the graph, computed at two lengths: scores of zero become as good as minus infinity
+outside of it at both, and the masks are alike along it. Then frame t needs the keys and values of a window, and a
+product over windows is streamed as any other.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ MANY = 1 << 20
 def narrow_attention(
     module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None, chunk: int = 1
 ) -> None:
-    """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is.
+    """Write attention within a window, or causal and bounded by `context`, as windows, in place; others stay.
 
-    A step will have `chunk` frames of the input: frames that attend within blocks go by blocks where these fit in it.
+    A step has `chunk` frames of the input: frames that attend within blocks go by blocks if these fit in it.
     """
     module.graph.eliminate_dead_code()
     for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
@@ -68,7 +68,7 @@ def narrow_attention(
 def _narrowed(
     module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None, chunk: int
 ) -> fx.Node | None:
-    """An attention as windows, by masks of as few frames as its band is within; None where it has none."""
+    """An attention as windows, by masks of as few frames as hold its window; None if it has none."""
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or MOST)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
@@ -85,7 +85,7 @@ def _narrowed(
 
 
 def _is_square(node: fx.Node) -> bool:
-    """Whether the scores of frames by frames are behind a node."""
+    """True if a node has scores of frames by frames."""
     value: Any = node.meta.get("val")
     if node.target in SDPA:
         key: Any = named_args(node)["key"].meta.get("val")
@@ -109,7 +109,7 @@ def _shortest(size: torch.SymInt, wanted: int) -> int:
 
 
 class _Run:
-    """The values of nodes over so many frames, each computed when it is asked for; sizes by what is known of them.
+    """The values of nodes over `frames` frames, each computed on demand; sizes are evaluated from symbols.
 
     The frames are those of an attention: the input may have more, or fewer.
     """
@@ -149,7 +149,7 @@ class _Run:
         return self.values[node]
 
     def masked(self) -> Tensor | None:
-        """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
+        """The masked scores (..., T, T) if all products are zero; None if the graph does not take the length."""
         both = [self.frames] * 2
         found = self.found
         for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.tabled)):
@@ -161,7 +161,7 @@ class _Run:
         return masked if [*masked.shape[-2:]] == both else None
 
     def along(self, relative: Relative, band: Band) -> Tensor | None:
-        """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
+        """The rows (..., size, E) that multiply a query, by place in the window; None if frames differ."""
         table: Tensor = self.of(relative.table)
         sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
         if self.of_size(relative.product.meta["val"].shape[-2]) != self.frames:
@@ -172,7 +172,7 @@ class _Run:
         return relative.along(moved, table, band.within(self.frames))
 
     def tables(self, band: Band) -> list[Tensor | None]:
-        """By place in the band, what queries are multiplied with, and what is added up by chances: (..., size, E)."""
+        """The rows (..., size, E), by place in the window, that multiply queries or are weighted by attention."""
         band, found = band.within(self.frames), self.found
         given = [(t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.tabled, *found.adds)]
         with torch.no_grad():
@@ -182,7 +182,7 @@ class _Run:
             ]
 
     def through(self, start: fx.Node, path: Sequence[fx.Node]) -> Through:
-        """What `path` makes of a value in the place of `start`."""
+        """The function that applies `path` to a value of `start`."""
 
         def made(value: Tensor) -> Tensor:
             values = {start: value}
@@ -199,7 +199,7 @@ def _is_causal(runs: Sequence[_Run]) -> bool:
 
 
 def _band(runs: Sequence[_Run]) -> Band | None:
-    """The band that masks leave, the same at both lengths; None without one."""
+    """The attention window that masks leave at both lengths, or None."""
     bands = set()
     for run in runs:
         if (masked := run.masked()) is None:
@@ -211,7 +211,7 @@ def _band(runs: Sequence[_Run]) -> Band | None:
 
 
 def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run], chunk: int) -> fx.Node | None:
-    """The same by windows of keys and values; None where the masks are not alike along the band."""
+    """The attention by windows; None if masks or tables are not alike along the window."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
         for mask in (n for n in node.all_input_nodes if is_constant(n)):
@@ -283,7 +283,7 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
 
 
 def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
-    """By blocks where frames attend within them and a step has whole ones; by frames else."""
+    """The layout by blocks if frames attend within them and a step has whole ones; else by frames."""
     size = found.scores.meta["val"].shape[-1]
     one = len(size.node.expr.free_symbols) == 1
     in_step = (size_at(size, MANY + chunk) or 0) - (size_at(size, MANY) or 0) if one else 0
@@ -294,7 +294,7 @@ def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chu
 
 
 def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
-    """By what tables of frames by frames give, their rows along the band; None where these are not alike."""
+    """By result, the rows of tables (T, T) along the window; None if these are not alike."""
     tabled, rows = (*found.tabled, *found.adds), dict[fx.Node, Tensor]()
     order = {node: number for number, node in enumerate(found.result.graph.nodes)}
     for each, here, there in zip(tabled, *(run.tables(band) for run in runs), strict=True):
@@ -307,7 +307,7 @@ def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[
 
 
 def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:
-    """Whether scores within the band are left as they are, by a mask that is all true for example."""
+    """True if a node leaves scores within the window as they are, such as a mask that is all true."""
     masks = [tables[n] for n in node.all_input_nodes if n in tables]
     drawn = torch.randn(masks[0].shape if masks else (16,), generator=torch.Generator().manual_seed(0))
     return all(_stays(node, tables, scale * drawn) for scale in SCALES)
@@ -321,5 +321,5 @@ def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> b
 
 
 def _last(table: Tensor, like: Tensor) -> Tensor:
-    """As many of the last entries as `like` has."""
+    """The last entries of `table`, as many as `like` has."""
     return table[..., -like.shape[-1] :] if like.dim() else table

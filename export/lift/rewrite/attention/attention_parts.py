@@ -1,4 +1,4 @@
-"""What an attention is made of: the nodes of a graph around a softmax over frames."""
+"""The parts of an attention: the nodes of a graph around a softmax over frames."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MASKING = overloads("masked_fill.Scalar mul.Tensor")
 class Attention:
     """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
 
-    `between` makes of the scores, of `relatives` and of what is `tabled`, what the softmax takes; `after` of its
-    chances what the last product takes, and what `adds` to its result by a table.
+    `between` makes the input of the softmax from the scores, `relatives` and `tabled`; `after` makes that of the last
+    product from the attention weights, and `adds` are terms of its result from a table.
     """
 
     query: fx.Node
@@ -46,7 +46,7 @@ class Attention:
 
     @staticmethod
     def of(chances: fx.Node) -> Attention | None:
-        """Around a softmax over the last axis; None where something else is done to its chances or its scores."""
+        """The attention around a softmax over the last axis; None if its weights or scores have other uses."""
         given = named_args(chances)
         last = chances.meta["val"].dim() - 1
         if given.get("dim", -1) % (last + 1) != last:
@@ -78,7 +78,7 @@ class Attention:
 
 
 def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
-    """In place: chances that several products take are as many softmaxes, and keys are turned last; gives them."""
+    """In place, copy the softmax for each product that takes it, and transpose keys last; return the softmaxes."""
     found, chain = [softmax], [softmax]
     while len(chain[-1].users) == 1 and (
         (user := next(iter(chain[-1].users))).target in IDLE or _is_mask(user, chain[-1])
@@ -103,12 +103,12 @@ def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
 
 
 def _leads_on(node: fx.Node) -> bool:
-    """Whether chances are moved or masked, or go into a product."""
+    """True if a node moves, masks or multiplies attention weights."""
     return node.target in IDLE | MASKING | PICKS | PRODUCTS
 
 
 def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
-    """Let keys that come by one permutation be moved to (..., T, E) first."""
+    """Permute keys to (..., T, E), then transpose them."""
     turned = args_of(product)[1]
     if turned.target is not aten.permute.default:
         return
@@ -124,7 +124,7 @@ def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
 
 
 def _is_kept(node: fx.Node, chances: fx.Node) -> bool:
-    """Whether it leaves chances as they are, those of some heads maybe, or masks them."""
+    """True if a node leaves attention weights as they are, maybe of some heads, or masks them."""
     if node.target in PICKS:
         rank, taken = chances.meta["val"].dim(), named_args(node)
         return taken["dim"] % rank < rank - 2 and args_of(node)[0] is chances
@@ -132,14 +132,14 @@ def _is_kept(node: fx.Node, chances: fx.Node) -> bool:
 
 
 def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
-    """Whether it leaves some of the chances out, the same ones in each call, once more maybe."""
+    """True if a node masks some attention weights, the same ones in each call."""
     if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
         return False
     return node.target is aten.mul.Tensor or args_of(node)[2] == 0
 
 
 def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
-    """The operators that work entry by entry and make `node`, in order, and what they are given of the input."""
+    """The elementwise operators that make `node`, in order, and their other inputs, without constants."""
     between: dict[fx.Node, None] = {}
     made_of: dict[fx.Node, None] = {}
 
@@ -158,7 +158,7 @@ def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
 
 
 def before_turn(node: fx.Node) -> fx.Node | None:
-    """(..., T, E) of the keys, whose last two axes `node` exchanges."""
+    """The keys (..., T, E), whose last two axes `node` exchanges."""
     if node.target is aten.transpose.int:
         rank = node.meta["val"].dim()
         if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:

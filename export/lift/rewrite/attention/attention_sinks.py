@@ -1,7 +1,7 @@
-"""Frames that attention looks at for ever: the first few, beside the window of each frame (attention sinks).
+"""Attention sinks: the first few frames, which attention keeps beside the window of each frame.
 
-Frame f of the first ones is a running sum of a sequence that is it at frame f, and zeros at all others: nothing before
-it came, and itself from there on. It is looked at once it is behind the window.
+Sink f is the running sum of a sequence that has frame f at its place and zeros at all others: zero before frame f, and
+the frame from there on. A frame attends to it once it is behind the window.
 
 Source: G. Xiao and others, Efficient Streaming Language Models with Attention Sinks, 2023.
 """
@@ -17,7 +17,7 @@ from rnn_export.export.lift.rewrite.attention.attention_windows import Band
 
 
 def with_first(write: NodeWriter, windows: fx.Node, value: fx.Node, count: int) -> fx.Node:
-    """Windows (..., T, E, size) of `value` (..., T, E), and in each the first frames: (..., T, E, size + count)."""
+    """Windows (..., T, E, size) of `value` (..., T, E) with the attention sinks: (..., T, E, size + count)."""
     is_it = write.call(aten.eq.Tensor, _numbers(write, value), write.constant(torch.arange(count)))
     is_it = write.call(aten.unsqueeze.default, is_it, 1)
     alone = write.call(aten.where.ScalarOther, is_it, write.call(aten.unsqueeze.default, value, -1), 0.0)
@@ -26,7 +26,7 @@ def with_first(write: NodeWriter, windows: fx.Node, value: fx.Node, count: int) 
 
 
 def with_first_ones(write: NodeWriter, is_there: fx.Node, value: fx.Node, band: Band) -> fx.Node:
-    """Which frames of a window are there (..., T, 1, size), and which of the first ones are behind it."""
+    """The mask (..., T, 1, size + first) of the frames in a window and of the sinks behind it."""
     after = write.constant(torch.arange(band.first) + band.behind)
     is_behind = write.call(aten.gt.Tensor, _numbers(write, value), after)
     is_behind = write.call(aten.unsqueeze.default, is_behind, 1)
@@ -37,6 +37,6 @@ def with_first_ones(write: NodeWriter, is_there: fx.Node, value: fx.Node, band: 
 
 
 def _numbers(write: NodeWriter, value: fx.Node) -> fx.Node:
-    """(T, 1)"""
+    """Frame indices (T, 1)."""
     numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, value, write.value_of(value).dim() - 2))
     return write.call(aten.unsqueeze.default, numbers, -1)

@@ -1,4 +1,4 @@
-"""Which frames attention looks at, where it is a band of them, and what a table of frames by frames is along it."""
+"""Attention windows: the frames that a mask leaves, and the values of a (T, T) table along them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_PERIOD = 128
 
 @dataclass(frozen=True)
 class Band:
-    """Frame t takes the frames from t - `behind` to t + `ahead`, and of those farther back the first `first`."""
+    """The window of frame t: t - `behind` to t + `ahead`, and of the frames farther back the first `first`."""
 
     behind: int
     ahead: int
@@ -25,9 +25,9 @@ class Band:
         return self.behind + self.ahead + 1
 
     def along(self, table: Tensor) -> Tensor | None:
-        """(..., T, T) as (..., period, size), from the oldest frame of each window on; None where it is not alike.
+        """A table (..., T, T) as (..., period, size), from the oldest frame of a window on; None if not alike.
 
-        Row n is of frame n and of every `period` frames after it: more than one where frames attend within blocks.
+        Row n is of frame n and of every `period` frames after it: more than one if frames attend within blocks.
         """
         frames = table.shape[-1]
         rows = torch.arange(frames)
@@ -46,12 +46,12 @@ class Band:
         return None
 
     def within(self, frames: int) -> Band:
-        """What a sequence of so many frames has of it."""
+        """The window within a sequence of `frames` frames."""
         return replace(self, behind=min(self.behind, frames - 1), ahead=min(self.ahead, frames - 1))
 
     @staticmethod
     def of(taken: Tensor) -> Band | None:
-        """The least one that has all of `taken`, (T, T); None where that is of none, or not of each frame alike."""
+        """The smallest window with all of `taken`, (T, T); None if that is empty, or its sinks differ."""
         first = int(taken[-1].long().cumprod(0).sum())
         first = 0 if first == len(taken) else first
         rows, columns = taken.nonzero().unbind(1)
@@ -65,14 +65,14 @@ class Band:
         return band if is_kept[early > band.behind].all() and not is_kept[early < -band.ahead].any() else None
 
     def _of_first(self, table: Tensor) -> Tensor | None:
-        """(..., 1, first): what frames have of the first ones that are farther back; None where they differ."""
+        """The table at the sinks, (..., 1, first); None if frames differ."""
         numbers = torch.arange(table.shape[-1])
         is_behind = (numbers[:, None] - numbers)[:, : self.first] > self.behind
         early, last = table[..., : self.first], table[..., -1:, : self.first]
         return last if torch.equal(torch.where(is_behind, early, last), last.expand_as(early)) else None
 
     def of_mask(self, mask: Any, frames: int) -> Tensor | None:
-        """A mask as it stands along the band; of one that is no table of frames by frames, itself with an axis more."""
+        """A mask (..., T, T) along the window; a mask of one entry as it is; None for any other."""
         mask = torch.as_tensor(mask)
         if mask.dim() < 2 or mask.shape[-1] != frames or mask.shape[-2] != frames:
             return mask if mask.numel() == 1 else None

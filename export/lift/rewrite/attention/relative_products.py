@@ -1,10 +1,10 @@
-"""Products of attention with a table of frames by frames: positions relative to a frame, as Shaw's attention has them.
+"""Products of attention with a (T, T) table of relative positions, as in Shaw's attention.
 
     einsum("bhid,ijd->bhij", q, K)      scores that are added to those of the keys, K[i, j] a row for j - i
-    einsum("bhij,ijd->bhid", p, V)      what is added to the values
+    einsum("bhij,ijd->bhid", p, V)      a sum that is added to that of the values
 
-However the code lays them out, they are linear in what they are given, frame by frame. So the table is seen by what
-comes of ones, and held to what comes of drawn values; where it is alike along a band, each place has a row of it.
+In any layout they are linear, frame by frame. So the table is found by running the code on ones, and checked on random
+values; if it is alike along a window, each place has a row of it.
 
 Source: P. Shaw and others, Self-Attention with Relative Position Representations, 2018.
 """
@@ -32,7 +32,7 @@ Through = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Tabled:
-    """`path`, in order, makes `result` of `given`: of queries (..., T, E) scores (..., T, T), or of chances values."""
+    """`path`, in order, makes `result` of `given`: scores (..., T, T) of queries (..., T, E), or values of weights."""
 
     given: fx.Node
     path: tuple[fx.Node, ...]
@@ -40,12 +40,12 @@ class Tabled:
 
     @property
     def has_rows(self) -> bool:
-        """Whether each frame has a table of its own."""
+        """True if each frame has a table of its own."""
         constants = (n for node in self.path for n in node.all_input_nodes if is_constant(n))
         return any(sum(isinstance(size, torch.SymInt) for size in _shape(n)) > 1 for n in constants)
 
     def of_queries(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
-        """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
+        """The rows (..., size, E) that multiply a query, by place in the window; None if frames differ."""
         ones = torch.eye(sizes[-1])
         rows = [_along(band, through(one.expand(*sizes).contiguous())) for one in ones]
         if not rows or any(row is None for row in rows):
@@ -57,7 +57,7 @@ class Tabled:
         return table if _is_same(torch.where(_is_there(band, sizes[-2]), scores, 0.0), want) else None
 
     def of_chances(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
-        """(..., size, E): by place in the band, what is added up by chances; None where frames differ in it."""
+        """The rows (..., size, E) that attention weights sum, by place in the window; None if frames differ."""
         frames, is_there = sizes[-1], _is_there(band, sizes[-1])
         drawn = torch.rand(*sizes[:-2], frames, band.size, generator=torch.Generator().manual_seed(0)) * is_there
         at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
@@ -79,7 +79,7 @@ class Tabled:
 
 
 def table_of_queries(scores: fx.Node) -> Tabled | None:
-    """What makes `scores` of the queries and a table; None of anything else."""
+    """The product of the queries with a table that makes `scores`, or None."""
     path, node, has_product = [scores], scores, False
     shape = _shape(scores)
     while node.target in LINEAR:
@@ -95,7 +95,7 @@ def table_of_queries(scores: fx.Node) -> Tabled | None:
 
 
 def table_of_chances(chances: fx.Node, first: fx.Node) -> Tabled | None:
-    """What `first`, which takes `chances`, begins to make of them and a table; None of anything else."""
+    """The product of `chances` with a table that begins at `first`, or None."""
     path, node, has_product = list[fx.Node](), first, False
     shape = _shape(chances)
     while node.target in LINEAR and all(is_constant(n) or n in (chances, *path) for n in node.all_input_nodes):
@@ -119,19 +119,19 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _is_like(shape: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether all sizes but the last are the same."""
+    """True if all sizes but the last are the same."""
     pairs = zip(shape[:-1], other[:-1], strict=False)
     return len(shape) == len(other) > 1 and all(guard_or_false(a == b) for a, b in pairs)
 
 
 def _is_there(band: Band, frames: int) -> Tensor:
-    """(T, size): whether a frame of the sequence stands at a place of the band."""
+    """The mask (T, size) of the places in the window that are in the sequence."""
     at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
     return (at >= 0) & (at < frames)
 
 
 def _entries(band: Band, table: Tensor) -> Tensor:
-    """(..., T, T) as (..., T, size), zero where no frame is."""
+    """A table (..., T, T) as (..., T, size), zero outside of the sequence."""
     frames = table.shape[-1]
     rows = torch.arange(frames)[:, None]
     at = rows + torch.arange(-band.behind, band.ahead + 1)
@@ -139,7 +139,7 @@ def _entries(band: Band, table: Tensor) -> Tensor:
 
 
 def _along(band: Band, table: Tensor) -> Tensor | None:
-    """(..., size) of a table (..., T, T) that is alike along the band; its other axes are of one entry if they may."""
+    """The row (..., size) of a table (..., T, T) alike along the window, constant axes reduced to 1; or None."""
     entries, is_there = _entries(band, table), _is_there(band, table.shape[-1])
     one = entries[..., band.behind, :]
     alike = torch.where(is_there, entries, one.unsqueeze(-2))
@@ -147,7 +147,7 @@ def _along(band: Band, table: Tensor) -> Tensor | None:
 
 
 def _one_of_each(value: Tensor, last: int) -> Tensor:
-    """`value` with each axis of which all entries are the same as one of 1, but for the `last` ones."""
+    """`value` with its constant axes reduced to size 1, except the `last` ones."""
     for axis in range(value.dim() - last):
         first = value.narrow(axis, 0, 1)
         value = first if torch.equal(value, first.expand_as(value)) else value

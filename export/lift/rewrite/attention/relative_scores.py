@@ -1,11 +1,10 @@
-"""Scores of positions relative to a frame, that attention adds to those of its keys: a query times a table, shifted.
+"""Relative position scores, which attention adds to those of its keys: a query times a table, shifted.
 
-    q @ P.T                   (..., T, L): frame t times each row of a table that is made of the length
-    pad, reshape, cut         (..., T, T): entry (t, s) is entry (t, c) of the product, of whatever column c
+    q @ P.T                   (..., T, L): frame t times each row of a table made for the length
+    pad, reshape, slice       (..., T, T): entry (t, s) is entry (t, c) of the product, for some column c
 
-Which entry goes where is seen by moving numbers in the place of the product. Where entry (t, s) within a band is of row
-t, and of a row of the table that is the same for all s - t, the query of a frame is multiplied with as many rows as the
-band has frames.
+The moves are found by running them on indices in the place of the product. If entry (t, s) in a window is of row t, and
+of a table row that is the same for all s - t, a query is multiplied with as many rows as the window has frames.
 
 Sources: Z. Dai and others, Transformer-XL, 2019, appendix B; C. Huang and others, Music Transformer, 2018, section 3.4.
 """
@@ -42,13 +41,13 @@ class Relative:
     scores: fx.Node
 
     def numbers(self, frames: int, columns: int) -> Tensor:
-        """(T, L): each entry by its number, from 1 on, which stand for those of the product."""
+        """Indices (T, L), from 1 on, that stand for the entries of the product."""
         return torch.arange(1, frames * columns + 1, dtype=torch.float64).reshape(frames, columns)
 
     def along(self, moved: Tensor, table: Tensor, band: Band) -> Tensor | None:
-        """(..., size, E): the row of the table at each place of a band, by (..., T, T) of `numbers` that were moved.
+        """The table row (..., size, E) at each place of a window, by `numbers` moved to (..., T, T).
 
-        None where there is not one for all frames.
+        None if frames differ.
         """
         frames = moved.shape[-1]
         if moved.dim() < 2 or moved.shape[-2] != frames:
@@ -69,7 +68,7 @@ class Relative:
 
 
 def relative_of(scores: fx.Node) -> Relative | None:
-    """What is moved to be `scores`, where it is a product with a table; None of anything else."""
+    """The product with a table that is moved to be `scores`, or None."""
     moves: list[fx.Node] = []
     node = scores
     while node.target in MOVES:
@@ -87,11 +86,11 @@ def relative_of(scores: fx.Node) -> Relative | None:
 
 
 def is_constant(node: fx.Node) -> bool:
-    """Whether a value is made of weights and sizes alone."""
+    """True if a value is made of weights and sizes alone."""
     made_of = sources_of(node, lambda n: [] if n.target in SIZES else n.all_input_nodes)
     return all(n.op != "placeholder" for n in made_of)
 
 
 def is_near(a: Tensor, b: Tensor) -> bool:
-    """Whether two tables are the same but for how a layer rounds."""
+    """True if two tables are equal up to rounding."""
     return a.shape == b.shape and bool(((a - b).abs() <= NEAR * b.abs().max()).all())

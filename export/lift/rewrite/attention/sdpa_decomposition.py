@@ -1,4 +1,4 @@
-"""Attention that is one operator, or a product and a sum in one, as the operators that it is made of."""
+"""Decomposition of fused attention, and of a product with an added term, into single operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 
 
 def apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
-    """A product that is added to something, as two operators."""
+    """Decompose a product with an added term."""
     given, write = named_args(node), NodeWriter(module, "sum")
     if node.kwargs.get("beta", given["beta"]) != 1 or node.kwargs.get("alpha", given["alpha"]) != 1:
         return
@@ -27,7 +27,7 @@ def apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """A fused attention as its operators beside it: the softmax, and the node that all of them stand for."""
+    """Write the operators of a fused attention before it; return their softmax and the fused node."""
     given: dict[str, Any] = named_args(node)
     write = NodeWriter(module, "attention")
     options = dict(node.kwargs)

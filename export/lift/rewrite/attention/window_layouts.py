@@ -1,4 +1,4 @@
-"""How attention within a band is laid out in windows: one for each frame, or one for all frames of a block.
+"""Layouts of windowed attention: one window for each frame, or one for all frames of a block.
 
 Frames that attend to each other within blocks (chunk masks) are all known once the last of their block is. A window for
 each of them would be late by a block in every layer; a window for the block is not late at all, in steps of whole
@@ -30,18 +30,18 @@ class ByFrame:
         return write.call(aten.unsqueeze.default, value, -2)
 
     def windows(self, write: NodeWriter, value: fx.Node) -> fx.Node:
-        """Of (..., T, E), zeros where no frame is; the first frames stand behind them."""
+        """Windows of (..., T, E), zero outside of the sequence, and the sinks."""
         band = self.band
         padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
         windows = write.call(aten.unfold.default, padded, -2, band.size, 1)
         return with_first(write, windows, value, band.first) if band.first else windows
 
     def scores(self, write: NodeWriter, value: fx.Node, rows: Tensor) -> fx.Node:
-        """Queries (..., T, E) times a row for each place in the band, (..., size, E)."""
+        """Queries (..., T, E) times a row for each place in the window, (..., size, E)."""
         return write.call(aten.matmul.default, self.queries(write, value), write.constant(rows.mT.unsqueeze(-3)))
 
     def table(self, write: NodeWriter, values: Tensor, frames: fx.Node) -> fx.Node:
-        """A mask along the band, (..., period, 1, size), for frames as many as `frames` (..., T, E) has."""
+        """A mask (..., period, 1, size) along the window, for as many frames as `frames` (..., T, E) has."""
         period = values.shape[-3] if values.dim() > 2 else 1
         if period == 1:
             return write.constant(values)
@@ -62,7 +62,7 @@ class ByFrame:
 class ByBlock:
     """Queries (..., blocks, period, E), and keys or values (..., blocks, E, size) of a window for each block.
 
-    A window begins `before` frames before the block. `taken` (period, size) says which of it each frame looks at.
+    A window begins `before` frames before the block. `taken` (period, size) is the mask of its frames for each frame.
     """
 
     band: Band
@@ -72,7 +72,7 @@ class ByBlock:
 
     @staticmethod
     def of(band: Band, period: int, masks: Sequence[Tensor]) -> ByBlock | None:
-        """Of the frames that masks (T, T) leave, at each length; None where a block has to wait for others as well."""
+        """The layout for masks (T, T) at each length; None if a block has to wait for others as well."""
         middle = len(masks[0]) // 2 // period * period
         if period == 1 or not band.ahead or band.first or middle < band.behind or middle + period > len(masks[0]):
             return None
@@ -97,7 +97,7 @@ class ByBlock:
 
     @property
     def _places(self) -> Tensor:
-        """(period, size): where in the band of its row each frame of the window stands."""
+        """The place (period, size) of each frame of the window in the window of its row."""
         row, column = torch.arange(self.period)[:, None], torch.arange(self.size)
         return (column - self.before - row + self.band.behind).clamp(0, self.band.size - 1)
 
@@ -109,11 +109,11 @@ class ByBlock:
         return write.call(aten.transpose.int, self._windows(write, value, 0), -2, -1)
 
     def windows(self, write: NodeWriter, value: fx.Node) -> fx.Node:
-        """Of (..., T, E), zeros where no frame is."""
+        """Windows of (..., T, E), zero outside of the sequence."""
         return self._windows(write, value, self.before)
 
     def scores(self, write: NodeWriter, value: fx.Node, rows: Tensor) -> fx.Node:
-        """Queries (..., T, E) times a row for each place in the band, (..., size, E)."""
+        """Queries (..., T, E) times a row for each place in the window, (..., size, E)."""
         all_places = write.call(aten.matmul.default, self.queries(write, value), write.constant(rows.mT.unsqueeze(-3)))
         flat = write.call(aten.flatten.using_ints, all_places, -2, -1)
         at = torch.arange(self.period)[:, None] * rows.shape[-2] + self._places
@@ -121,7 +121,7 @@ class ByBlock:
         return write.call(aten.unflatten.int, picked, -1, [self.period, self.size])
 
     def table(self, write: NodeWriter, values: Tensor, frames: fx.Node) -> fx.Node:
-        """A mask along the band, (..., period or 1, 1, size)."""
+        """A mask along the window, (..., period or 1, 1, size)."""
         if values.dim() < 3:
             return write.constant(values)
         rows = values.squeeze(-2)
@@ -145,5 +145,5 @@ Layout = ByFrame | ByBlock
 
 
 def period_of(tables: Iterable[Tensor]) -> int:
-    """After how many frames all of the masks along a band come back."""
+    """The number of frames after which all masks along a window repeat."""
     return math.lcm(*(t.shape[-3] for t in tables if t.dim() > 2))

@@ -1,8 +1,8 @@
-"""Axes of which values say how many entries they have, as in `cache[:, W - n:]`, made axes of a fixed size.
+"""Makes axes of data-dependent size, as in `cache[:, W - n:]`, axes of a fixed size.
 
-The steps of a stream have the same sizes. So an axis whose size follows from a count that is a state has room for all
-entries that there may be, and operators leave out those that are not there (`ragged_axes.py`). The results are those of
-the model from its first call on, for every count.
+The steps of a stream have the same sizes. So an axis whose size depends on a counter state is stored at its maximum
+length, and operators leave out its invalid entries (`ragged_axes.py`). The results are those of the model from its
+first call on, for every count.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ MADE = 32
 
 
 def give_room(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) -> None:
-    """Rewrite `module` in place, so that no size in it follows from a value.
+    """Rewrite `module` in place, so that no size in it is data-dependent.
 
-    `counts` are states that begin at zero or above: as the number of what is fed, and of the next value.
+    `counts` are states that begin at zero or above, by the index of the placeholder and of the next value.
 
-    Raises LiftError where an operator has no such form, or a result of the graph has such a size.
+    Raises LiftError if an operator has no such form, or a result of the graph has such a size.
     """
     # What was made of constants alone is a constant by now, whatever torch knows of its size.
     live = {symbol for n in module.graph.nodes for symbol in n.meta.get("unbacked_bindings") or ()}
@@ -50,7 +50,7 @@ def give_room(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) ->
 
 
 def _sized_by(value: Any, symbols: Collection[Any]) -> bool:
-    """Whether a value of a graph, or one of several, is a tensor whose size follows from one of `symbols`."""
+    """True if a value of a graph, or one of several, is a tensor whose size depends on one of `symbols`."""
     sizes = [size for size in _sizes(value) if isinstance(size, torch.SymInt)]
     return any(not free_unbacked_symbols(size).isdisjoint(symbols) for size in sizes)
 
@@ -60,7 +60,7 @@ def _sizes(value: Any) -> list[Any]:
 
 
 class _SizesByValue:
-    """One graph on its way; `ratios` are whole numbers divided, not rounded yet."""
+    """The rewriting of one graph; `ratios` are integers divided, not rounded yet."""
 
     def __init__(self, module: fx.GraphModule, live: Collection[Any], from_zero: Collection[fx.Node]) -> None:
         self.module, self.graph, self.live = module, module.graph, live
@@ -116,7 +116,7 @@ class _SizesByValue:
             self.rewriting.values[node] = result
 
     def _is_number(self, node: fx.Node) -> bool:
-        """Whether `node` is a number of Python's that follows from a value; then it is noted."""
+        """True if `node` is a data-dependent Python number; then it is noted."""
         known, numbers = self.rewriting.known, self.numbers
         first: Any = node.args[0] if node.args else None
         if node.target in ITEMS:
@@ -159,7 +159,7 @@ class _SizesByValue:
             self.rewriting.held[node] = number
 
     def _sum(self, node: fx.Node) -> Number | None:
-        """What a tensor of one whole number is, where that is a sum of known ones."""
+        """The number in an integer tensor of one entry, if it is a sum of known ones."""
         if not is_whole_number(node.meta.get("val")) or node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
             return None
         if node.target not in SUMS:
@@ -184,7 +184,7 @@ class _SizesByValue:
         return Number(value) if type(value) is int else None
 
     def _constant(self, node: fx.Node) -> Any:
-        """What a tensor of one number holds that is made of constants alone; None of any other."""
+        """The value of a tensor of one number made of constants alone; else None."""
         made, waiting = dict[fx.Node, Any](), [node]
         while waiting:
             here = waiting[-1]
@@ -203,7 +203,7 @@ class _SizesByValue:
         return made[node]
 
     def _key(self, node: fx.Node) -> Any:
-        """The same of all nodes that compute the same of the same."""
+        """A key that nodes share if they compute the same of the same."""
         if is_whole_number(node.meta.get("val")):
             node = origin_of(node)
         if node.op != "call_function" or node.kwargs:

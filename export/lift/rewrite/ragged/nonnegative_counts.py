@@ -1,4 +1,4 @@
-"""Counts that are never below zero: they start there or above, and what a call leaves of one is no less."""
+"""Finds counters that are never negative: they start at zero or above, and no call takes them below."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESTS = overloads("remainder.Scalar remainder.Tensor")
 
 
 def never_below_zero(module: fx.GraphModule, count: fx.Node, after: fx.Node) -> bool:
-    """Whether `after`, the next value of `count`, is at least zero where `count` is."""
+    """True if `after`, the next value of `count`, is at least zero if `count` is."""
 
     def is_so(value: Any) -> bool:
         if not isinstance(value, fx.Node):

@@ -1,8 +1,7 @@
-"""An axis of which values say how many entries it has, as one of a fixed size: room for all that there may be.
+"""Ragged axes: a data-dependent number of entries, stored at its maximum.
 
-Of `key = cat([mems[3 - m:], x, cache[8 - n:]])` the axis is pieces one behind the other: of the first, of 3, the last m
-entries are there, of the second all, of the third, of 8, the last n. What is there, in its order, is the axis of the
-model, whatever stands between.
+The axis of `key = cat([mems[3 - m:], x, cache[8 - n:]])` is three segments: the last m of 3 entries are valid, all of
+the second, and the last n of 8. The valid entries, in order, are the axis of the model; the others are arbitrary.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers
 
 @dataclass(frozen=True)
 class Piece:
-    """`size` entries, of which `count` from `start` on are there."""
+    """A segment of `size` entries, of which `count` from `start` on are valid."""
 
     size: int
     start: Number
@@ -33,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Room:
-    """The pieces of an axis, in their order."""
+    """The segments of a ragged axis, in order."""
 
     pieces: tuple[Piece, ...]
 
@@ -47,7 +46,7 @@ class Room:
 
     @property
     def count(self) -> Number:
-        """How many entries are there."""
+        """The number of valid entries."""
         return sum((piece.count for piece in self.pieces), Number())
 
     @property
@@ -55,18 +54,18 @@ class Room:
         return all(piece.is_full for piece in self.pieces)
 
     def placed(self) -> Iterator[tuple[Piece, int, Number]]:
-        """Each piece, where it begins, and how many entries are there before it."""
+        """Yield each segment, its first index, and the number of valid entries before it."""
         at, before = 0, Number()
         for piece in self.pieces:
             yield piece, at, before
             at, before = at + piece.size, before + piece.count
 
     def times(self, inner: int) -> Room:
-        """Each entry as so many, one behind the other."""
+        """The axis with `inner` entries for each one."""
         return Room(tuple(Piece(p.size * inner, p.start * inner, p.count * inner) for p in self.pieces))
 
     def parted(self, inner: int) -> Room | None:
-        """The same of so many entries as one; None where they do not come out even."""
+        """The axis with one entry for `inner`; None if they do not come out even."""
         pieces = []
         for piece in self.pieces:
             start, count = piece.start.parted(inner), piece.count.parted(inner)
@@ -76,19 +75,19 @@ class Room:
         return Room(tuple(pieces))
 
     def turned(self) -> Room:
-        """The same from the last entry to the first."""
+        """The axis in reverse order."""
         return Room(tuple(Piece(p.size, (p.start + p.count) * -1 + p.size, p.count) for p in reversed(self.pieces)))
 
 
 class Rooms:
-    """What is asked of rooms in one graph."""
+    """Operations on the ragged axes of one graph."""
 
     def __init__(self, numbers: Numbers) -> None:
         self.numbers, self.call = numbers, numbers.writer.call
         self._masks: dict[Room, fx.Node] = {}
 
     def cut(self, room: Room, start: Number, end: Number) -> Room:
-        """`room` with those entries alone that are the `start`-th and later ones, up to the `end`-th.
+        """`room` with only the valid entries from the `start`-th up to the `end`-th.
 
         Both lie within it, and `end` may be before `start`.
         """
@@ -105,7 +104,7 @@ class Rooms:
         return Room(tuple(cut))
 
     def trimmed(self, room: Room) -> tuple[Room, int, int]:
-        """`room` without what is never there at its ends, and from where to where it goes of it."""
+        """`room` without never valid entries at its ends, and its start and end in the old one."""
         pieces, at, end = list(room.pieces), 0, room.size
         while len(pieces) > 1 and pieces[0].count.known == 0:
             at += pieces.pop(0).size
@@ -121,7 +120,7 @@ class Rooms:
         return Room(tuple(p for p in pieces if p.size) or (Piece(0, Number(), Number()),)), at, end
 
     def mask(self, room: Room) -> fx.Node:
-        """(room.size,) bool: which entries are there."""
+        """The mask (room.size,) of valid entries, bool."""
         if room not in self._masks:
             parts = [self._mask(piece) for piece in room.pieces if piece.size]
             self._masks[room] = parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
@@ -139,7 +138,7 @@ class Rooms:
         return sides[0] if len(sides) == 1 else self.call(aten.logical_and.default, *sides)
 
     def found(self, room: Room, numbered: fx.Node) -> fx.Node:
-        """Where in `room` those entries stand that are there as the ones `numbered`, int64."""
+        """The indices in `room` of the valid entries `numbered`, int64."""
         shifts, node = [(before, piece.start + at - before) for piece, at, before in room.placed()], self.numbers.node
         by = node(shifts[0][1])
         for (_, last), (before, shift) in pairwise(shifts):
@@ -151,7 +150,7 @@ class Rooms:
         return self.call(aten.clamp.default, place, 0, room.size - 1)
 
     def numbered(self, room: Room) -> fx.Node:
-        """(room.size,) int64: the number of each entry that is there."""
+        """The index of each valid entry among these, (room.size,) int64."""
         constant, parts = self.numbers.writer.constant, list[fx.Node]()
         for piece, _, before in room.placed():
             at = constant(torch.arange(piece.size))
@@ -160,5 +159,5 @@ class Rooms:
 
 
 def joined(rooms: Sequence[Room]) -> Room:
-    """Rooms one behind the other."""
+    """The concatenation of ragged axes."""
     return Room(tuple(piece for room in rooms for piece in room.pieces if piece.size))

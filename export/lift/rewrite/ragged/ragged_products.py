@@ -1,4 +1,4 @@
-"""Products over rooms: what is not there counts nothing where it is summed over, and is passed by elsewhere."""
+"""Products over ragged axes: invalid entries add nothing to a sum, and stay invalid elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _product(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _beside(ctx: Rewrite, a: Roomy, b: Roomy) -> tuple[Roomy, Roomy, dict[int, Room]]:
-    """Two batches of matrices in rooms that are alike, and these by axis of their products."""
+    """Two batches of matrices with the same ragged axes, and these by axis of their products."""
     rank, rooms = max(len(a.shape), len(b.shape)), dict[int, Room]()
     for value in (a, b):
         more = rank - len(value.shape)

@@ -1,4 +1,4 @@
-"""Rooms in another order or another shape, and those of new tensors."""
+"""Rules for permuted and reshaped ragged axes, and for new tensors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _squeezed(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
-    """Axes put together or taken apart; of one with a room alone, with whole axes behind it."""
+    """A reshape that merges or splits axes; a ragged one alone, with whole axes behind it."""
     value = ctx.of(node.args[0])
     wanted: list[Any] = list(node.meta["val"].shape)
     here, there = sorted(value.rooms), [i for i, size in enumerate(wanted) if is_by_value(size)]
@@ -74,7 +74,7 @@ def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _with_behind(room: Room, before: sympy.Expr, after: sympy.Expr) -> Room | None:
-    """A room where as many entries were behind each of its own, and other ones are now."""
+    """A ragged axis with `before` entries behind each of its own, and `after` in the result; or None."""
     if not (before.is_Integer and after.is_Integer):
         return None
     more, less = int(before), int(after)
@@ -108,7 +108,7 @@ def _new_room(ctx: Rewrite, size: Number) -> Room:
 
 
 def _new(ctx: Rewrite, node: fx.Node) -> Result:
-    """A tensor of one number."""
+    """A tensor filled with one number."""
     at = 1 if "new_" in str(node.target) else 0
     sizes, rooms = list(ctx.of(node.args[at])), {}
     for axis, size in enumerate(sizes):
@@ -165,7 +165,7 @@ def _item(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _scalar(ctx: Rewrite, node: fx.Node) -> Result:
-    """A number of Python's as a tensor."""
+    """A Python number as a tensor."""
     number = ctx.of(node.args[0])
     if not isinstance(number, Number):
         return ctx.plain(node)

@@ -1,4 +1,4 @@
-"""What operators do over rooms: a function for each, of the rewriting and the node."""
+"""Rules for operators over ragged axes, functions of the rewriting and the node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def entry_by_entry(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _axes_stay(ctx: Rewrite, node: fx.Node) -> Result:
-    """What keeps all axes, and mixes entries along the last one at most."""
+    """An operator that keeps all axes, and mixes entries along the last ones."""
     value, *others = node.args
     taken = ctx.of(value)
     last = len(taken.shape) - 1
@@ -78,7 +78,7 @@ def _cut(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _bounds(ctx: Rewrite, value: Roomy, axis: int, given: Mapping[str, Any]) -> tuple[Room, Number, Number]:
-    """The room of an axis, and from which to which of its entries a slice goes."""
+    """The ragged axis, and the start and the end of a slice of it."""
     room = value.rooms.get(axis) or Room.full(int(value.shape[axis]))
     start, end = given["start"], given["end"]
     first = ctx.numbers.place(number_of(start or 0), room.count)
@@ -120,7 +120,7 @@ def _selected(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _put_in(ctx: Rewrite, node: fx.Node) -> Result:
-    """A piece of an axis written over."""
+    """A write to a segment of an axis."""
     given = ctx.given(node)
     value, source = given["self"], given["src"]
     rank = len(value.shape)
@@ -149,7 +149,7 @@ def _entry_put_in(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _copied(ctx: Rewrite, node: fx.Node) -> Result:
-    """One value written over another one of as many entries."""
+    """A copy over a value with as many entries."""
     value, source = (ctx.of(a) for a in node.args[:2])
     (value, source), rooms = ctx.together([value, source])
     return ctx.made(ctx.call(aten.copy.default, value.node, source.node), rooms)
@@ -197,7 +197,7 @@ def _reduced(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _along(ctx: Rewrite, node: fx.Node) -> Result:
-    """Along an axis, in the order of its entries or over all of them, each result of one entry."""
+    """An operator along an axis, such as cumsum or softmax, with a result for each entry."""
     value, at = ctx.of(node.args[0]), node.args[1]
     assert isinstance(at, int)
     axis = at % len(value.shape)
@@ -208,7 +208,7 @@ def _along(ctx: Rewrite, node: fx.Node) -> Result:
 
 
 def _looked_up(ctx: Rewrite, node: fx.Node) -> Result:
-    """Rows of a table; where nothing is there, the first one."""
+    """Rows of a table; invalid entries get the first one."""
     table, index = (ctx.of(a) for a in node.args[:2])
     if table.rooms:
         raise Unruled("the table")

@@ -1,4 +1,4 @@
-"""Values with rooms in the place of axes that values size, and how such values meet."""
+"""Tensors with ragged axes, and their alignment in operators that combine them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Unruled(Exception):
 
 @dataclass(frozen=True)
 class Roomy:
-    """A tensor of fixed sizes, and by axis the rooms of those that values size."""
+    """A tensor of fixed sizes, and its ragged axes by number."""
 
     node: fx.Node
     rooms: Mapping[int, Room]
@@ -38,12 +38,12 @@ Result = fx.Node | Roomy | list[Any]
 
 @dataclass
 class Rewrite:
-    """One graph on its way: by node of it, what stands in its place.
+    """The rewriting of one graph: the replacement of each node.
 
     Attributes:
-        values: values with rooms, in lists those of operators with several results.
-        known: numbers of Python's that follow from values.
-        held: what tensors of one whole number hold.
+        values: values with ragged axes; a list for an operator with several results.
+        known: data-dependent Python numbers.
+        held: the numbers in integer tensors of one entry.
     """
 
     numbers: Numbers
@@ -59,16 +59,16 @@ class Rewrite:
         )
 
     def number_in(self, tensor: fx.Node, key: Any) -> Number:
-        """What a tensor of one whole number holds."""
+        """The number in an integer tensor of one entry."""
         return self.held[tensor] if tensor in self.held else self.numbers.of_tensor(tensor, key)
 
     def given(self, node: fx.Node) -> dict[str, Any]:
-        """The arguments of `node` by name: values as `Roomy`, numbers that follow from values as `Number`."""
+        """The arguments of `node` by name: tensors as `Roomy`, data-dependent numbers as `Number`."""
         named = named_args(node) | node.kwargs
         return {name: self.of(value) for name, value in named.items()}
 
     def of(self, value: Any) -> Any:
-        """What stands for an argument: a value as `Roomy`, a number that follows from a value as `Number`."""
+        """The replacement of an argument: a tensor as `Roomy`, a data-dependent number as `Number`."""
         if isinstance(value, list | tuple):
             return [self.of(part) for part in value]
         if not isinstance(value, fx.Node):
@@ -82,7 +82,7 @@ class Rewrite:
         return Roomy(value, {}) if isinstance(tensor, torch.Tensor) else value
 
     def plain(self, node: fx.Node) -> Result:
-        """`node` over what stands for its arguments, none of which has rooms; numbers as tensors of one entry."""
+        """`node` on the replacements of its arguments, none of them ragged; numbers as tensors of one entry."""
         target, sized = node.target, False
 
         def instead(value: Any) -> Any:
@@ -106,7 +106,7 @@ class Rewrite:
             raise Unruled("it takes a number that follows from a value") from None
 
     def sizes(self, node: fx.Node, sizes: Sequence[Any]) -> list[Any]:
-        """Sizes of a result as arguments, where they are those of any batch as nodes that `node` has."""
+        """The sizes of a result as arguments: a number, or a node among the inputs of `node`."""
         asked = {str(n.meta.get("val")): n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)}
         found = [size if isinstance(size, int) else asked.get(str(size), -1) for size in sizes]
         if found.count(-1) > 1:
@@ -114,7 +114,7 @@ class Rewrite:
         return found
 
     def made(self, node: fx.Node, rooms: Mapping[int, Room]) -> Roomy:
-        """A value with those of `rooms` that are not full; one that always has as many entries has these alone."""
+        """A value with the `rooms` that are not full; an axis with a constant count gets that size."""
         value = Roomy(node, {axis: room for axis, room in rooms.items() if not room.is_full})
         for axis, room in list(value.rooms.items()):
             if (count := room.count.known) is not None:
@@ -122,12 +122,12 @@ class Rewrite:
         return value
 
     def gathered(self, value: Roomy, axis: int, numbered: fx.Node) -> Roomy:
-        """Of an axis with a room the entries `numbered`, of those that are there."""
+        """Gather the valid entries `numbered` of a ragged axis."""
         node = self.call(aten.index_select.default, value.node, axis, self.rooms.found(value.rooms[axis], numbered))
         return Roomy(node, {a: room for a, room in value.rooms.items() if a != axis})
 
     def as_in(self, value: Roomy, axis: int, room: Room) -> Roomy:
-        """`value` with another room in the place of the one that it has, whose entries there are as many."""
+        """`value` with its axis laid out as `room`, which has as many valid entries."""
         own = value.rooms.get(axis, None)
         if own == room:
             return value
@@ -140,7 +140,7 @@ class Rewrite:
         return Roomy(moved.node, {**moved.rooms, axis: room})
 
     def filled(self, value: Roomy, axis: int, instead: float | str) -> fx.Node:
-        """The tensor of `value`, with a number where nothing is there."""
+        """The tensor of `value`, with `instead` in invalid entries."""
         tensor = value.node.meta["val"]
         if isinstance(instead, str):
             limits = torch.finfo(tensor.dtype) if tensor.dtype.is_floating_point else torch.iinfo(tensor.dtype)
@@ -151,13 +151,13 @@ class Rewrite:
         return self.call(aten.where.self, mask, value.node, number)
 
     def mask(self, room: Room, axis: int, rank: int) -> fx.Node:
-        """Which entries are there, along `axis` of as many axes as `rank`."""
+        """The mask of valid entries along `axis` of `rank` axes."""
         mask = self.rooms.mask(room)
         behind = rank - axis - 1
         return self.call(aten.reshape.default, mask, [room.size, *[1] * behind]) if behind else mask
 
     def together(self, values: Sequence[Roomy]) -> tuple[list[Roomy], dict[int, Room]]:
-        """Values that meet entry by entry, in rooms that are alike, and these by axis of what comes of them."""
+        """Values of an elementwise operator with the same ragged axes, and these by axis of its result."""
         rank = max(len(v.shape) for v in values)
         rooms: dict[int, Room] = {}
         for value in values:
@@ -183,7 +183,7 @@ def ruled(rule: Rule, names: str) -> dict[Any, Rule]:
 
 
 def number_of(value: Any) -> Number:
-    """An end of a slice, or a place, as a number."""
+    """An end of a slice, or an index, as a number."""
     if isinstance(value, Number):
         return value
     if type(value) is not int:
