@@ -1,4 +1,4 @@
-"""The graphs of one model at two lengths side by side: a loop has more copies in the longer one, the rest is alike."""
+"""Alignment of one model's graphs at two lengths: a loop has more copies in the longer graph, the rest is alike."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rnn_export.export.lift.loops.value_references import Ref, only_takes, resol
 
 @dataclass(frozen=True)
 class Alignment:
-    """What two lengths of one graph tell of the shorter one: its loops in order, and which of them owns a node.
+    """The loops of the shorter of two graphs in order, the loop that owns each node, and the nodes' counterparts.
 
-    `counterparts` has for each node outside of loops the node of the longer graph that does the same.
+    `counterparts` maps each node outside loops to the node of the longer graph that does the same.
     """
 
     loops: Sequence[Loop]
@@ -27,12 +27,12 @@ class Alignment:
     counterparts: Mapping[fx.Node, fx.Node]
 
     def value_of(self, ref: Ref) -> tuple[int, BodyValue] | None:
-        """The loop that makes `ref`, and the value of its body that it is; None for what is outside of loops."""
+        """The index of the loop that makes `ref`, and the body value that it is; None outside loops."""
         loop = self.owners.get(ref.base)
         return None if loop is None else (loop, BodyValue(self.loops[loop].places[ref.base].node, ref.path))
 
     def join_of(self, node: fx.Node) -> tuple[int, Join] | None:
-        """The loop and the value of it that `node` joins over all frames; None if it does something else."""
+        """The loop index and the value that `node` joins over all frames; None if it does something else."""
         joins = ((i, loop.join_of(node)) for i, loop in enumerate(self.loops))
         return next(((i, join) for i, join in joins if join is not None), None)
 
@@ -42,9 +42,9 @@ def cannot_roll(reason: str) -> LiftError:
 
 
 def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignment:
-    """Walk both graphs at once: a token begins a loop that has more copies in `long`, or is outside of loops.
+    """Walk both graphs at once: a token begins a loop that has more copies in `long`, or is outside loops.
 
-    Raises LiftError where the two graphs do not do the same.
+    Raises LiftError if the two graphs do not do the same.
     """
     counterparts: dict[fx.Node, fx.Node] = {}
     pairs: list[tuple[Loop, Loop]] = []
@@ -77,9 +77,9 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
 
 
 def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping[fx.Node, fx.Node]:
-    """By node of `short` outside of its loops, the node of the graph of another length that does the same.
+    """Map each node of `short` outside its loops to the node of another length's graph that does the same.
 
-    Raises LiftError where the two graphs do not do the same.
+    Raises LiftError if the two graphs do not do the same.
     """
     begins = {next(i for i in map(short.index.get, loop.copies[0]) if i is not None): loop for loop in known.loops}
     counterparts: dict[fx.Node, fx.Node] = {}
@@ -102,10 +102,10 @@ def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping
 
 
 def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int) -> tuple[Loop, Loop] | None:
-    """The loop that begins at a token of each graph, and makes more iterations where there are `frames` more.
+    """The loop that begins at a token of each graph, and makes more iterations over `frames` more frames.
 
-    Before any other one whose iteration is a number of frames, or a frame a number of iterations; where frames are made
-    at another rate before it, it is neither.
+    A loop with a whole number of frames per iteration, or of iterations per frame, comes before others. A loop whose
+    frames are made at another rate has neither.
     """
     if start[0] >= len(short.tokens) or start[1] >= len(long.tokens):
         return None
@@ -120,7 +120,7 @@ def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int)
 
 
 def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], owners: Mapping[fx.Node, int]) -> None:
-    """What two nodes alike take are counterparts too, the numbers and constants among them."""
+    """Pair the inputs of two counterparts, numbers and constants among them."""
     _pair(a.all_input_nodes, b.all_input_nodes, counterparts, owners)
 
 
@@ -141,18 +141,18 @@ def _pair(
 
 @dataclass(frozen=True)
 class LoopResults:
-    """What the rest of a graph takes from a loop: values of every frame, joined, and values of the last frame."""
+    """The results of a loop that the graph takes: joined values of all frames, and values of the last frame."""
 
     joins: Sequence[Join]
     last: Sequence[BodyValue]
 
     def index(self, result: Join | BodyValue) -> int:
-        """Which result of the loop's call it is."""
+        """The result's index in the loop's call."""
         return self.joins.index(result) if isinstance(result, Join) else len(self.joins) + self.last.index(result)
 
 
 def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
-    """By loop, what is taken of it elsewhere; raises LiftError where that is a single frame other than the last."""
+    """The results that are taken of each loop; raises LiftError for a single frame other than the last."""
     # Dicts, since the same may be taken in several places.
     found: list[dict[Join | BodyValue, None]] = [{} for _ in alignment.loops]
 

@@ -1,4 +1,4 @@
-"""A rolled graph with what torch knows of sizes, for any batch and any length: the passes of flat graphs read it."""
+"""Symbolic sizes in a folded graph, for any batch and any length: the passes of flat graphs read them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
 
 
 def know_sizes(module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence[Set[int]]) -> bool:
-    """Note in each node what it gives, sizes along the `dynamic` axes of `args` being of any number.
+    """Record a fake value in each node, with symbolic sizes along the `dynamic` axes of `args`.
 
-    Whether it could be: in a graph that takes some of them for numbers nothing is noted.
+    Return False, and record nothing, if an operator fails or makes one of them a number.
     """
     sizes = ShapeEnv(duck_shape=True)
     mode = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
@@ -43,7 +43,7 @@ def know_sizes(module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence
 
 
 class _Run(fx.Interpreter):
-    """`found` has what each node of the graph gives."""
+    """Stores the value of each node in `found`."""
 
     def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(module)
@@ -68,7 +68,7 @@ class _Run(fx.Interpreter):
 
 
 def _of_loop(loop: RolledLoop, args: Sequence[Any], mode: FakeTensorMode) -> tuple[Any, ...]:
-    """What `loop(*args)` gives, all of its frames being as long as the first."""
+    """The result of `loop(*args)`, its sequences being as long as the first."""
     invariants, sequences, memory = loop.parts_of(args)
     frames = [value_at(x, path) for x, path in zip(sequences, loop.scans, strict=True)]
     results = _Run(loop.body, mode).run(*invariants, *frames, *memory)

@@ -1,10 +1,10 @@
-"""Pieces of so many frames that a loop takes of a value, with some of the frames before and after them or without.
+"""Segments of several frames that a loop takes of a value, with or without some of the frames around them.
 
     for start in range(0, x.shape[1], 4):
         piece, seen = x[:, start : start + 4], x[:, max(start - 8, 0) : start + 4]
 
-They are windows of the value, filled up at both ends: piece number k has the same place in each. Where the loop
-remembers nothing, the pieces at the ends, which have fewer frames beside them, are computed as those between.
+The segments become windows of the value, padded at both ends: segment k is window k. If the loop carries no state,
+segments at the ends, which have fewer frames beside them, are computed like those between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
 
 @dataclass(frozen=True)
 class Window:
-    """Frames of `source` along `axis`: `period` of its own, `behind` before and `ahead` after these.
+    """`period` frames of `source` along `axis`, with `behind` frames before and `ahead` after.
 
     The source may have `more` frames than the sequence.
     """
@@ -42,7 +42,7 @@ class Window:
         return self.behind + self.period + self.ahead
 
     def range_of(self, number: int, length: int) -> tuple[int, int]:
-        """Where piece `number` begins and ends in a source of `length` frames."""
+        """The bounds of segment `number` in a source of `length` frames."""
         start = number * self.period
         return max(start - self.behind, 0), min(start + self.period + self.ahead, length)
 
@@ -51,7 +51,7 @@ class Window:
         return end - start == self.size
 
     def of(self, write: NodeWriter, value: fx.Node, axis: int) -> fx.Node:
-        """(..., pieces, ..., size): the windows of a value with the source's frames along `axis`, zeros at its ends."""
+        """(..., segments, ..., size): the windows of a value with the source's frames along `axis`, zero-padded."""
         right = self.ahead - self.more
         write.at = value
         with value.graph.inserting_after(value):
@@ -63,7 +63,7 @@ class Window:
 
 
 def take_pieces(write: NodeWriter, node: fx.Node, frames: int, period: int) -> bool:
-    """The pieces that are taken of `node` become its windows, in place; whether some at the ends are left as they are.
+    """Replace the segments taken of `node` by its windows, in place; True if some at the ends are left as they are.
 
     `frames` is the length of the sequence, whole periods.
     """
@@ -81,7 +81,7 @@ def take_pieces(write: NodeWriter, node: fx.Node, frames: int, period: int) -> b
 
 
 def _taken(node: fx.Node) -> dict[int, list[tuple[fx.Node, tuple[int, int]]]]:
-    """By axis, what takes pieces of more than one frame, and where they begin and end."""
+    """By axis, the slices and split parts of `node`, and their start and end."""
     shape = getattr(node.meta.get("val"), "shape", ())
     found: dict[int, list[tuple[fx.Node, tuple[int, int]]]] = {}
     for user in node.users:
@@ -102,7 +102,7 @@ def _taken(node: fx.Node) -> dict[int, list[tuple[fx.Node, tuple[int, int]]]]:
 
 
 def _windows(node: fx.Node, axis: int, ranges: set[tuple[int, int]], sizes: tuple[int, int, int]) -> Iterator[Window]:
-    """The windows of which every piece is taken, those that look at the fewest frames first."""
+    """The windows of which every segment is taken, those of the fewest frames first."""
     frames, length, period = sizes
     if not isinstance(length, int) or length < frames or period < 2:
         return
@@ -130,7 +130,7 @@ def _take(write: NodeWriter, window: Window, taken: Sequence[tuple[fx.Node, int]
 
 
 def joins_pieces(node: fx.Node, frames: int, period: int) -> bool:
-    """Whether a node joins the frames of all periods, each piece one."""
+    """True if a node joins one segment for each period."""
     if node.target is not aten.cat.default or period == 1 or len(args_of(node)[0]) != frames // period:
         return False
     dim = [*args_of(node), 0][1]
@@ -139,7 +139,7 @@ def joins_pieces(node: fx.Node, frames: int, period: int) -> bool:
 
 
 def cut(write: NodeWriter, node: fx.Node) -> fx.Node:
-    """Note that the frames that `node` joins are cut where the sequence ends; gives what they are cut from."""
+    """Mark the frames that `node` joins to be cut where the sequence ends; return the node to cut."""
     dim, value = [*args_of(node), 0][1] % len(node.meta["val"].shape), node.meta["val"]
     write.at = node
     with node.graph.inserting_after(node):
@@ -152,7 +152,7 @@ def cut(write: NodeWriter, node: fx.Node) -> fx.Node:
 
 
 def numbers_of(graph: fx.Graph) -> dict[fx.Node, set[int]]:
-    """By node, the numbers of the pieces that it follows from, behind what joins them: of that loop alone."""
+    """By node, the numbers of the segments that it depends on, up to the node that joins them."""
     found: dict[fx.Node, set[int]] = {}
     for node in graph.nodes:
         if PIECE in node.meta:
@@ -163,7 +163,7 @@ def numbers_of(graph: fx.Graph) -> dict[fx.Node, set[int]]:
 
 
 def computed_alike(graph: fx.Graph, joins: Sequence[fx.Node]) -> None:
-    """In place: pieces at the ends, of other sizes, are computed as one between; as it is where a loop remembers."""
+    """Compute segments at the ends, of other sizes, like one between, in place, unless the loop carries state."""
     numbers = numbers_of(graph)
     for join in joins:
         pieces = list(args_of(join)[0])
@@ -179,7 +179,7 @@ def computed_alike(graph: fx.Graph, joins: Sequence[fx.Node]) -> None:
 
 
 def _windows_in(piece: fx.Node) -> list[Window] | None:
-    """The windows that `piece` is made of; None where it follows from other frames too."""
+    """The windows that `piece` is made of; None if it depends on other frames too."""
     waiting, seen, found = [piece], set[fx.Node](), list[Window]()
     while waiting:
         node = waiting.pop()
@@ -196,7 +196,7 @@ def _windows_in(piece: fx.Node) -> list[Window] | None:
 
 
 def _copied(graph: fx.Graph, model: fx.Node, place: tuple[fx.Node, int], numbers: dict[fx.Node, set[int]]) -> fx.Node:
-    """What `model` is, of another piece, behind the node of that piece as it was."""
+    """A copy of `model` for another segment, behind that segment's own node."""
     after, number = place
     made: dict[fx.Node, fx.Node] = {}
 

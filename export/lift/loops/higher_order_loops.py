@@ -1,4 +1,4 @@
-"""Loops that are operators already, `torch.ops.higher_order.scan`, as the loops that rolling up gives."""
+"""Conversion of `torch.ops.higher_order.scan` operators to folded loops."""
 
 from __future__ import annotations
 

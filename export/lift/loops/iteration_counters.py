@@ -1,4 +1,4 @@
-"""Numbers in the code of a loop that grow with its iterations, as in `sum / (t + 1)`: counted by its memory."""
+"""Numbers in a loop's code that grow evenly with its iterations, as in `sum / (t + 1)`: a state counts them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TAKING: Mapping[Any, Any] = {
 
 
 def counted(numbers: Sequence[Any]) -> Counted | None:
-    """What `numbers`, of one copy after the other, count; None where they are not in even steps."""
+    """The start and step of `numbers`, one for each copy; None if they are not evenly spaced."""
     if len(numbers) < LEAST or any(type(n) is not type(numbers[0]) for n in numbers):
         return None
     if type(numbers[0]) not in (int, float) or not all(map(math.isfinite, numbers)):
@@ -45,7 +45,7 @@ def counted(numbers: Sequence[Any]) -> Counted | None:
 
 
 def counting_tokens(tokens: Iterable[fx.Node]) -> set[fx.Node]:
-    """Those whose number is another one each time that their line comes: in even steps."""
+    """The tokens whose number changes by even steps each time their source line runs."""
     alike: dict[Any, list[fx.Node]] = {}
     for node in tokens:
         if takes_counts(node) and type(node.args[1]) in (int, float):
@@ -54,14 +54,14 @@ def counting_tokens(tokens: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def _in_steps(nodes: Sequence[fx.Node]) -> bool:
-    """Whether the numbers of one line are those of one or several operators in it, in even steps or always the same."""
+    """True if the numbers of one line are one or several interleaved sequences, each constant or evenly spaced."""
     numbers: list[Any] = [node.args[1] for node in nodes]
     ways = ([numbers[k::several] for k in range(several)] for several in range(1, SEVERAL + 1))
     return any(all(len({*own}) == 1 or counted(own) for own in way) for way in ways) and len({*numbers}) > SEVERAL
 
 
 def takes_counts(node: fx.Node) -> bool:
-    """Whether a tensor may stand where `node` takes a number: beside floats."""
+    """True if `node` can take a tensor in place of a number: beside floats."""
     if node.target not in TAKING or node.kwargs or not isinstance(node.args[0], fx.Node):
         return False
     value = node.args[0].meta["val"]
@@ -69,6 +69,6 @@ def takes_counts(node: fx.Node) -> bool:
 
 
 def by_row(shape: Sequence[Any]) -> list[int] | None:
-    """The sizes of one number for each row beside a value of this shape; None where several axes are of any size."""
+    """The shape of one number for each row beside a value of `shape`; None if several axes have symbolic sizes."""
     rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     return None if len(rows) > 1 else [-1 if axis in rows else 1 for axis in range(len(shape))]

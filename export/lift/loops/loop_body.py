@@ -1,4 +1,4 @@
-"""The body of a loop as a graph of one frame, what it takes, and the module that drives it over the frames."""
+"""The body of a loop as a graph of one frame, its inputs, and the module that runs it over the frames."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ COUNT = "count"
 
 @dataclass(frozen=True)
 class BodyInputs:
-    """What the body of a loop takes; `memory` says what each value was 1, 2, ... frames before the first.
+    """The inputs of a loop body; `memory` has the value of each state 1, 2, ... frames before the first.
 
-    A start is None where nothing reads it: the first iterations do without.
+    A start is None if nothing reads it: the first iterations do without.
     """
 
     invariants: Sequence[Ref]
@@ -57,9 +57,9 @@ def body_inputs(
     iterations: Sequence[Iteration] = (),
     joins: Sequence[Join] = (),
 ) -> BodyInputs:
-    """What the body of `loop` takes, in its first `iterations` too, and remembers for its `joins`.
+    """The inputs of the body and first `iterations` of `loop`, and the states that its `joins` need.
 
-    Raises LiftError where one value starts differently in two places.
+    Raises LiftError if one value starts differently in two places.
     """
     invariants: dict[Ref, None] = {}
     scans: dict[Scan, None] = {}
@@ -108,11 +108,11 @@ def body_module(
     iterations: Sequence[Iteration] = (),
     one_row: bool = False,
 ) -> RolledLoop:
-    """`loop` as a module that takes `inputs.refs` and the memory; `owner` has what the body's graph reads.
+    """`loop` as a module that takes `inputs.refs` and the memory; `owner` holds what the body's graph reads.
 
     `one_row`: the model takes a batch of one row alone.
 
-    Raises LiftError where it cannot be told what the first iterations give.
+    Raises LiftError if the results of the first iterations are unknown.
     """
     body = _Body(loop, inputs, one_row)
     values: list[BodyValue | Scan | Carry] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
@@ -126,7 +126,7 @@ def body_module(
 
 
 class _Body:
-    """The graph of one iteration, for every iteration."""
+    """The graph that every iteration runs."""
 
     def __init__(self, loop: Loop, inputs: BodyInputs, one_row: bool) -> None:
         self.loop, self.inputs, self.one_row, self.graph = loop, inputs, one_row, fx.Graph()
@@ -149,7 +149,7 @@ class _Body:
             self.nodes[j] = self._copy(node, leaves, TAKING[node.target] if counts else node.target)
 
     def made(self, value: BodyValue | Scan | Carry) -> fx.Node:
-        """A value of the body, a frame, or what is remembered of one."""
+        """The node of a body value, of a frame, or of a state."""
         if isinstance(value, Carry):
             return self.memory[value.value][value.depth - 1]
         return self.frames[value] if isinstance(value, Scan) else self._part(self.nodes[value.node], value.path)
@@ -171,7 +171,7 @@ class _Body:
                 return self.made(value)
 
     def _number(self, counted: Counted, reader: fx.Node) -> fx.Node:
-        """What `counted` is in each row, as floats beside what `reader` gives."""
+        """`counted` in each row, as floats that broadcast with `reader`."""
         meta = {key: known for key, known in reader.meta.items() if key != "val"}
         count = self._by_row(self.count, reader.meta["val"].shape, "a number in it counts the iterations", meta)
 
@@ -187,7 +187,7 @@ class _Body:
         return value if type(start) is float else call(aten.to.dtype, value, torch.float32)
 
     def _by_row(self, memory: fx.Node, shape: Sequence[Any], what: str, meta: dict[str, Any]) -> fx.Node:
-        """What is remembered of each row, (batch, 1), beside a value of this shape."""
+        """`memory` (batch, 1), reshaped to broadcast with a value of `shape`."""
         sizes = by_row(shape)
         if sizes is None or (-1 not in sizes and not self.one_row):
             raise cannot_roll(f"{what}, with values that have no batch axis")
@@ -196,7 +196,7 @@ class _Body:
         return shaped
 
     def _copy(self, node: fx.Node, leaves: Sequence[Any], target: Any = None) -> fx.Node:
-        """`node` with other arguments; the one that is there already, where it is alike."""
+        """A copy of `node` with other arguments, or the equal one that is there already."""
         target = target or node.target
         _, tree = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda x: x is None)
         args, kwargs = pytree.tree_unflatten(leaves, tree)
@@ -214,7 +214,7 @@ class _Body:
     # --- first iterations
 
     def first_values(self, iterations: Sequence[Iteration]) -> list[dict[BodyValue, fx.Node]]:
-        """What each of the first iterations gives for values of the body."""
+        """The values of each first iteration in place of body values."""
         found = []
         for iteration in iterations:
             own: list[fx.Node] = []
@@ -232,7 +232,7 @@ class _Body:
     def chosen(
         self, value: BodyValue | Scan | Carry, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node
     ) -> fx.Node:
-        """`node` from the first copy on, and before it what the first iterations give in its place."""
+        """`node` from the first copy on, and before it the values of the first iterations."""
         if not isinstance(value, BodyValue):
             return node
         last = node
@@ -260,7 +260,7 @@ class _Body:
     def module(
         self, after: Mapping[BodyValue | Scan | Carry, fx.Node], results: LoopResults, owner: nn.Module
     ) -> RolledLoop:
-        """The body, which gives `after` for values of an iteration."""
+        """The loop module, whose body gives `after` as its values."""
         memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
         if self.iteration.users:
             more = self.graph.call_function(aten.add.Tensor, (self.iteration, 1.0))
@@ -282,9 +282,9 @@ class RolledLoop(nn.Module):
 
     Attributes:
         body: (invariants..., frames..., memory...) -> (next memory..., values to join..., values of the last frame...).
-        scans: for each sequence, how frame 0 is taken of it; the first part is along the axis of frames.
-        memories: how many tensors the body carries from frame to frame.
-        joins: how each of the values to join is joined.
+        scans: for each sequence, the path of frame 0; its first part is along the axis of frames.
+        memories: the number of tensors that the body carries.
+        joins: the Join of each joined value.
     """
 
     def __init__(self, body: fx.GraphModule, scans: Sequence[Path], memories: int, joins: Sequence[Join]) -> None:
@@ -292,7 +292,7 @@ class RolledLoop(nn.Module):
         self.body, self.scans, self.memories, self.joins = body, tuple(scans), memories, tuple(joins)
 
     def parts_of(self, args: Sequence[T]) -> tuple[Sequence[T], Sequence[T], Sequence[T]]:
-        """Of the arguments of a call, the invariants, the sequences and the memory."""
+        """The invariants, the sequences and the memory among a call's arguments."""
         memory = len(args) - self.memories
         sequences = memory - len(self.scans)
         return args[:sequences], args[sequences:memory], args[memory:]
@@ -301,7 +301,7 @@ class RolledLoop(nn.Module):
         return self.driven(self.body, args)
 
     def driven(self, body: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, ...]:
-        """`forward(*args)`, with `body` called for each frame in the place of the loop's own."""
+        """`forward(*args)`, with `body` in place of the loop's own."""
         invariants, sequences, memory = self.parts_of(args)
         by_frame: list[tuple[Any, ...]] = []
         for k in range(sequences[0].shape[self.scans[0][0].axis]):
@@ -315,6 +315,6 @@ class RolledLoop(nn.Module):
 
 
 def counts_iterations(module: fx.GraphModule) -> bool:
-    """Whether a loop of `module` takes the number of its iterations."""
+    """True if a loop of `module` takes its iteration number."""
     loops = (loop for loop in module.modules() if isinstance(loop, RolledLoop))
     return any(node.target == COUNT for loop in loops for node in placeholders(loop.body.graph))

@@ -1,4 +1,4 @@
-"""A time loop of the model's own, unrolled by export at two lengths, rolled up again into one graph for any length."""
+"""Folds a model's own time loop, which export unrolled at two lengths, into one graph for any length."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def roll(
     length_input: tuple[int, int],
     between: Sequence[tuple[fx.GraphModule, Sequence[Tensor]]] = (),
 ) -> fx.GraphModule:
-    """One graph for any length from the graphs of one model at two `lengths`, with `samples` of the inputs of both.
+    """One graph for any length, from one model's graphs at two `lengths` and `samples` of the inputs of both.
 
-    In `long` the loop makes at least one iteration more. `length_input` is an input, and its axis, whose size is the
-    length. `between` has the graph, and samples, of each length between the two: what it is given, numbers that grow by
-    steps are right at. Raises LiftError where a loop cannot be rolled up.
+    In `long` the loop makes at least one iteration more. `length_input` is an input, and its axis whose size is the
+    length. `between` has the graph and samples of each length between the two, at which numbers that grow by steps are
+    right then. Raises LiftError if a loop cannot be rolled up.
     """
     # The first copy computes with a memory that may be constant: it is whole if that counts, and else lacks nodes.
     for unlike, constants, by_frame in itertools.product((False, True), (True, False), (False, True)):
@@ -65,7 +65,7 @@ class _Emitted:
 
 
 class _Emitter:
-    """Writes the new graph: every node outside of loops as it is, every loop as one call."""
+    """Writes the new graph: every node outside loops as it is, every loop as one call."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Emitter:
         return self.emitted[node]
 
     def _refuse_another(self, node: fx.Node) -> None:
-        """Raise LiftError where a constant is another one at the other length."""
+        """Raise LiftError if a constant has another shape at the other length."""
         other = self.alignment.counterparts.get(node) if node.op == "get_attr" else None
         here, there = self.old.values[node], None if other is None else self.longer.values[other]
         if isinstance(here, Tensor) and isinstance(there, Tensor) and here.shape != there.shape:
@@ -142,17 +142,17 @@ class _Emitter:
         return args, kwargs
 
     def _between(self, node: fx.Node, count: int) -> list[list[Any]]:
-        """The arguments of `node`, one by one, at each length between the two; empty where they are not known."""
+        """The arguments of `node`, one by one, at each length between the two; empty if they are unknown."""
         others = [found.get(node) for found in self.between]
         leaves = [pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in others if n is not None]
         fits = len(leaves) == len(self.between) and all(len(found) == count for found in leaves)
         return leaves if fits else []
 
     def _number(self, a: Any, b: Any, at: tuple[fx.Node, fx.Node], steps: Sequence[Any] = ()) -> Any:
-        """`a` at the one length and `b` at the other: itself where they are equal, else a size or a line through both.
+        """A number that is `a` at one length and `b` at the other: `a` if they are equal, else a size or a line.
 
-        A size of what the nodes `at` take is right at the lengths between, where windows that move by several frames
-        make steps of the line; so are `steps`, the numbers at every length from the one to the other.
+        A size of an argument of the nodes `at` is right at the lengths between, where strided windows make steps of the
+        line. So are `steps`, the numbers at every length from one to the other.
         """
         if type(a) is int and any(n != a for n in steps) and all(type(n) is int for n in steps):
             return self._by_steps(steps)
@@ -174,7 +174,7 @@ class _Emitter:
         return _Emitted(self.new.call_function(operator.add, (grown, more)) if more else grown)
 
     def _by_steps(self, numbers: Sequence[int]) -> _Emitted:
-        """What is these numbers from the shorter length to the longer one, and goes on so from there."""
+        """The number that is `numbers` from the shorter length to the longer, and continues so."""
         call, (short, long) = self.new.call_function, self.lengths
         period = long - short
         source, axis = self.length_input
@@ -188,7 +188,7 @@ class _Emitter:
         return _Emitted(total)
 
     def _size_of_taken(self, a: int, b: int, at: tuple[fx.Node, fx.Node]) -> _Emitted | None:
-        """The size of an axis of an argument, and a constant, which are `a` and `b`; None where there is none."""
+        """An argument's size plus a constant that is `a` and `b` at the two lengths; None if there is none."""
         found: list[tuple[int, fx.Node, int]] = []
         for node, other in zip(*(n.all_input_nodes for n in at), strict=True):
             here, there = self.old.values.get(node), self.longer.values.get(other)
@@ -205,7 +205,7 @@ class _Emitter:
     # --- loops
 
     def _last(self, ref: Ref, like: fx.Node) -> fx.Node | None:
-        """The value of a loop that `ref` is, as of the last frame; None for what is outside of loops."""
+        """The loop value that `ref` is, as of the last frame; None for a value outside loops."""
         source = self.alignment.value_of(ref)
         return None if source is None else self._result(*source, like)
 
@@ -248,7 +248,7 @@ class _Emitter:
         return next((n for n in sizes if isinstance(n, torch.SymInt)), 1)
 
     def _zeros(self, shape: Sequence[int | torch.SymInt], dtype: torch.dtype) -> fx.Node:
-        """Zeros, sized by the inputs: what a memory starts from that the first iterations do not read."""
+        """Zeros, sized by the inputs: the start of a memory that the first iterations do not read."""
         sizes: list[Any] = []
         for size in shape:
             if isinstance(size, int):
@@ -264,7 +264,7 @@ class _Emitter:
         return self.new.call_function(aten.full.default, (sizes, 0), {"dtype": dtype})
 
     def _grows(self, ref: Ref, axis: int) -> bool:
-        """Whether an axis of a value is longer in the longer graph."""
+        """True if an axis of a value is longer in the longer graph."""
         fed = dict(zip(placeholders(self.old.graph), placeholders(self.longer.graph), strict=True))
         other = fed.get(ref.base) or self.alignment.counterparts.get(ref.base)
         if other is None:
@@ -274,7 +274,7 @@ class _Emitter:
 
 
 def _kind_of(loop: Loop, value: BodyValue | Scan) -> tuple[Sequence[int | torch.SymInt], torch.dtype]:
-    """The shape of a value of the body, or of a frame, and its type."""
+    """The shape and dtype of a body value or of a frame."""
     if isinstance(value, Scan):
         fake = value_at(value.sequence.base.meta["val"], (*value.sequence.path, *value.frame))
     else:

@@ -1,9 +1,8 @@
-"""Copies of one body in an unrolled graph.
+"""Finds the copies of one loop body in an unrolled graph.
 
-Exported at a fixed length, a Python loop over the frames stands in the graph as so many copies of its body. Copies
-that differ only in the frame that they take, and in taking the values of the copy before, are one body; what the first
-copy takes in place of those values is where its memory starts. The first iterations of a loop may do something else:
-then the first copy is a later one.
+At a fixed length, export unrolls a Python loop over the frames into copies of its body. Copies that differ only in the
+frame that they take, and in taking the values of the copy before, are one body. The values that the first copy takes
+instead are the initial memory. If the first iterations of a loop do something else, the first copy is a later one.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ Copy = list[fx.Node | None]
 
 @dataclass(frozen=True)
 class Join:
-    """A value of every copy, behind `before` of the iterations before, joined by `torch.stack` or `torch.cat`.
+    """A value of every copy, behind the earlier values `before`, joined by `torch.stack` or `torch.cat`.
 
-    As a Carry it is the value of `depth` iterations before, and `before` begins with what the first ones have of it.
+    A Carry is the value of `depth` iterations before, and `before` begins with its initial values.
     """
 
     value: BodyValue | Carry
@@ -55,7 +54,7 @@ class Join:
 
     @property
     def depth(self) -> int:
-        """How many iterations late the value is joined."""
+        """The delay of the joined value, in iterations."""
         return self.value.depth if isinstance(self.value, Carry) else 0
 
 
@@ -63,8 +62,7 @@ class Join:
 class Loop:
     """A body and its copies: `copies[k][j]` is node j of copy k, and `operands[j]` are its arguments.
 
-    A node is None where the first copy needs none, since its memory is there already, or the last ones have no use
-    for it.
+    A node is None if the first copy needs none, since its memory is there already, or the last copies do not use it.
     Before the first copy the loop makes `first` iterations of another kind.
     """
 
@@ -74,17 +72,17 @@ class Loop:
 
     @cached_property
     def places(self) -> Mapping[fx.Node, Place]:
-        """Where each node of the graph stands in the loop."""
+        """The place of each node of the graph in the loop."""
         return {n: Place(k, j) for k, copy in enumerate(self.copies) for j, n in enumerate(copy) if n is not None}
 
     @cached_property
     def size(self) -> int:
-        """The tokens of all copies, which stand one after the other."""
+        """The number of tokens in all copies, which are consecutive."""
         return sum(len(copy) - copy.count(None) for copy in self.copies)
 
     @cached_property
     def precomputed(self) -> frozenset[int]:
-        """The nodes that the first copy lacks: each copy makes them at its end, for the next."""
+        """The nodes that the first copy lacks: each copy makes them for the next."""
         return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
 
     def join_of(self, node: fx.Node) -> Join | None:
@@ -133,7 +131,7 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
 
 
 def _gives_frames_or_last(graph: Unrolled, loop: Loop) -> bool:
-    """Whether all that is used of the loop is one value of every frame, or of the last."""
+    """True if only joins over all frames and values of the last frame are used."""
     whole = [node for copy in loop.copies[:-1] for node in copy if node is not None]
     ours = range(graph.index[whole[0]], graph.index[whole[0]] + loop.size)
     return all(graph.index.get(user, -1) in ours or loop.join_of(user) for node in whole for user in graph.users[node])
@@ -142,8 +140,8 @@ def _gives_frames_or_last(graph: Unrolled, loop: Loop) -> bool:
 def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator[list[Copy]]:
     """The copies of a body of `size` tokens, of which the first one has only `first_size`.
 
-    What the last ones make for later copies alone is not there. What follows a loop may look like the beginning of
-    one more: so with those that lack something, and without them.
+    The last copies lack nodes that only later copies use. Nodes behind a loop may look like the beginning of another
+    copy, so lists with and without such copies are given.
     """
     at = start + first_size
     body = graph.tokens[at : at + size]
@@ -167,9 +165,9 @@ def _lacks(copy: Copy) -> set[int]:
 
 
 def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int, is_later: bool = False) -> tuple[Copy, int]:
-    """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are.
+    """The tokens from `at` on that could be a copy, None for each missing one, and their number.
 
-    A copy that `is_later` than the first has, for each node that is there, all that it takes.
+    In a copy that `is_later` than the first, each node that is there has all of its arguments.
     """
     form = [graph.forms[graph.index[node]] for node in body]
     whole = graph.tokens[at : at + len(body)]
@@ -189,7 +187,7 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int, is_later: bool = Fa
 
 
 def _takes_itself(graph: Unrolled, body: Sequence[fx.Node], copy: Sequence[fx.Node]) -> bool:
-    """Whether each node of a copy takes of it what that of the body takes of the body."""
+    """True if the arguments within a copy match those within the body."""
     ours = dict(zip(body, copy, strict=True))
     return all(
         ours.get(wanted.base, taken.base) is taken.base
@@ -200,7 +198,7 @@ def _takes_itself(graph: Unrolled, body: Sequence[fx.Node], copy: Sequence[fx.No
 
 
 def _takes_alike(graph: Unrolled, ours: Mapping[fx.Node, fx.Node | None], node: fx.Node, token: fx.Node) -> bool:
-    """Whether `token` takes, of its copy and from outside, what `node` of the body does; `ours` are those before."""
+    """True if the arguments of `token` match those of body node `node`; `ours` maps body nodes to the copy's."""
     for wanted, taken in zip(graph.arguments[node], graph.arguments[token], strict=True):
         if isinstance(wanted, Ref) and isinstance(taken, Ref):
             if ours.get(wanted.base) is not taken.base and (wanted.base in ours or taken.base in ours.values()):
@@ -212,7 +210,7 @@ def _takes_alike(graph: Unrolled, ours: Mapping[fx.Node, fx.Node | None], node: 
 
 
 def _iterations_before(graph: Unrolled, copies: list[Copy]) -> int:
-    """How many iterations a loop makes before `copies`, by the frames that they leave out."""
+    """The number of iterations before `copies`, by the frames that they leave out."""
     if not graph.with_first_iterations:
         return 0
     complete = (nodes for nodes in zip(*copies, strict=True) if None not in nodes)
@@ -229,7 +227,7 @@ def _iterations_before(graph: Unrolled, copies: list[Copy]) -> int:
 
 
 def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
-    """The arguments of every node of the body; None where the copies are not of one body."""
+    """The arguments of every node of the body; None if the copies are not of one body."""
     operands = []
     for j in range(len(loop.copies[0])):
         nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
@@ -259,7 +257,7 @@ def _operand(graph: Unrolled, loop: Loop, nodes: Mapping[int, fx.Node], leaves: 
 
 
 def _starts_alike(loop: Loop, operand: Operand) -> bool:
-    """Whether what is carried has the sizes of what it starts from, or such as that is repeated to."""
+    """True if a carried value has the sizes of its initial values, or these broadcast to it."""
     if not isinstance(operand, Carry) or not isinstance(operand.value, BodyValue) or not operand.initial:
         return True
     node = loop.copies[1][operand.value.node]

@@ -1,6 +1,6 @@
-"""What one argument of a loop's body is: told from its values in all copies of the body.
+"""Classifies each argument of a loop body by its values in all copies of the body.
 
-Each kind is a dataclass, and each has a rule that gives it or None; the first rule that gives something decides.
+Each kind is a dataclass. Rules return a kind or None, and the first one that returns a kind decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rnn_export.export.lift.loops.value_references import Path, Ref
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands in a loop: node `node` of copy `copy`."""
+    """The place of a node in a loop: node `node` of copy `copy`."""
 
     copy: int
     node: int
@@ -25,7 +25,7 @@ class Place:
 
 @dataclass(frozen=True)
 class BodyValue:
-    """What `path` takes of node `node` of the body."""
+    """The part `path` of node `node` of the body."""
 
     node: int
     path: Path = ()
@@ -59,7 +59,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Scan:
-    """Frame k of `sequence` in copy k; `frame` takes frame 0: first along the axis of frames, then what is left."""
+    """Frame k of `sequence` in copy k; `frame` is the path of frame 0, its first part along the axis of frames."""
 
     sequence: Ref
     frame: Path
@@ -71,9 +71,9 @@ class Scan:
 
 @dataclass(frozen=True)
 class Carry:
-    """A value of `depth` copies before, or a frame that such a copy takes; `initial` in the first copies, oldest first.
+    """A value of `depth` copies ago, or a frame that such a copy takes; `initial` in the first copies, oldest first.
 
-    `initial` is empty where the first copies have no such argument, or take it of the iterations before them.
+    `initial` is empty if the first copies have no such argument, or take it from the iterations before them.
     """
 
     value: BodyValue | Scan
@@ -104,7 +104,7 @@ def sources_of(operand: Operand) -> tuple[Ref, ...]:
 
 
 def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
-    """Whether the copy before has the operand at its end, `precomputed` being the nodes that it can make by then."""
+    """True if the previous copy has the operand at its end, where it computes the nodes `precomputed`."""
     match operand:
         case Carry(_, depth):
             return depth == 1
@@ -118,11 +118,11 @@ def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a node of the body, over the copies that have the node: their numbers, ascending, the argument in
-    each, and where it stands in the loop, None outside of it.
+    """One argument of a body node, over the copies that have the node.
 
-    `precomputed` are the nodes that the first copy lacks; `same_value` tells whether two nodes outside are one value.
-    The first copy is iteration `first` of the loop.
+    `copies` are their numbers, ascending, `refs` the argument in each, `places` its place in the loop, None outside.
+    `precomputed` are the nodes that the first copy lacks; `same_value` tells if two nodes outside are one value. The
+    first copy is iteration `first`.
     """
 
     copies: tuple[int, ...]
@@ -134,12 +134,12 @@ class Argument:
 
     @property
     def is_outside(self) -> bool:
-        """Whether every copy takes it from outside the loop."""
+        """True if every copy takes it from outside the loop."""
         return all(place is None for place in self.places)
 
     @cached_property
     def has_one_base(self) -> bool:
-        """Whether every copy takes the same value, or a part of it."""
+        """True if every copy takes the same value, or a part of it."""
         return all(self.same_value(self.refs[0].base, ref.base) for ref in self.refs)
 
     @property
@@ -147,7 +147,7 @@ class Argument:
         return self.copies[0] == 0
 
     def value_from(self, start: int) -> tuple[int, BodyValue] | None:
-        """The value of the body, and of how many copies before, that all copies but the first `start` take."""
+        """The delay in copies and the body value that all copies but the first `start` take; else None."""
         taken = {
             None if place is None else (copy - place.copy, BodyValue(place.node, ref.path))
             for copy, ref, place in list(zip(self.copies, self.refs, self.places, strict=True))[start:]
@@ -163,7 +163,7 @@ def _local(argument: Argument) -> Local | None:
 
 
 def _precomputed(argument: Argument) -> Carry | None:
-    """A value of the same copy that the copy before can make already, as the first copy shows, which lacks the node."""
+    """A value of the same copy that the previous copy computes already, as the first copy lacks the node."""
     if not argument.begins_in_first or argument.places[0] is not None:
         return None
     match argument.value_from(1):
@@ -173,7 +173,7 @@ def _precomputed(argument: Argument) -> Carry | None:
 
 
 def _carry(argument: Argument) -> Carry | None:
-    """A value of as many copies before as there are copies that begin with something from outside."""
+    """A value of d copies ago; the first d copies, if they have the argument, take outside values."""
     head = argument.places.count(None)
     found = argument.value_from(head) if len(argument.copies) - head > 1 else None
     if found is None or found[0] < 1 or (head and not (argument.begins_in_first and found[0] == head)):
@@ -187,7 +187,7 @@ def _invariant(argument: Argument) -> Invariant | None:
 
 
 def _scan(argument: Argument) -> Scan | Carry | None:
-    """The frame of each iteration, or that of one before; those before the first copy took the first frames."""
+    """The frame of each iteration or of one before; iterations before the first copy took the first frames."""
     if not (argument.is_outside and argument.begins_in_first and argument.has_one_base):
         return None
     found = consecutive(argument.refs)
@@ -198,7 +198,7 @@ def _scan(argument: Argument) -> Scan | Carry | None:
 
 
 def _delayed_scan(argument: Argument) -> Carry | None:
-    """The frame that a copy before takes, after as many copies that take something else from outside."""
+    """The frame of d copies ago; the first d copies take something else from outside."""
     if not (argument.is_outside and argument.begins_in_first) or argument.has_one_base:
         return None
     refs = argument.refs
@@ -210,7 +210,7 @@ def _delayed_scan(argument: Argument) -> Carry | None:
 
 
 def consecutive(refs: Sequence[Ref]) -> tuple[Scan, int] | None:
-    """Frame n, n + 1, ... of one value, taken in the same way, and n."""
+    """Frames n, n + 1, ... of one value as a Scan, and n; else None."""
     paths = [ref.path for ref in refs]
     if len({len(path) for path in paths}) > 1:
         return None
@@ -230,5 +230,5 @@ RULES: tuple[Rule, ...] = (_local, _precomputed, _carry, _invariant, _scan, _del
 
 
 def classify(argument: Argument) -> Operand | None:
-    """What `argument` is; None where the copies do not agree."""
+    """The kind of `argument`; None if the copies disagree."""
     return next((operand for rule in RULES if (operand := rule(argument)) is not None), None)

@@ -1,7 +1,7 @@
-"""The first iterations of a loop that do something else than the others: what each computes, from its own frame.
+"""The prologue of a loop: its first iterations, if they do something else, each computed from its own frame.
 
-A previous value that is None at first, or a branch like `t - d < 0`, makes them unlike the body. What such an iteration
-gives in place of a value of the body is known where the loop joins it, or where a later one takes it.
+A previous value that is None at first, or a branch like `t - d < 0`, makes them unlike the body. The value that such an
+iteration gives in place of a body value is known if the loop joins it, or a later iteration takes it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Taken = tuple[Operand, Path]
 
 @dataclass(frozen=True)
 class Iteration:
-    """One of the first iterations: its own nodes in order, what each takes, and what it gives for values of the body.
+    """One of the first iterations: its own nodes in order, their arguments, and its values in place of body values.
 
-    A Local names one of these nodes, and a Carry a value of the body as of so many iterations before.
+    A Local names one of these nodes, and a Carry a body value as of some iterations before.
     """
 
     nodes: Sequence[fx.Node]
@@ -36,9 +36,9 @@ class Iteration:
 
 
 def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, int], bool]) -> list[Iteration]:
-    """The iterations of `loop` before its first copy; `grows` tells whether an axis of a value is one of frames.
+    """The iterations of `loop` before its first copy; `grows` is True for an axis of frames of a value.
 
-    Raises LiftError where one takes later frames, or gives two things for one value.
+    Raises LiftError if one takes later frames, or gives two things for one value.
     """
     given: list[dict[BodyValue, Ref]] = [{} for _ in range(loop.first)]
     depths: dict[BodyValue, int] = {}
@@ -59,7 +59,7 @@ def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, in
 
 
 class _Reader:
-    """Reads iteration `number` back from what it gives."""
+    """Reads iteration `number` back from its values."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class _Reader:
         return Invariant(ref), ()
 
     def _own(self, node: fx.Node) -> int:
-        """The place of `node` among the nodes of the iteration."""
+        """The index of `node` among the nodes of the iteration."""
         if node not in self.nodes:
             leaves = pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None)
             row = [self._taken(resolve(x)) if isinstance(x, fx.Node) else (LiteralValue(x), ()) for x in leaves]
@@ -97,7 +97,7 @@ class _Reader:
         return self.nodes[node]
 
     def _given_before(self, ref: Ref) -> Taken | None:
-        """A value of the body, of an earlier iteration, that is remembered anyway."""
+        """A body value of an earlier iteration that is carried anyway."""
         for before in range(1, self.number + 1):
             for value, given in self.given[self.number - before].items():
                 inside = given.base is ref.base and ref.path[: len(given.path)] == given.path
@@ -117,7 +117,7 @@ class _Reader:
         return None
 
     def _is_of_frames(self, node: fx.Node) -> bool:
-        """Whether single frames are in the value of `node`."""
+        """True if `node` is computed from single frames."""
         if node not in self._of_frames:
             refs = [resolve(n) for n in node.all_input_nodes]
             self._of_frames[node] = any(

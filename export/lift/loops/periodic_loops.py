@@ -1,16 +1,16 @@
-"""A loop that does something else from frame to frame, and the same again every so many frames, its period.
+"""Rewrites a loop that repeats with a period of several frames as a loop over whole periods.
 
     for t in range(x.shape[1]):
         h = first(x[:, t], h) if t % 2 == 0 else second(x[:, t], h)
 
-or whose frame is a piece of so many:
+or a loop over segments:
 
     for start in range(0, x.shape[1], 4):
         y, h = gru(x[:, start : start + 4], h)
 
-Its iterations are alike by whole periods. So in the unrolled graph frames are taken of windows of a period each, and
-joined by periods first: of these it is a loop as any other. The last period of a sequence may be short: what fills it
-up comes after all frames, and what is made of it is cut off.
+In the unrolled graph frames are taken from windows of one period each, and joined by period first: over these windows
+it is a loop like any other. The last period of a sequence may be short: its padding comes after all frames, and the
+results of the padding are cut off.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rnn_export.export.lift.loops.value_references import Ref, resolve
 
 
 def loops_of(module: fx.GraphModule) -> Counter[int]:
-    """Of how many frames values of an unrolled graph are taken apart or joined, one by one."""
+    """Count, by length, the values of an unrolled graph that are split or joined by frame."""
     read_written_frames(module.graph)
     joined = (args_of(n)[0] for n in module.graph.nodes if n.target in JOINS)
     found = Counter(len(pieces) for pieces in joined if isinstance(pieces, list | tuple))
@@ -51,7 +51,7 @@ def loops_of(module: fx.GraphModule) -> Counter[int]:
 
 
 def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
-    """In place: a graph unrolled over `frames` frames, whole periods, takes and joins them period by period."""
+    """Let a graph unrolled over `frames` frames, whole periods, take and join them by period, in place."""
     read_written_frames(module.graph)
     write, joins, is_left = NodeWriter(module, "period"), list[fx.Node](), False
     for node in list(module.graph.nodes):
@@ -73,7 +73,7 @@ def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
 
 
 def _ask_inputs_for_sizes(graph: fx.Graph) -> None:
-    """A size that an input has is asked of the input, and not of what a turn of a loop makes."""
+    """Read a size that an input has from the input, and not from a value inside an iteration."""
     fed = placeholders(graph)
     of_inputs = {str(size): n for n in reversed(fed) for size in n.meta["val"].shape if not isinstance(size, int)}
     for node in [n for n in graph.nodes if n.target is aten.sym_size.int and n.all_input_nodes[0] not in fed]:
@@ -84,7 +84,7 @@ def _ask_inputs_for_sizes(graph: fx.Graph) -> None:
 
 
 def _taken(node: fx.Node, frames: int) -> Mapping[int, dict[fx.Node, Ref]]:
-    """By axis of a value, what takes one frame each, where all frames are taken."""
+    """By axis of a value, the nodes that take one frame each, if all are taken."""
     shape = getattr(node.meta.get("val"), "shape", ())
     found: dict[int, dict[fx.Node, Ref]] = {}
     for user in _readers(node):
@@ -104,7 +104,7 @@ def _readers(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, Ref], period: int) -> None:
-    """Frames of `node` by number become those of its windows."""
+    """Take the frames of `node` from its windows."""
     windows, rank = Window(node, axis, period).of(write, node, axis), len(node.meta["val"].shape)
     _take_of(write, windows, (axis, rank - 1), takes, period)
 
@@ -112,9 +112,7 @@ def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, R
 def _take_of(
     write: NodeWriter, windows: fx.Node, axes: tuple[int, int], takes: Mapping[fx.Node, Ref], period: int
 ) -> None:
-    """Frames become those of `windows`, which has these along the first of `axes`, and their frames along the second,
-    once the first is gone.
-    """
+    """Take frames from `windows`: the window along the first of `axes`, then the frame along the second."""
     for user, ref in takes.items():
         kind, axis, frame = ref.path[0]
         write.at = user
@@ -127,7 +125,7 @@ def _take_of(
 
 
 def _join(write: NodeWriter, node: fx.Node, period: int, taken: Mapping[int, Mapping[fx.Node, Ref]]) -> None:
-    """What joins all frames joins those of each period, and then these; frames that are `taken` are taken of it."""
+    """Let `node` join the frames of each period, then the periods, from which the frames `taken` are read."""
     pieces, dim = list(args_of(node)[0]), args_of(node)[1] if len(node.args) > 1 else 0
     dim %= len(node.meta["val"].shape)
     if not all(isinstance(piece, fx.Node) for piece in pieces):
@@ -150,7 +148,7 @@ def _join(write: NodeWriter, node: fx.Node, period: int, taken: Mapping[int, Map
 
 
 def end_short(module: fx.GraphModule) -> None:
-    """In place: a rolled graph of whole periods takes sequences that end in a short one; raises LiftError else."""
+    """Let a rolled graph take sequences with a short last period, in place; raises LiftError without windows."""
     graph, fed = module.graph, None
     for node in list(graph.nodes):
         if FILLED in node.meta:

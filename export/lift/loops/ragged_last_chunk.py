@@ -1,7 +1,7 @@
-"""Pieces that have fewer frames at the ends of a sequence: attention leaves out what fills them up.
+"""Masks padded frames in attention over segments that have fewer frames at the ends of a sequence.
 
-Where a softmax weighs the frames of a window, those that are none of the sequence count nothing: which entries of the
-scores follow from which frame is seen by changing one of the window's after the other.
+If a softmax weighs the frames of a window, padded frames must have no weight. The frame that an entry of the scores
+depends on is found by changing the frames of the window one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Entries = list[tuple[Window, int] | None]
 
 
 def leave_out_filled(module: fx.GraphModule, sample: Sequence[Tensor]) -> bool:
-    """In place: each softmax over frames of windows leaves out those that fill them up; whether there is any."""
+    """Let each softmax over frames of windows ignore padded frames, in place; True if there is any."""
     for node in [n for n in module.graph.nodes if n.target in SDPA]:
         chances, _ = taken_apart(module, node)
         node.replace_all_uses_with(next(iter(chances.users)))
@@ -62,7 +62,7 @@ def _is_last(node: fx.Node) -> bool:
 def _heads(
     module: fx.GraphModule, values: Mapping[fx.Node, Any], nodes: Sequence[fx.Node], number: int
 ) -> list[int | None]:
-    """By softmax, how many rows of its scores are of one row of the batch; None where these do not stand together."""
+    """By softmax, the number of rows of its scores for one row of the batch; None if these are not adjacent."""
     changed: dict[fx.Node, Tensor] = {}
     pieces = [n for n in module.graph.nodes if PIECE in n.meta and n.meta[PIECE][1] == number]
     rows = {len(values[piece]) for piece in pieces}
@@ -85,7 +85,7 @@ def _heads(
 def _entries(
     module: fx.GraphModule, values: Mapping[fx.Node, Any], nodes: Sequence[fx.Node], number: int
 ) -> list[Entries]:
-    """By softmax, what its entries follow from: another frame there changes their scores in all rows."""
+    """By softmax, the frame that each entry depends on: it changes the entry's scores in all rows."""
     found: list[Entries] = [[None] * values[n].shape[-1] for n in nodes]
     for piece in [n for n in module.graph.nodes if PIECE in n.meta and n.meta[PIECE][1] == number]:
         window = piece.meta[PIECE][0]
@@ -106,7 +106,7 @@ def _entries(
 def _computed(
     module: fx.GraphModule, values: Mapping[fx.Node, Any], start: fx.Node, value: Tensor
 ) -> dict[fx.Node, Any]:
-    """What follows from another value of `start`, in its loop."""
+    """The values in its loop that depend on a new `start`."""
     run, found = fx.Interpreter(module), {start: value}
     for node in module.graph.nodes:
         if node is not start and CUT not in node.meta and any(n in found for n in node.all_input_nodes):
@@ -119,7 +119,7 @@ def _computed(
 
 
 def _frames_there(write: NodeWriter, window: Window) -> fx.Node | None:
-    """(B, pieces, size): ones, and zeros where a window is filled up; None where the batch is no axis before time."""
+    """(B, segments, size): ones, and zeros where a window is padded; None unless the batch is the first axis."""
     source = window.source
     rows = [axis for axis, size in enumerate(source.meta["val"].shape) if not isinstance(size, int)]
     if rows != [0]:
@@ -137,7 +137,7 @@ def _frames_there(write: NodeWriter, window: Window) -> fx.Node | None:
 
 
 def _mask(write: NodeWriter, node: fx.Node, there: fx.Node, places: Sequence[int | None], at: tuple[int, int]) -> None:
-    """The scores of `node` with the lowest number where a window's frame at one of `places` is not there."""
+    """Set the scores of `node` to the lowest number where a window's frame at one of `places` is padding."""
     scores, (number, heads) = node.all_input_nodes[0], at
     write.at = node
     with write.graph.inserting_before(node):

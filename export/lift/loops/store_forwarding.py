@@ -1,6 +1,6 @@
-"""Frames put together in one tensor: what reads some of them reads what was put there.
+"""Store-to-load forwarding for frames in one tensor: a reader takes the frames that were stored.
 
-They are written into it, `out[:, t] = y`, `state[k] = h`, or joined behind what the loop starts from, `[h0, h1, ...]`.
+Frames are stored by `out[:, t] = y` or `state[k] = h`, or joined behind initial values, `[h0, h1, ...]`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILLED: dict[Any, int] = {
 
 @dataclass(frozen=True)
 class _Written:
-    """A tensor after some of its frames along `dim` were written, in the same way: `base` before that."""
+    """A tensor after some frames along `dim` were written in the same way: `base` before that."""
 
     base: fx.Node
     dim: int
@@ -41,9 +41,9 @@ class _Written:
         return all(i in self.frames for i in range(start, end))
 
     def pieces(self, start: int, end: int, meta: dict[str, Any]) -> list[fx.Node]:
-        """The frames from `start` to `end`, at the graph's insertion point; those not written are filled alike.
+        """The frames from `start` to `end`, at the graph's insertion point; unwritten ones are filled as in `base`.
 
-        `meta` is that of what they are frames of.
+        `meta` is that of the written tensor.
         """
         return [self.frames.get(i) or self._fill(meta) for i in range(start, end)]
 
@@ -58,7 +58,7 @@ class _Written:
 
 
 def read_written_frames(graph: fx.Graph) -> None:
-    """Let each reader of a tensor that was written frame by frame take what was written, or what was there before."""
+    """Let each reader of a tensor written frame by frame take the stored frame, or the value before it."""
     _see_through_views(graph)
     written: dict[fx.Node, _Written] = {}
     for node in list(graph.nodes):
@@ -72,9 +72,9 @@ def read_written_frames(graph: fx.Graph) -> None:
 
 
 def _see_through_views(graph: fx.Graph) -> None:
-    """Axes that are moved there and back were never moved; what takes all frames apart takes them one by one.
+    """Cancel moves of axes there and back, and select frames of a written tensor in place of `unbind`.
 
-    What is written to with its axes moved is moved once.
+    Equal moves of the axes of a written tensor become one.
     """
     bases = {node.args[0] for node in graph.nodes if node.target in WRITES}
     to_move = {(n.args[0], _axes_of(n)) for n in bases if isinstance(n, fx.Node) and _axes_of(n) is not None}
@@ -96,7 +96,7 @@ def _see_through_views(graph: fx.Graph) -> None:
 
 
 def _axes_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Which axis of its argument each axis is of what `node` gives; None where it does more than move axes."""
+    """By axis of the result of `node`, the axis of its argument; None if it does more than move axes."""
     if node.target is aten.permute.default:
         rank = len(args_of(node)[1])
         return tuple(axis % rank for axis in args_of(node)[1])
@@ -109,7 +109,7 @@ def _axes_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written | None:
-    """What was written along one axis, up to `node`; None where it writes several frames, or is no such node."""
+    """The frames written along one axis up to `node`; None if it writes several frames, or is no write."""
     if node.target is aten.select.int and (whole := before.get(args_of(node)[0])) is not None:
         return _entry_of(node, whole)
     if node.target not in WRITES:
@@ -125,7 +125,7 @@ def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written |
 
 
 def _filled(node: fx.Node) -> _Written | None:
-    """What is written to, of which no frame is written yet."""
+    """A filled tensor of which no frame is written yet."""
     writes = [user for user in node.users if user.target in WRITES and user.args[0] is node]
     if node.target not in FILLED or not writes:
         return None
@@ -133,7 +133,7 @@ def _filled(node: fx.Node) -> _Written | None:
 
 
 def _joined(node: fx.Node) -> _Written | None:
-    """The frames that `node` joins behind what a loop starts from; None where it does not."""
+    """The frames that `node` joins behind a loop's initial values; None if it does not."""
     if node.target not in WRITES.values():
         return None
     entries, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
@@ -145,7 +145,7 @@ def _joined(node: fx.Node) -> _Written | None:
 
 
 def _entry_of(node: fx.Node, whole: _Written) -> _Written | None:
-    """What was written of the entry that `node` takes along another axis than that of the frames."""
+    """The writes to the entry that `node` takes along another axis than that of the frames."""
     _, axis, entry = args_of(node)
     axis %= args_of(node)[0].meta["val"].dim()
     if axis == whole.dim:
@@ -163,13 +163,13 @@ def _entry_of(node: fx.Node, whole: _Written) -> _Written | None:
 
 
 def _fill_entry(node: fx.Node) -> None:
-    """Let one entry of a filled tensor be filled alone, whose size does not follow from the number of frames."""
+    """Fill one entry of a filled tensor alone, so that its size does not depend on the number of frames."""
     source, axis, _ = args_of(node)
     node.target, node.args, node.kwargs = source.target, _filling(source, axis, []), source.kwargs
 
 
 def _filling(node: fx.Node, axis: int, size: Sequence[int]) -> tuple[Any, ...]:
-    """The arguments of what fills a tensor, for one with `size` in the place of an axis."""
+    """The arguments of a fill with `size` in place of an axis."""
     target: Any = node.target
     given, at = args_of(node), FILLED[target]
     axis %= len(given[at])
@@ -182,7 +182,7 @@ def _are_alike(frames: Sequence[fx.Node]) -> bool:
 
 
 def _is_cut(written: _Written, ends: Sequence[object], size: int) -> bool:
-    """Whether a slice is one of all frames, each written alike, counted from the end of the sequence."""
+    """True if a slice of frames that are all written alike has a bound counted from the end."""
     if not written.has(0, size) or not _are_alike([written.frames[0], written.frames[min(1, size - 1)]]):
         return False
     return any(isinstance(n, int) and (n < 0 or n == END) for n in ends)

@@ -1,4 +1,4 @@
-"""A graph in which export unrolled a Python loop, as the list of nodes that copies of its body are looked for in."""
+"""A graph with an unrolled Python loop, as the list of nodes among which copies of its body are searched."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PLAIN = (torch.int64, torch.int32, torch.float32)
 class Unrolled:
     """A graph and its tokens, the nodes that do more than take a part, in order.
 
-    `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
-    of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
-    sorts the tokens by the newest frame that they know. A loop may begin with iterations of another kind only
-    `with_first_iterations`. `tried` counts the bodies that were looked for.
+    `index` has the position of each token, `forms` a number that copies of it share, and `values` the value of every
+    node on the sample. A node computed from constants alone is a token only `with_constants`; `sort_by_frame` sorts the
+    tokens by the newest frame that they depend on. A loop may begin with iterations of another kind only
+    `with_first_iterations`. `tried` counts the bodies that were tried.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class Unrolled:
 
     @cached_property
     def arguments(self) -> Mapping[fx.Node, Sequence[Any]]:
-        """What each token takes, one after the other: references, and what is no node."""
+        """The arguments of each token in order: nodes as references, others as is."""
         leaves = {n: pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in self.tokens}
         return {n: [resolve(x) if isinstance(x, fx.Node) else x for x in taken] for n, taken in leaves.items()}
 
     @cached_property
     def users(self) -> Mapping[fx.Node, Sequence[fx.Node]]:
-        """What takes each token, or a part of it."""
+        """The users of each token or of a part."""
         return {node: tuple(_users(node)) for node in self.tokens}
 
     @cached_property
     def numbered(self) -> str:
-        """The operator and the first values of a number that is another one each time its line comes; or nothing."""
+        """The operator and first values of a number that changes each time its source line runs; or nothing."""
         found: dict[tuple[Any, ...], list[list[Any]]] = {}
         for node in self.tokens:
             taken = [x for x in self.arguments[node] if type(x) in (int, float)]
@@ -79,12 +79,12 @@ class Unrolled:
         return ""
 
     def _is_computed(self, node: fx.Node) -> bool:
-        """Whether a constant is made of others."""
+        """True if a constant is made of others."""
         made = isinstance(self.values[node], Tensor | tuple | list)
         return made and any(isinstance(self.values[n], Tensor) for n in node.all_input_nodes)
 
     def numbers(self, refs: Sequence[Ref]) -> list[int | float] | None:
-        """The numbers that these tensors without axes hold, of weights and sizes alone; None of anything else."""
+        """The numbers in scalar tensors computed from weights and sizes alone; None for anything else."""
         if any(ref.base in self._moving for ref in refs):
             return None
         values = [value_at(self.values[ref.base], ref.path) for ref in refs]
@@ -92,7 +92,7 @@ class Unrolled:
         return [v.item() for v in values] if plain else None
 
     def same_value(self, a: fx.Node, b: fx.Node) -> bool:
-        """Whether two nodes are one, or constants that are no tokens and have the same value."""
+        """True if two nodes are one, or constants that are no tokens with the same value."""
         if a is b:
             return True
         if a in self.index or b in self.index or a.op == "placeholder" or b.op == "placeholder":
@@ -112,7 +112,7 @@ def _users(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _newest_frames(graph: fx.Graph, moving: set[fx.Node]) -> dict[fx.Node, int]:
-    """The newest frame that each node knows; what is done to each frame behind a loop joins the copy of that frame."""
+    """The newest frame that each node depends on; an operator on each frame behind a loop joins its copy."""
     newest: dict[fx.Node, int] = {}
     for node in graph.nodes:
         refs = [resolve(n) for n in node.all_input_nodes]

@@ -1,4 +1,4 @@
-"""A value of a graph as a node and the parts taken of it: an item of several results, a frame, a piece of one frame."""
+"""A reference to a value of a graph: a node and the parts taken of it, such as an item of several results, a frame."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PIECES = (aten.unbind.int, aten.split.Tensor, aten.slice.Tensor)
 
 @dataclass(frozen=True)
 class Ref:
-    """The value that `path` takes, part after part, of what `base` gives."""
+    """The value that `path` takes, part by part, of the result of `base`."""
 
     base: fx.Node
     path: Path = ()
@@ -56,14 +56,14 @@ def resolve(node: fx.Node) -> Ref:
 
 
 def _entry(value: fx.Node, kind: Literal["select", "slice"], axis: int, entry: int) -> Ref:
-    """One entry of `axis`, of what `value` cuts it from where it is such a piece."""
+    """One entry of `axis`, of the tensor that `value` is a slice of, if any."""
     while entry >= 0 and (start := _cut_from(value, axis)) is not None:
         value, entry = args_of(value)[0], entry + start
     return resolve(value).part(kind, axis, entry)
 
 
 def _cut_from(node: fx.Node, axis: int) -> int | None:
-    """Where a piece of whole entries begins that `node` cuts along `axis`; None of anything else."""
+    """The start of the slice with step 1 that `node` takes along `axis`; None for any other node."""
     if node.target is not aten.slice.Tensor or _axis(node, 1) != axis or len(node.args) == 5:
         return None
     start = [*args_of(node), 0, 0][2] or 0
@@ -77,19 +77,19 @@ def _axis(node: fx.Node, position: int) -> int:
 
 
 def only_takes(node: fx.Node) -> bool:
-    """Whether `node` has no place in a body, since every use of it is looked through."""
+    """True if `node` only takes parts of a value, and so has no place in a body."""
     return resolve(node).base is not node or (
         node.target in PIECES and bool(node.users) and all(_is_seen_through(user, node) for user in node.users)
     )
 
 
 def _is_seen_through(user: fx.Node, piece: fx.Node) -> bool:
-    """Whether `user` takes a part of a piece, and all that is taken of it is a part of what the piece is cut from."""
+    """True if all that `user` takes of `piece` is a part of the tensor that `piece` is taken from."""
     return resolve(user).base not in (user, piece) or (only_takes(user) and user.target in PIECES)
 
 
 def value_at(value: Any, path: Path) -> Any:
-    """What `path` takes of a value."""
+    """The part `path` of a value."""
     for kind, axis, entry in path:
         if kind == "item":
             value = value[entry]
@@ -100,7 +100,7 @@ def value_at(value: Any, path: Path) -> Any:
 
 
 def node_at(graph: fx.Graph, node: fx.Node, path: Path) -> fx.Node:
-    """The same as nodes of `graph`, at its insertion point."""
+    """`value_at` in `graph`, at its insertion point."""
     for kind, axis, entry in path:
         meta = {key: known for key, known in node.meta.items() if key != "val"}
         if kind == "item":

@@ -1,4 +1,4 @@
-"""Values brought to one lag and one history, by states that keep earlier frames; frames put before a sequence."""
+"""Brings values to one lag and one history, by states of earlier frames, and puts frames before a sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 
 def align(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node], lag: int | None) -> int:
-    """Bring `arguments` of `node` to `lag` and to one history, which is given back."""
+    """Bring `arguments` of `node` to `lag` and to one history, which is returned."""
     delayed = [delay_to(context, n, lag, node) for n in arguments]
     histories = [i.history for n in delayed if (i := context.timed(n)).lag is not None]
     history = min(histories) if histories and len(histories) == len(delayed) else 0
@@ -37,7 +37,7 @@ def trim(context: StreamingContext, value: fx.Node, history: int, before: fx.Nod
 
 
 def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before: fx.Node) -> fx.Node:
-    """`value` with a lag of `lag` at least; as it is where its frames are all alike."""
+    """`value` with a lag of `lag`; as it is if its frames are all alike."""
     info = context.timed(value)
     if lag is None or info.lag is None or info.lag == lag:
         return value
@@ -56,7 +56,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
 
 
 def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
-    """`value` without a history, at a lag of whole steps, at least 0: what carries a state is held still that long."""
+    """`value` without a history, at a lag of whole steps, at least 0: a carried state is held for that long."""
     info = context.timed(value)
     step = context.chunk * info.rate
     lag = 0 if info.lag is None else max(int(math.ceil(info.lag / step) * step), 0)
@@ -66,9 +66,9 @@ def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) ->
 def keep_history(
     context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str, known: bool = True
 ) -> fx.Node:
-    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name.
+    """`value` behind the `frames` frames before it, which a state keeps, `what` by name.
 
-    Frames that are there before the stream begins are zeros, where they are not `known`.
+    Frames that are there before the stream begins are zeros, unless `known`.
     """
     info, runs = context.timed(value), context.runs
     start, fixed = info if known else replace(info, lag=0), known and context.is_constant(value)
@@ -82,9 +82,9 @@ def keep_history(
 
 
 def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int, fixed: bool) -> Tensor:
-    """The `frames` frames before those of the first step: the ones ahead of their time, behind zeros for the rest.
+    """The `frames` frames before those of the first step: zeros, then the frames known ahead of time.
 
-    What is made of the numbers of frames alone, `fixed`, is there before it is a number of any: as of the first frame.
+    If the value is `fixed`, made of constants alone, copies of its first frame take the place of the zeros.
     """
     axis, size = info.layout.axis, info.layout.inner
     start, end = (max(n * size, 0) for n in (-(info.lag or 0) - frames, -(info.lag or 0)))
@@ -95,9 +95,9 @@ def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int, fixed: boo
 
 
 def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, frames: int, fill: float) -> TimeAxisInfo:
-    """`frames` more frames of `fill` stand before the sequence that `node` repeats, of `info`; negative: are cut off.
+    """The info of `node`, which repeats a sequence of `info`, after `frames` frames of `fill`; negative: frames cut.
 
-    The argument of `node` is written anew where these frames are not there ahead of their time.
+    If the sequence is late, the argument of `node` is rewritten with `fill` in these frames.
     """
     if frames > 0 and (info.lag or 0) > 0:
         filled = fill_missing(context, args_of(node)[0], fill, node)
@@ -122,7 +122,7 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
 
 
 def fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
-    """`value` with `fill` in place of the frames that do not exist yet."""
+    """`value` with `fill` in place of frames that do not exist yet."""
     settled = delay_to_step(context, value, before)
     info, runs = context.timed(settled), context.runs
     with context.graph.inserting_before(before):

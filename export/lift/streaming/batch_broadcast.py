@@ -1,7 +1,7 @@
-"""What is made of the length alone and has no rows: windows added up, the share of frames that a filter counts.
+"""Gives a batch axis to values made of the length alone: overlap-added windows, the counted share of a filter.
 
-At both ends of a sequence it is another one than between, and each stream has its own beginning and end. So it is
-computed for each row of the batch, from frames that are all alike on:
+At both ends of a sequence such a value differs from those between, and each stream has its own ends. So it is computed
+for each row of the batch, from frames that are all alike on:
 
     y (B, S) / fold(window.expand(1, T, N))        ones (B, 1, 1, 1) * window.expand(1, T, N), folded row by row
 """
@@ -32,9 +32,9 @@ FILTERS = overloads("conv1d conv1d.padding conv2d conv2d.padding conv_transpose1
 
 
 def give_own_rows(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> bool:
-    """Rewrite `module` in place; whether there was anything that needed rows.
+    """Rewrite `module` in place; True if any value needed rows.
 
-    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream, which needs none.
+    `rows_in` has the axis of the rows in each input; None for a single stream, which needs none.
     """
     if rows_in is None:
         return False
@@ -49,7 +49,7 @@ def give_own_rows(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[
 
 
 class _OwnRows:
-    """By node that is made of the length, the same with the rows of the batch in an axis in front."""
+    """The values made of the length, each with the rows of the batch in an axis in front."""
 
     def __init__(self, graph: fx.Graph, runs: RecordedRuns, rows_in: Sequence[int]) -> None:
         self.graph, self.runs, self.met = graph, runs, MetRows(graph, runs, rows_in)
@@ -58,7 +58,7 @@ class _OwnRows:
         self.made: dict[fx.Node, fx.Node | None] = {}
 
     def meet(self, node: fx.Node) -> bool:
-        """Let an operator that works entry by entry on rows take what it is given with rows; whether it does now."""
+        """Let a pointwise operator on rows take its arguments with rows; True if it does now."""
         if node not in self.moving or not is_pointwise(node) or not isinstance(self.runs.base[node], Tensor):
             return False
         batch, rank = self.met.axis(node), self.runs.base[node].dim()
@@ -76,7 +76,7 @@ class _OwnRows:
         return found
 
     def _needs_rows(self, node: fx.Node) -> bool:
-        """Whether a value without rows is another one at the ends of a sequence."""
+        """True if a value without rows differs at the ends of a sequence."""
         axis = self._time(node)
         if axis is None or self._is_alike(node, axis):
             return False
@@ -84,7 +84,7 @@ class _OwnRows:
         return not same(there.narrow(axis, 0, here.shape[axis]), here, INITIAL_ROWS)
 
     def _time(self, node: fx.Node) -> int | None:
-        """The axis of time of numbers with a point that are made of the length alone."""
+        """The time axis of a floating-point value of the length alone; else None."""
         value = self.runs.base.get(node)
         if node in self.moving or not isinstance(value, Tensor) or not value.is_floating_point():
             return None
@@ -96,7 +96,7 @@ class _OwnRows:
         return same(value, value.narrow(axis, 0, 1).expand_as(value))
 
     def _of(self, node: fx.Node) -> fx.Node | None:
-        """(B, ...) of a value; None where it cannot be made."""
+        """(B, ...) of a value; None if it cannot be made."""
         if node not in self.made:
             self.made[node] = self._made(node)
         return self.made[node]
@@ -134,7 +134,7 @@ class _OwnRows:
         return self._called(node, given, parts)
 
     def _called(self, node: fx.Node, given: dict[str, Any], parts: dict[fx.Node, fx.Node]) -> fx.Node:
-        """`node` of other arguments, before it."""
+        """A copy of `node` that takes `parts`."""
         target: Any = node.target
         plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
         args = fx.node.map_arg(plain, lambda n: parts.get(n, n))

@@ -1,10 +1,9 @@
-"""What stands after the last frame of a sequence: known once it has ended, and no affair of the steps before.
+"""Padding after the last frame of a sequence, which is filled in once the sequence has ended.
 
-A step in which the sequence ends, or that comes after, has frames of the input that are none of it. They make frames
-of every value that are none of its own, from some frame on. Where a value is padded on the right these are the padding,
-and what it holds is put in their place; a value that is only cut, filtered or decimated needs nothing, since none of
-its own frames follows from them. How many frames of the input there are after the end, `past_end`, is a state: 0 as
-long as the sequence goes on.
+A step in which the sequence ends, or that comes after, takes input frames that are not part of it. From some frame on,
+these make frames of every value that are not its own. If a value is padded on the right, the padding takes their place.
+A value that is only cut, filtered or decimated needs nothing, since none of its own frames depends on them. The number
+of input frames after the end, `past_end`, is a state: 0 as long as the sequence goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
 
 
 def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node, beyond: int = 0) -> fx.Node:
-    """`value`, its frames its entries, with `fill` in the place of all frames after its last one and `beyond` more."""
+    """`value`, each entry a frame, with `fill` in place of all frames after its last one and `beyond` more."""
     node = context.alias(value, as_late_as_known(context, value, context.timed(value)), before)
     filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before, -beyond), node, fill)
     context.after_end[filled] = node
@@ -29,7 +28,7 @@ def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, befor
 
 
 def as_late_as_known(context: StreamingContext, value: fx.Node, info: TimeAxisInfo) -> TimeAxisInfo:
-    """Of frames that are all alike: each as late as it is known that the sequence goes on for so long."""
+    """`info`; frames that are all alike get a lag after which they are known to exist."""
     if info.lag is not None:
         return info
     of_whole, *_ = context.lengths.of(value, info.layout.axis, info.rate, context.unit)
@@ -39,7 +38,7 @@ def as_late_as_known(context: StreamingContext, value: fx.Node, info: TimeAxisIn
 def is_own(
     context: StreamingContext, value: fx.Node, before: fx.Node, padded: int = 0, inner: fx.Node | None = None
 ) -> fx.Node:
-    """Which frames of a step are those of a value, but for the last `padded` of a sequence: bool, for each row.
+    """A bool mask by row of a step's frames that are the value's own, but for the last `padded` of a sequence.
 
     The value ends where `inner` does, if that is given.
     """
@@ -54,7 +53,7 @@ def is_own(
 
 
 def _first_past(context: StreamingContext, value: fx.Node, padded: int, inner: fx.Node) -> list[int]:
-    """For each frame that a step has of `value`, the fewest frames past the end with which it is none of its own."""
+    """By frame of `value` in a step, the fewest frames past the end with which it is not the value's own."""
     frames = context.frames_in_step(value)
     own = _own_frames(context, value, padded, inner)
     first, past = [0] * frames, 1
@@ -66,7 +65,7 @@ def _first_past(context: StreamingContext, value: fx.Node, padded: int, inner: f
 
 
 def _own_frames(context: StreamingContext, value: fx.Node, padded: int, inner: fx.Node) -> Callable[[int], int]:
-    """By frames past the end, how many of a step's frames of a value are its own; below 0 the end is long over."""
+    """The number of a step's frames that are a value's own, by frames past the end; below 0 long after it."""
     info, unit = context.timed(value), context.unit
     lengths = context.lengths.of(inner, context.timed(inner).layout.axis, info.rate, unit)
     ahead = (info.lag or 0) + info.history - padded

@@ -1,8 +1,8 @@
-"""States that always hold the same are one: each starts as the other does, and is given the same next values.
+"""Merges states that are always equal: they start alike, and have the same next values.
 
 Two layers that keep the same frames of one value, or a value that waits for two others, would each have a state of
-their own. Which are equal follows from the graph: all that start alike are taken to be equal until what they are next
-is another value of the graph, by operators and arguments.
+their own. States that start alike are taken to be equal until their next values differ in the graph, by operators and
+arguments.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MOST_COMPARED = 4096
 
 
 def merge_equal_states(module: fx.GraphModule, streamed: Streamed) -> Streamed:
-    """Take all but the first of each set of equal states out of `module`, and of the step, in place.
+    """Remove all but the first of each set of equal states from `module` and from the step, in place.
 
-    The states that the pass added are the last ones of the graph; those of the model itself are as they are.
+    The states that the pass added are the last ones of the graph; the model's own stay as they are.
     """
     if len(streamed.states) < 2:
         return streamed
@@ -57,7 +57,7 @@ def _merge(module: fx.GraphModule, classes: Sequence[int]) -> None:
 
 
 def _classes(modules: Sequence[fx.GraphModule], streamed: Streamed) -> list[int]:
-    """By state, the first one that is equal to it."""
+    """By state, the index of the first equal one."""
     classes = [
         next(j for j, other in enumerate(streamed.states) if j == i or _starts_as(state, other, streamed.end))
         for i, state in enumerate(streamed.states)
@@ -77,7 +77,7 @@ def _starts_as(state: LiftedState, other: LiftedState, end: str | None) -> bool:
 
 
 def _next_numbers(module: fx.GraphModule, classes: Sequence[int]) -> list[int]:
-    """A number for what each state is next: the same for the same value, where states of a class are equal."""
+    """A number for each state's next value, the same for one value, if states of a class are equal."""
     known: dict[Hashable, int] = {}
     numbers: dict[fx.Node, int] = {}
     states = dict(zip(placeholders(module.graph)[-len(classes) :], classes, strict=True))
@@ -90,7 +90,7 @@ def _next_numbers(module: fx.GraphModule, classes: Sequence[int]) -> list[int]:
 
 
 def _key(module: fx.GraphModule, node: fx.Node, numbers: dict[fx.Node, int]) -> Hashable:
-    """What tells the value of a node from others: two with one key are one value."""
+    """A key for the value of a node: two nodes with one key have one value."""
     if node.op == "get_attr":
         held = attrgetter(str(node.target))(module)
         if isinstance(held, Tensor) and not isinstance(held, torch.nn.Parameter) and held.numel() <= MOST_COMPARED:

@@ -1,13 +1,13 @@
 """The first frames of a sequence, kept in a state from the step that brings them on: `x - x[:, :1]`.
 
-Frame f of a value of lag L is frame f - base of a step before which base + L frames of it went in. Where the step has
-such a frame, the state takes it, and what is made of the state is as of the end of the step:
+Frame f of a value of lag L is frame f - base of a step before which base + L frames of it went in. If the step has such
+a frame, the state takes it, and values made of the state are as of the end of the step:
 
     step (one frame)    0       1       2
     x                   x0      x1      x2
     x[:, :1]            x0      x0      x0
 
-So what takes the first k frames with others waits until all k are there: nothing for one frame, k - 1 frames for k.
+An operator that takes the first k frames with others waits for k - 1 frames, until all k are there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rnn_export.export.lift.streaming.time_axis import FirstFrames, TimeAxisInfo
 def first_frames(
     context: StreamingContext, node: fx.Node, value: fx.Node, info: TimeAxisInfo, start: int
 ) -> FirstFrames:
-    """Let `node`, a cut of frames from frame `start` of `value` on, be them in every step; `info` is of `value`."""
+    """Let `node`, a slice of `value` from frame `start` on, be these frames in every step; `info` is of `value`."""
     axis, count = info.layout.axis, int(context.runs.base[node].shape[info.layout.axis])
     value = trim(context, context.alias(value, info.moving(), node), 0, node)
     lag, last = info.lag or 0, start + count - 1
@@ -44,13 +44,13 @@ def first_frames(
 
 
 def _known(frames: Tensor, axis: int, count: int) -> Tensor:
-    """Zeros but for the first `count` frames, which are there before the stream begins."""
+    """The first `count` frames, known before the stream begins, zeros for the others."""
     there = torch.arange(frames.shape[axis]) < count
     return torch.where(there.reshape([-1] + [1] * (frames.dim() - 1 - axis)), frames, torch.zeros_like(frames))
 
 
 def _kept(context: StreamingContext, node: fx.Node, value: fx.Node, own: fx.Node, frames: Sequence[int]) -> fx.Node:
-    """The frames of `value` that `frames` numbers: those that a step brings, and the others as they were in `own`."""
+    """The frames of `value` at the indices `frames`: from the step if it brings them, else from `own`."""
     info, runs, call = context.timed(value), context.runs, context.graph.call_function
     axis, lag = info.layout.axis, info.lag or 0
     shape = [-1 if a == axis else 1 for a in range(context.rank(value))]
@@ -72,7 +72,7 @@ def _kept(context: StreamingContext, node: fx.Node, value: fx.Node, own: fx.Node
 
 
 def _newest(context: StreamingContext, value: fx.Node, axis: int) -> fx.Node:
-    """The number of the last frame of a piece; at the insertion point."""
+    """The index of the last frame of a chunk; at the insertion point."""
     call, one = context.graph.call_function, value
     for other in (a for a in range(context.rank(value)) if a != axis):
         one = call(aten.slice.Tensor, (one, other, 0, 1))
@@ -86,7 +86,7 @@ def _newest(context: StreamingContext, value: fx.Node, axis: int) -> fx.Node:
 
 
 def after_first(context: StreamingContext, value: fx.Node, operands: Sequence[fx.Node], before: fx.Node) -> fx.Node:
-    """`value`, late by whole steps, with its frame 0 no earlier than `operands` that are made of first frames."""
+    """`value`, late by whole steps, with frame 0 no earlier than `operands` that are made of first frames."""
     info = context.timed(value)
     steps = max((i.steps for n in operands if isinstance(i := context.info.get(n), FirstFrames)), default=0)
     lag = max(info.lag or 0, int(steps * context.chunk * info.rate))
@@ -94,7 +94,7 @@ def after_first(context: StreamingContext, value: fx.Node, operands: Sequence[fx
 
 
 def start_of(context: StreamingContext, operand: fx.Node) -> tuple[Tensor, Tensor]:
-    """What a state starts from that `operand` stands for, in two runs: zeros where first frames will say."""
+    """The initial values of the state for `operand`, in two runs: zeros if it is made of first frames."""
     values: list[Tensor] = [run[operand] for run in (context.runs.base, context.runs.other_batch)]
     if isinstance(context.info.get(operand), FirstFrames):
         values = [torch.zeros_like(value) for value in values]
@@ -102,7 +102,7 @@ def start_of(context: StreamingContext, operand: fx.Node) -> tuple[Tensor, Tenso
 
 
 def started(context: StreamingContext, own: fx.Node, operand: fx.Node, info: TimeAxisInfo, before: fx.Node) -> fx.Node:
-    """`own`, in the first step that has frames of `info` as `operand`, where that is made of first frames."""
+    """`own`, or `operand` up to the first step with frames of `info`, if it is made of first frames."""
     if not isinstance(context.info.get(operand), FirstFrames):
         return own
     runs, call = context.runs, context.graph.call_function

@@ -1,6 +1,6 @@
-"""How many frames the values of a graph have for any number of frames of the input.
+"""The number of frames that each value of a graph has for any number of input frames.
 
-torch.export has an expression for most sizes. Where it has none, the graph is run over some more frames.
+torch.export has an expression for most sizes. For the others, the graph is run over some more frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Lengths:
     """The length of each value's axis of time; made before the graph is changed.
 
     Attributes:
-        shortest: the fewest frames of the input from which on all that were asked for are what `of` says.
+        shortest: the fewest input frames from which on all lengths asked for are as `of` says.
     """
 
     def __init__(self, module: fx.GraphModule, runs: RecordedRuns, input_time: Sequence[int | None]) -> None:
@@ -55,7 +55,7 @@ class Lengths:
         self._same[new] = self._same.get(like, like)
 
     def of(self, node: fx.Node, axis: int, rate: Fraction, unit: int) -> list[int]:
-        """The lengths of an axis of time for 0, 1, ... `unit` - 1 frames of the input, carried on below what there is.
+        """The lengths of a time axis for 0, 1, ... `unit` - 1 input frames, extrapolated from longer inputs.
 
         `unit` is a number of frames for which the value has a whole number of frames, by its `rate`.
         """
@@ -75,7 +75,7 @@ class Lengths:
         return lengths
 
     def _runs(self, first: int, last: int, node: fx.Node, axis: int) -> list[int | None]:
-        """The sizes in runs of `first` to `last` frames; between two that are alike there is no other."""
+        """The sizes in runs of `first` to `last` frames; between two that are equal there is no other."""
         low, high = self._run(first, node, axis), self._run(last, node, axis)
         if last - first <= 1 or low == high:
             return [low] * (last - first) + [high]
@@ -83,7 +83,7 @@ class Lengths:
         return self._runs(first, middle, node, axis)[:-1] + self._runs(middle, last, node, axis)
 
     def _run(self, frames: int, node: fx.Node, axis: int) -> int | None:
-        """The size in a run of so many frames; None where the graph does not take them."""
+        """The size in a run of `frames` frames; None if the graph does not take them."""
         if frames not in self._seen:
             try:
                 values = recorded(self._whole, self.runs.sample(BATCH, frames, 0))
@@ -112,6 +112,6 @@ class Lengths:
 
 
 def _carried_on(lengths: Sequence[int], frames: int, unit: int, rate: Fraction) -> int:
-    """What a value that is `lengths` long for the first frames is long for `frames` of them."""
+    """The length over `frames` frames of a value that is `lengths` long over the first."""
     periods, rest = divmod(frames, unit)
     return int(periods * unit * rate) + lengths[rest]

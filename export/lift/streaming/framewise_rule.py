@@ -1,4 +1,4 @@
-"""The rule of every operator that has none of its own: it works frame by frame, or it cannot stream."""
+"""The rule of operators without a rule of their own: they work frame by frame, or cannot stream."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that
 
 
 def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """What is known of a number, a value of frames, or one without."""
+    """The info of a number, a value with frames, or one without."""
     if not isinstance(context.runs.base[node], Tensor | tuple | list):
         return None
     return frame_by_frame(context, node) if context.timed_arguments(node) else without_frames(context, node)
 
 
 def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Of an operator with frames among its arguments: all are brought to one lag, and so is the result."""
+    """Bring the arguments with frames of an operator to one lag, which the result has too."""
     _refuse_length(context, node)
     mirrors = _mirrors(context, node)
     arguments = _with_as_many_frames(context, node)
@@ -81,7 +81,7 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _mirrors(context: StreamingContext, node: fx.Node) -> Mirrors | None:
-    """What the first and last frames of the only value with frames should be: whatever is done to each, they repeat."""
+    """The boundary padding of the only argument with frames, for the result; None after filling in that of several."""
     arguments = context.timed_arguments(node)
     if len(arguments) == 1 and (mirrors := context.timed(arguments[0]).mirrors) is not None:
         return mirrors
@@ -105,7 +105,7 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
 
 
 def _lay_out_alike(context: StreamingContext, node: fx.Node) -> None:
-    """Frames that are all alike, zeros for (batch x time) rows for example, stand as those that they meet do."""
+    """Lay out frames that are all alike, such as zeros for (batch x time) rows, as those that they meet."""
     infos = {n: context.timed(n) for n in context.timed_arguments(node)}
     moving = next((n for n, info in infos.items() if info.lag is not None), None)
     if moving is None:
@@ -125,9 +125,9 @@ def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
 def result_info(
     dependence: CellDependence, arguments: Sequence[TimeAxisInfo], history: int, first: int | None = None
 ) -> Info:
-    """What is known of a result whose arguments, of one rate, are brought to the lag of the latest and to `history`.
+    """The info of a result whose arguments, of one rate, are brought to the latest lag and to `history`.
 
-    `first` is the least lag of it, where it is made of the first frames too.
+    `first` is its least lag, if it is made of the first frames too.
     """
     if dependence is Dependence.NONE:
         return None
@@ -142,7 +142,7 @@ def result_info(
 
 
 def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Of an operator that takes no frames: its result is as of the newest frame, or the same at any time."""
+    """The info of an operator without frames: its result is as of the newest frame, or always the same."""
     value, longer = context.runs.base[node], context.runs.longer[node]
     last, first = context.last_frame_of_arguments(node), context.first_frames_of_arguments(node)
     if last and first and first.steps * context.chunk > last.input_lag:
@@ -176,7 +176,7 @@ def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
 
 
 def _is_of_any_length(context: StreamingContext, node: fx.Node) -> bool:
-    """Whether a value that is made of weights and sizes is the same at two lengths, but for its own."""
+    """True if a value made of weights and sizes is equal at two lengths, or differs in shape."""
     here, there = context.runs.base[node], context.runs.longer[node]
     return not isinstance(here, Tensor) or here.shape != there.shape or same(here, there, INITIAL_ROWS)
 

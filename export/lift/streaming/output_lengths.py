@@ -1,4 +1,4 @@
-"""How long outputs are of sequences that end within a window: as long as the model gives them."""
+"""The lengths of outputs for sequences that end within a window, as the model gives them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnn_export.export.lift.streaming.streaming_pass import Streamed
 
 
 def cut_as_given(module: BatchFirst, streamed: Streamed, shortest: int) -> Streamed:
-    """`streamed` with lengths of the model's own where it cuts off what fills a last window up.
+    """`streamed` with the model's own lengths, if it cuts off the padding of a last window.
 
     A graph of whole windows has nothing to cut.
     """
@@ -23,7 +23,7 @@ def cut_as_given(module: BatchFirst, streamed: Streamed, shortest: int) -> Strea
 
 
 def _own(module: BatchFirst, output: int, lengths: tuple[int, ...], rate: float, shortest: int) -> list[int]:
-    """By rest of a sequence, the fewer of the frames beyond whole periods that were found and that the model gives."""
+    """By remainder of a length, the smaller number of frames beyond whole periods: as found, or as the model gives."""
     period, found = len(lengths), list(lengths)
     whole, axis = -(-shortest // period) * period if period else 0, module.axes.time_out[output]
     most = module.flat.max_frames

@@ -1,4 +1,4 @@
-"""How many positions there are: the nodes of a graph that give the number of frames of a value."""
+"""The number of positions: the nodes of a graph that give the number of frames of a value."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 @dataclass(frozen=True)
 class Length:
-    """A number of frames, by the node that gives it; `key` is what it is in both runs."""
+    """A number of frames, by the node that gives it; `key` has its value in both runs."""
 
     node: fx.Node
     key: tuple[int, int]
 
 
 class PositionLengths:
-    """The numbers of frames among the nodes that were noted, in order."""
+    """The numbers of frames among the recorded nodes, in order."""
 
     def __init__(self, graph: fx.Graph, runs: RecordedRuns) -> None:
         self.graph, self.runs = graph, runs
@@ -30,7 +30,7 @@ class PositionLengths:
             self.note(node)
 
     def note(self, node: fx.Node) -> None:
-        """Whether it is a length, or a value that has frames."""
+        """Record a length, or a value that has frames."""
         if self.runs.grows(node):
             self._found.setdefault((self.runs.base[node], self.runs.longer[node]), node)
         if isinstance(self.runs.base[node], Tensor):
@@ -41,7 +41,7 @@ class PositionLengths:
                     self._values.setdefault((here, there), (node, axis))
 
     def of(self, node: fx.Node, axis: int) -> Length | None:
-        """What gives the number of frames of a value: a number before it, or the size of a value with as many."""
+        """The node of a value's number of frames: a number before it, or a size of a value with as many."""
         key = int(self.runs.base[node].shape[axis]), int(self.runs.longer[node].shape[axis])
         if key not in self._found and key in self._values:
             value, frames = self._values[key]
@@ -53,7 +53,7 @@ class PositionLengths:
         return Length(self._found[key], key) if key in self._found else None
 
     def _share(self, key: tuple[int, int], before: fx.Node) -> None:
-        """Note a number of frames of which each is several of an input, its own divided by so many, `before` a node."""
+        """Record a number of frames that is an input's own divided by an integer, computed `before` a node."""
         for (here, there), (value, axis) in self._values.items():
             if value.op != "placeholder" or here % key[0] or here // key[0] * key[1] != there:
                 continue

@@ -1,4 +1,4 @@
-"""Where the rows of the batch stand in the values that positions meet: a stream may have several, bands for example."""
+"""The axis of the rows in the values that positions meet; a stream may have several rows, bands for example."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 
 class MetRows:
-    """The batch of one graph, `rows_in` where it stands in each thing that goes in; None where there is one stream.
+    """The batch of one graph; `rows_in` has its axis in each input, None for a single stream.
 
-    `rows` tells the rows of a stream apart, where one that has several was met.
+    `rows` tells the rows of a stream apart, if one that has several was met.
     """
 
     def __init__(self, graph: fx.Graph, runs: RecordedRuns, rows_in: Sequence[int] | None) -> None:
@@ -29,17 +29,17 @@ class MetRows:
         return int(self.runs.base[placeholders(self.graph)[0]].shape[self.rows_in[0]])
 
     def axis(self, node: fx.Node) -> int | None:
-        """The axis of a value that is the batch, where it has one."""
+        """The batch axis of a value, if it has one."""
         axes = growing_axes(self.runs.base[node], self.runs.other_batch[node])
         return axes[0] if axes and self.rows_in is not None else None
 
     def has_several(self, node: fx.Node) -> bool:
-        """Whether a stream has several rows in a value."""
+        """True if a stream has several rows in a value."""
         batch = self.axis(node) if isinstance(self.runs.base.get(node), Tensor) else None
         return batch is not None and int(self.runs.base[node].shape[batch]) != self.count
 
     def layout(self, node: fx.Node) -> AxisLayout | None:
-        """Where the rows stand in a value, or in all that takes it entry by entry; None where that is not told."""
+        """The layout of the rows in a value, or in all of its pointwise users; None if it is unknown."""
         info = None if self.rows is None else self.rows.of(node)
         if isinstance(info, AxisLayout):
             return info

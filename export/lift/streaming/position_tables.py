@@ -1,4 +1,4 @@
-"""Values by the number of a frame that stand in a table: one that ends, or one that goes on in even steps."""
+"""Values by frame index from a table: one that ends, or one that goes on in even steps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SEEN, FEW = 8, 4
 
 
 def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
-    """(K, ...) of the first frames of `value`, and its step from frame to frame from then on, None for none at all.
+    """The first frames (K, ...) of `value`, and its step from frame to frame from then on, None for no step.
 
-    None where it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose
-    first frames alone are unlike the others.
+    None if it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose
+    first frames alone differ from the others.
     """
     rows = value.movedim(axis, 0)
     if len(rows) < SEEN:
@@ -42,7 +42,7 @@ def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
 
 
 def by_number(graph: fx.Graph, numbers: fx.Node, table: Tensor, step: Tensor | None) -> fx.Node:
-    """What `going_on` found, of frames of these numbers, (frames, ...); at the insertion point."""
+    """Values of `going_on` for these frame indices, (frames, ...); at the insertion point."""
     call = graph.call_function
     made: fx.Node | None = None
     if len(table) > 1:

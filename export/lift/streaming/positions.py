@@ -1,13 +1,13 @@
-"""Positions over time, `arange` and what is computed of it: counted in each stream, where the model numbers a sequence.
+"""Counts positions over time, `arange` and values computed from it, in each stream, if the model numbers a sequence.
 
-A value that is made of sizes alone, and is another one at each frame, is a function of the number of its frame. The
-numbers become a running sum of ones for each row, which the rule of sums puts in a state; what is computed of them runs
-on the frames of all rows in one axis, since each of its frames depends on its own number alone; and where it meets the
-rows of the batch it is laid out like them. Over a whole sequence the graph gives what it gave before.
+A value that is made of sizes alone, and differs at each frame, is a function of the frame index. The indices become the
+operator `frame_numbers` for each row, whose rule counts them in a state. Values computed from them run on the frames of
+all rows in one axis, since each frame depends on its own index alone. Where they meet the rows of the batch they are
+laid out like them. Over a whole sequence the graph gives the same as before.
 
     x + pe(arange(T))[None]        x (B, T, C), pe (T, C)
 
-    ones (B, T) -> running sum - 1 -> (B * T,) -> pe (B * T, C) -> (B, T, C) -> x + ...
+    frame_numbers (B, T) -> (B * T,) -> pe (B * T, C) -> (B, T, C) -> x + ...
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def recorded_with_positions(
 ) -> RecordedRuns:
     """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast.
 
-    What the length alone makes at both ends of a sequence has rows of its own then.
+    Values of the length alone that differ at the ends have rows of their own then.
 
-    `follow` tells where the rows stand in each value of some runs; it raises LiftError where they depend on each other.
+    `follow` gives the layout of the rows in each value of some runs; it raises LiftError if rows depend on each other.
     """
     runs = record(module, sample, *reach, least)
     if give_own_rows(module, runs, rows_in):
@@ -75,10 +75,10 @@ def count_positions(
     max_frames: int | None,
     follow: Callable[[RecordedRuns], Rows],
 ) -> bool:
-    """Rewrite the positions of `module` in place, as far as they can be counted; whether there were any.
+    """Rewrite the positions of `module` in place, as far as they can be counted; True if there were any.
 
-    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream. `max_frames` are the
-    most that a stream will have. Raises LiftError where a table has fewer positions.
+    `rows_in` has the axis of the rows in each input; None for a single stream. `max_frames` are the most that a stream
+    will have. Raises LiftError if a table has fewer positions.
     """
     counted = _Positions(module, runs, rows_in)
     if counted.meet_several_rows():
@@ -96,13 +96,13 @@ def count_positions(
 
 
 class _Positions:
-    """The positions of one graph, and what stands for them: by node, the same with the frames of all rows in its axis.
+    """The positions of one graph, each with a replacement that has the frames of all rows in its time axis.
 
     Attributes:
-        axes: by node that is a function of the number of its frame, where its frames stand.
-        of_rows: by such a node, what stands for it.
-        numbers: by length, the numbers of the frames of all rows, (B * T,).
-        met: where the rows of the batch stand in what takes them.
+        axes: the axis of frames of each node that is a function of the frame index.
+        of_rows: the replacement of each such node.
+        numbers: by length, the indices of the frames of all rows, (B * T,).
+        met: the rows of the batch in the values that take them.
     """
 
     def __init__(self, module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> None:
@@ -117,7 +117,7 @@ class _Positions:
         self.lengths, self.met = PositionLengths(self.graph, runs), MetRows(self.graph, runs, rows_in)
 
     def visit(self, node: fx.Node) -> None:
-        """Whatever a node is: a length, a position, what is computed of one, or what takes one beside rows."""
+        """Handle a length, a position, a value computed from one, or a node that takes one beside rows."""
         if node.op != "call_function":
             return
         if node in self.moving or self.runs.grows(node):
@@ -140,15 +140,15 @@ class _Positions:
     # --- what is known of a value
 
     def meet_several_rows(self) -> bool:
-        """Whether a position goes into a value in which a stream has several rows."""
+        """True if a position goes into a value in which a stream has several rows."""
         constant = (n for n in self.graph.nodes if n not in self.moving and isinstance(self.runs.base.get(n), Tensor))
         users = (user for node in constant if self._axis(node) is not None for user in node.users)
         return self.rows_in is not None and any(self.met.has_several(user) for user in users)
 
     def _axis(self, node: fx.Node, alike: bool = False) -> int | None:
-        """Where the frames stand in a value that is a function of their numbers; None of any other value.
+        """The axis of frames of a value that is a function of the frame index; None for any other value.
 
-        Frames that are all `alike` are such where they are computed of numbers.
+        `alike` accepts frames that are all alike, as computed from positions.
         """
         here, there = self.runs.base[node], self.runs.longer[node]
         axes = growing_axes(here, there)
@@ -163,7 +163,7 @@ class _Positions:
     # --- numbers
 
     def _source(self, node: fx.Node, axis: int) -> fx.Node | None:
-        """A position that is made of a length: numbers in even steps, or a running sum of what is always the same."""
+        """A position made of a length: rows of a table, numbers in even steps, or a running sum of a constant."""
         if node.target is aten.slice.Tensor:
             return self._rows_of_table(node, axis)
         length, value = self.lengths.of(node, axis), self.runs.longer[node]
@@ -200,7 +200,7 @@ class _Positions:
         return self._insert(node, aten.index_select.default, table, axis, numbers)
 
     def _going_on(self, node: fx.Node, axis: int) -> fx.Node | None:
-        """A value that is looked up for the first frames, and goes on in even steps from these on."""
+        """A value that is looked up for the first frames, and goes on in even steps after them."""
         found, length = going_on(self.runs.longer[node], axis), self.lengths.of(node, axis)
         if found is None or length is None:
             return None
@@ -214,7 +214,7 @@ class _Positions:
             self.table = node, frames
 
     def _looked_up(self, node: fx.Node, stand_ins: dict[fx.Node, fx.Node]) -> None:
-        """Note how far the numbers go that `node` looks up by in a table, and hold them to it."""
+        """Record how many frames the table of a lookup `node` is for, and clamp its indices."""
         given = named_args(node)
         table = next((given[n] for n in ("weight", "self") if isinstance(given.get(n), fx.Node)), None)
         if node.target not in LOOKING_UP or table is None or table in stand_ins:
@@ -229,7 +229,7 @@ class _Positions:
                 stand_ins[index] = self._insert(node, aten.clamp.default, stand_ins[index], None, entries - 1)
 
     def _count_along(self, node: fx.Node, axis: int) -> None:
-        """Let a running sum of what is always the same, with rows, be the number of its frame."""
+        """Replace a running sum of a constant, with rows, by a counted position."""
         made, batch = self._source(node, axis), self.met.axis(node)
         if made is None or batch is None or axis == batch or self.runs.base[node].shape[batch] != self.met.count:
             return
@@ -239,7 +239,7 @@ class _Positions:
         node.target, node.args, node.kwargs = aten.alias.default, (laid_out,), {}
 
     def _steps(self, before: fx.Node, numbers: fx.Node, start: float, step: float, dtype: torch.dtype) -> fx.Node:
-        """As start + step * number; whole numbers are exact until the end."""
+        """`start` + `step` * `numbers`; integers are exact until the end."""
         whole = float(start).is_integer() and float(step).is_integer()
         if not whole:
             numbers = self._insert(before, aten._to_copy.default, numbers, dtype=dtype)
@@ -252,7 +252,7 @@ class _Positions:
         return numbers
 
     def _numbers(self, length: Length, before: fx.Node) -> fx.Node:
-        """The number of each frame of all rows, from 0: whole numbers of 64 bits."""
+        """The index of each frame of all rows, from 0, in int64."""
         if length.key not in self.numbers:
             rows = self._count_of_rows()
             after = length.node.next
@@ -272,7 +272,7 @@ class _Positions:
     # --- what is computed of them
 
     def _computed(self, node: fx.Node, axis: int) -> fx.Node | None:
-        """`node` of the frames of all rows; None where a frame of it depends on others than its own."""
+        """`node` on the frames of all rows; None if a frame of it depends on other frames."""
         timed = {n: a for n in node.all_input_nodes if (a := self._frames_axis(n)) is not None}
         if any(n not in self.of_rows and not self._is_alike(n, a) for n, a in timed.items()):
             return None
@@ -288,14 +288,14 @@ class _Positions:
         return self._mapped(node, axis, found, node)
 
     def _frames_axis(self, node: fx.Node) -> int | None:
-        """Where a value that is made of sizes has frames."""
+        """The axis of frames of a value made of sizes."""
         if node in self.axes or node in self.moving or not isinstance(self.runs.base[node], Tensor):
             return self.axes.get(node)
         axes = growing_axes(self.runs.base[node], self.runs.longer[node])
         return axes[0] if len(axes) == 1 else None
 
     def _repeated(self, node: fx.Node, axis: int, before: fx.Node) -> fx.Node | None:
-        """A value whose frames are all alike, with those of all rows; None where it cannot be made."""
+        """A value whose frames are all alike, with those of all rows; None if it cannot be made."""
         given = {n: a for n in node.all_input_nodes if (a := self._frames_axis(n)) is not None}
         if given:
             stand_ins = {n: self._repeated(n, a, before) for n, a in given.items()}
@@ -311,7 +311,7 @@ class _Positions:
         return self._insert(before, aten.add.Tensor, none, one)
 
     def _mapped(self, node: fx.Node, axis: int, stand_ins: Mapping[fx.Node, Any], before: fx.Node) -> fx.Node | None:
-        """`node` with other arguments, of any number of frames; None where it takes the length of the sequence."""
+        """`node` with other arguments, of any number of frames; None if it takes the length of the sequence."""
         given: Any = fx.node.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
         args, kwargs = given
         if node.target is aten.slice.Tensor and args[1] % self.runs.base[node].dim() == axis:
@@ -332,7 +332,7 @@ class _Positions:
     # --- where they meet rows
 
     def _meet(self, node: fx.Node, given: Sequence[fx.Node]) -> None:
-        """Let `node` take what stands for positions, if it repeats them along the batch as it broadcasts."""
+        """Let `node` take the replaced positions, if it repeats them along the batch as it broadcasts."""
         batch, rank = self.met.axis(node), self.runs.base[node].dim()
         if node.target not in REPEATING and not is_pointwise(node):
             return
@@ -351,12 +351,12 @@ class _Positions:
                 node.args = (laid_out, [-1 if a in (batch, time) else n for a, n in sizes])
 
     def _repeats_rows(self, node: fx.Node, batch: int | None) -> bool:
-        """Whether nothing but the batch is repeated."""
+        """True if nothing but the batch is repeated."""
         times: Any = node.args[1]
         return all(n == 1 for a, n in enumerate(times) if a != batch)
 
     def _laid_out(self, value: fx.Node, node: fx.Node, batch: int | None, rank: int) -> fx.Node | None:
-        """What stands for `value` with the rows in axis `batch` of a result of `rank` axes; None where another is."""
+        """The replacement of `value` with the rows in axis `batch` of `rank` axes; None if another axis is there."""
         flat, time, shape = self.of_rows[value], self.axes[value], self.runs.base[value].shape
         if batch is None:
             return flat
@@ -385,7 +385,7 @@ class _Positions:
         return self._for_each_row(laid_out, batch - min(places), node)
 
     def _for_each_row(self, laid_out: fx.Node, axis: int, node: fx.Node) -> fx.Node | None:
-        """Once for each of the rows that a stream has in `node`, where these stand; None where that is not told."""
+        """`laid_out` once for each row of a stream in `node`; None if their layout is unknown."""
         at = self.met.layout(node)
         if at is None or 1 not in (at.outer, at.inner):
             return None

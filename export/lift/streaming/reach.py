@@ -1,4 +1,4 @@
-"""How far operators reach over time, seen in a graph before it is run: how long the sequences of its runs must be."""
+"""The reach of operators over time, read from a graph to choose the length of the sequences that it is run on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RESHAPES = overloads("view _unsafe_view reshape expand")
 
 
 class Reach(NamedTuple):
-    """How far one result of an operator reaches: over so many frames, taken every `stride`; at least as many."""
+    """The reach of one result of an operator: at most `frames` frames more, taken every `stride`."""
 
     frames: int = 0
     stride: int = 1
 
 
 def may_be_time(value: Any, axis: int) -> bool:
-    """Whether the axis of a value, which may count from the end, can be time, or hold frames of it."""
+    """True if an axis of a value, which may count from the end, can be time, or hold frames of it."""
     if not isinstance(value, fx.Node):
         return False
     known = value.meta.get("val")
@@ -31,8 +31,9 @@ def may_be_time(value: Any, axis: int) -> bool:
 
 
 def makes_frames(node: fx.Node, given: fx.Node) -> bool:
-    """Whether the frames of what `node` makes can be others by what it is given: not by a number of frames that are
-    padded or cut off, nor by the number that there are.
+    """True if the argument `given` can change the frames of the result of `node`.
+
+    A number of frames to pad or cut cannot, nor can the value's number of frames.
     """
     size, source = given.meta.get("val"), next(iter(node.args), None)
     if not isinstance(size, torch.SymInt) or not isinstance(source, fx.Node) or given is source:
@@ -45,7 +46,7 @@ def makes_frames(node: fx.Node, given: fx.Node) -> bool:
 
 
 def has_a_window_for_each_frame(node: fx.Node) -> bool:
-    """Whether `node` gives windows of a value that is padded so that there is one for each frame, however few."""
+    """True if `node` gives windows of a value that is padded so that each frame has one, however few."""
     if node.target is not aten.unfold.default:
         return False
     padded, dim, size, _ = args_of(node)
@@ -57,6 +58,6 @@ def has_a_window_for_each_frame(node: fx.Node) -> bool:
 
 
 def _is_of_any_length(graph: fx.Graph) -> bool:
-    """Whether sizes that are numbers are never time: torch.export knows which are not."""
+    """True if time has a symbolic size, so that integers are never time."""
     values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
     return any(sum(type(size) is not int for size in v.shape) > 1 for v in values if isinstance(v, Tensor))

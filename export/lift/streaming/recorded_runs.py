@@ -1,4 +1,4 @@
-"""The values of every node of a graph in three runs: what rules read sizes from, and values made of sizes alone."""
+"""The values of every node of a graph in three runs, from which rules read sizes and values made of sizes."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class RecordedRuns:
         return self.base, self.longer, self.other_batch
 
     def number(self, argument: Any) -> int | None:
-        """A number, or what a node gives at both lengths; None where that is not the same."""
+        """A number, or a node's value at both lengths; None if these differ."""
         if not isinstance(argument, fx.Node):
             return int(argument)
         value = self.base[argument]
         return int(value) if value == self.longer[argument] else None
 
     def number_of(self, argument: Any) -> float | None:
-        """A number of any kind, as `number` has whole ones."""
+        """A number of any kind, as `number` has integers."""
         if not isinstance(argument, fx.Node):
             return float(argument)
         value = self.base[argument]
         return float(value) if value == self.longer[argument] else None
 
     def grows(self, node: fx.Node) -> bool:
-        """Whether `node` is a number that grows with the length of the sequence."""
+        """True if `node` is a number that grows with the length of the sequence."""
         value = self.base.get(node)
         return isinstance(value, int) and value != self.longer[node]
 
@@ -62,7 +62,7 @@ class RecordedRuns:
 def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int, least: int = 0) -> RecordedRuns:
     """Run `module` over a multiple of `unit` frames beyond `receptive_field`, and of at least `least`.
 
-    Raises LiftError where it does not take them, or where all of its values are too large to be kept.
+    Raises LiftError if it does not take them, or if all of its values are too large to be kept.
     """
     frames = unit * max(math.ceil(receptive_field / unit) + MARGIN, math.ceil(least / unit))
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)

@@ -1,15 +1,15 @@
-"""Padding over time whose frames are the sequence's own: reflected at its ends, or the first and last one repeated.
+"""Boundary padding over time by the sequence's own frames, reflect or replicate, filled in where a window reads it.
 
-Frame j of the padded sequence w is, with `left` frames before the sequence, and q the place of its last frame in w:
+Frame j of the padded sequence w is, with `left` frames before the sequence, and q the index of its last frame in w:
 
     mode        j < left          j > q
     reflect     w[2 left - j]     w[2 q - j]
     replicate   w[left]           w[q]
 
-The frames before are known once the ones that they repeat are there, those behind once the sequence has ended. A window
-over w that is as wide as what is repeated has them in its own frames: so they are put in where a window reads them, by
-numbers of frames that are computed from the place in the stream, and the padding itself moves nothing. What is not read
-by a window is read by one of a single frame.
+The frames before are known once the frames that they repeat are there, those behind once the sequence has ended. A wide
+enough window over w contains the repeated frames. So the padding is filled in where a window reads it, by frame indices
+computed from the position in the stream, and the padding itself moves nothing. Padding that no window reads is read by
+one of a single frame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rnn_export.export.lift.streaming.time_axis import Mirrors, TimeAxisInfo
 def mirrored(
     context: StreamingContext, value: fx.Node, size: int, stride: int, before: fx.Node
 ) -> tuple[fx.Node, TimeAxisInfo]:
-    """`value`, of the history that a window needs, with its mirrors in it; and what is known of the window's result."""
+    """`value` with a window's history and its boundary padding filled in, and the info of the window's result."""
     info = context.timed(value)
     mirrors = info.mirrors
     assert mirrors is not None
@@ -56,7 +56,7 @@ def mirrored(
 
 
 def settled(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
-    """`value` with its mirrors in it; as it is where it has none."""
+    """`value` with its boundary padding filled in, if any."""
     if context.timed(value).mirrors is None:
         return value
     filled, info = mirrored(context, value, 1, 1, before)
@@ -64,7 +64,7 @@ def settled(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.No
 
 
 def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
-    """`value` with the frames before the sequence, where those that they repeat are there."""
+    """`value` with the padding before the sequence, once the repeated frames are there."""
     info, runs, call = context.timed(value), context.runs, context.graph.call_function
     axis, behind = info.layout.axis, (info.lag or 0) + info.history
     with context.graph.inserting_before(before):
@@ -97,7 +97,7 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
 
 
 def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
-    """`value` with the frames after the sequence, once it has ended."""
+    """`value` with the padding after the sequence once it has ended."""
     info, call = context.timed(value), context.graph.call_function
     own = is_own(context, value, before, -mirrors.left, mirrors.inner)
     frames, size = torch.arange(context.frames_in_step(value)), info.layout.inner
@@ -121,7 +121,7 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
 
 
 def _taken(context: StreamingContext, value: fx.Node, source: fx.Node) -> fx.Node:
-    """The frames of `value` that `source` numbers, for each row; at the insertion point."""
+    """The frames of `value` at indices `source`, for each row; at the insertion point."""
     call = context.graph.call_function
     # Not expand_as: of a sequence of any length its size would follow from values.
     zeros = call(aten.zeros_like.default, (value,), {"dtype": torch.int64})

@@ -1,4 +1,4 @@
-"""What a rule is, what it reads and writes, and the table of rules by operator."""
+"""Streaming rules, their context, and the table of rules by operator."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from rnn_export.export.lift.streaming.time_axis import (
 
 
 class StreamingContext:
-    """A graph of whole sequences that becomes one of a stream, and what is known of its nodes.
+    """A graph of whole sequences that becomes one of a stream, and the info of its nodes.
 
     Attributes:
         module: (inputs..., states...) -> (outputs..., next states...).
         chunk: frames of the input in one step.
-        info: by node, what is known of its frames; those of the inputs are there from the beginning.
-        own_states: the nodes of the states that the model has itself; `states` are those that the pass adds.
+        info: what is known of each node's frames; that of the inputs is there from the beginning.
+        own_states: the nodes of the model's own states; `states` are those that the pass adds.
         sizes: the numbers made of the length of the sequence.
-        from_input: the nodes with the values of inputs in them, not only their shapes; so `from_states`.
-        length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
-        lengths: how many frames each value has of a sequence.
-        after_end: by a node that holds what stands after the end of a sequence, what it is before.
+        from_input: the nodes that depend on values of inputs, not only on shapes; so `from_states`.
+        length_of_piece: by number that is a sequence length plus a constant, the length alone.
+        lengths: the number of frames of each value.
+        after_end: by node with padding after the end filled in, the node without it.
         carried: the nodes that take a state on from frame to frame.
     """
 
@@ -63,7 +63,7 @@ class StreamingContext:
         chunk: int,
         taken: Collection[str] = (),
     ) -> None:
-        """`model` names layers by their paths; `inputs` is what is known of each; no state gets a `taken` name."""
+        """`model` names layers by their paths; `inputs` has the info of each; no state gets a `taken` name."""
         self.module, self.graph, self.runs, self.rows, self.chunk = module, module.graph, runs, rows, chunk
         nodes = placeholders(self.graph)
         self.inputs, self.own_states = nodes[: len(inputs)], nodes[len(inputs) :]
@@ -95,25 +95,25 @@ class StreamingContext:
         return isinstance(node, fx.Node) and isinstance(self.info.get(node), TimeAxisInfo)
 
     def time_axis(self, node: Any) -> int | None:
-        """The axis of time of a value in which nothing else stands in that axis before it."""
+        """The time axis of a value, if no other axis is merged in front of time."""
         if not self.is_timed(node):
             return None
         layout = self.timed(node).layout
         return layout.axis if layout.outer == 1 else None
 
     def has_time_along(self, node: Any, dim: int) -> bool:
-        """Whether axis `dim` of a tensor, which may count from the end, is its axis of time."""
+        """True if axis `dim` of a tensor, which may count from the end, is its axis of time."""
         axis = self.time_axis(node)
         return axis is not None and axis == dim % self.rank(node)
 
     def time_among_last(self, node: fx.Node, axes: int) -> int | None:
-        """Which of the last `axes` axes of a tensor is its axis of time; None for another one."""
+        """The index of the time axis among the last `axes` of a tensor; None for another one."""
         axis = self.time_axis(node)
         place = -1 if axis is None else axis - (self.rank(node) - axes)
         return place if place >= 0 else None
 
     def is_moving(self, node: fx.Node) -> bool:
-        """Whether a value changes with the frames of the input."""
+        """True if a value changes with the frames of the input."""
         return isinstance(self.info.get(node), TimeAxisInfo | LastFrame | FirstFrames)
 
     def frames_in(self, node: fx.Node) -> int:
@@ -134,7 +134,7 @@ class StreamingContext:
         return max(found, key=lambda i: i.steps, default=None)
 
     def lag_after(self, first: FirstFrames | None, rate: Fraction) -> int | None:
-        """The least lag of frames, so many for each of the input, that meet `first`; None where they meet none."""
+        """The least lag of frames of `rate` that meet `first`; None without `first`."""
         return None if first is None else int(first.steps * self.chunk * rate)
 
     def unsupported_argument(self, node: fx.Node) -> Unsupported | None:
@@ -142,11 +142,11 @@ class StreamingContext:
         return next((i for n in values_of(node) if isinstance(i := self.info.get(n), Unsupported)), None)
 
     def is_constant(self, node: fx.Node) -> bool:
-        """Whether a value is made of weights and sizes alone."""
+        """True if a value is made of weights and sizes alone."""
         return node not in self.from_input and node not in self.from_states
 
     def is_computed(self, node: Any) -> bool:
-        """Whether a value depends on the input, other than by way of a state."""
+        """True if a value depends on the input, other than by way of a state."""
         moves = self.is_moving(node) or isinstance(self.info.get(node), Unsupported)
         return moves or (node in self.from_input and node not in self.from_states)
 
@@ -156,7 +156,7 @@ class StreamingContext:
         return self.runs.longer_frames - self.runs.frames
 
     def frames_in_step(self, node: fx.Node) -> int:
-        """How many frames a step has of a value, those before it among them."""
+        """The number of frames of a value in a step, with its history."""
         info = self.timed(node)
         return int(self.chunk * info.rate) + info.history
 
@@ -168,7 +168,7 @@ class StreamingContext:
             return self.graph.call_function(operator, args)
 
     def stand_in(self, new: fx.Node, like: fx.Node, info: Info) -> fx.Node:
-        """Give a new node the recorded values and the place of `like`: over a whole sequence it is the same."""
+        """Give a new node the recorded values and source location of `like`, equal over a whole sequence."""
         self.info[new] = info
         new.meta = meta_of(like)
         self.rows.info[new] = self.rows.of(like)
@@ -195,7 +195,7 @@ class StreamingContext:
             return self.graph.get_attr(name)
 
     def forget_end(self) -> None:
-        """Whatever stands after the end of a sequence, no result has it: the graph goes on without."""
+        """Remove the padding after the end of a sequence from the graph, as no result has it."""
         idle = []
         for filled, node in self.after_end.items():
             filled.replace_all_uses_with(node)
@@ -220,17 +220,17 @@ Apply = Callable[[StreamingContext, fx.Node], NodeInfo]
 
 @dataclass(frozen=True)
 class Rule:
-    """How operators that move or carry frames go into a stream: call it with the context and a node.
+    """The rule of operators that move or carry frames: call it with the context and a node.
 
-    It rewrites the graph around the node, and gives what is then known of the frames of its result. Raises LiftError
-    where a stream cannot have it.
+    It rewrites the graph around the node, and returns the info of its result. Raises LiftError if a stream cannot have
+    it.
 
     Attributes:
         apply: the function.
         operators: the targets of the nodes that it is for; of a node that calls a module, the class of the module.
-        reach: of a node, for the length of the sequences that the model is recorded on.
-        takes_unsupported: whether it deals itself with arguments that a stream cannot have.
-        takes_mirrors: and with those whose first and last frames are not there yet.
+        reach: the reach of a node, for the length of the sequences that the model is recorded on.
+        takes_unsupported: True if it handles arguments that a stream cannot have.
+        takes_mirrors: True if it handles boundary padding that is not filled in yet.
     """
 
     apply: Apply
@@ -257,7 +257,7 @@ def rule(
 
 
 def rules_of(families: Sequence[ModuleType]) -> Rules:
-    """The rules that stand in some modules, by operator; raises ValueError where an operator has two."""
+    """The rules in some modules, by operator; raises ValueError if an operator has two."""
     rules: dict[Any, Rule] = {}
     for found in (value for family in families for value in vars(family).values() if isinstance(value, Rule)):
         for target in found.operators:

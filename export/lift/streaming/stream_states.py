@@ -1,4 +1,4 @@
-"""The states that the pass adds to a graph: names, layouts, inputs, next values, and what holds them still at first."""
+"""The states that the pass adds to a graph: names, layouts, inputs, next values, and their hold during warm-up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Names:
         self.given = set(taken)
 
     def layer(self, node: fx.Node) -> str:
-        """The path of the layer that a recurrent op is, and its place in the stack."""
+        """The path of a recurrent op's layer, and its index in the stack."""
         path = next((p for p in reversed(paths_of(node)) if p in self.stacks), None)
         if path is None:
             return self.unused(path_of(node))
@@ -132,19 +132,20 @@ class OneRowLayout:
         return value.reshape(1, *value.shape[front:])
 
     def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
-        """As of `StateLayout`."""
+        """As in `StateLayout`."""
         return graph.call_function(aten.reshape.default, (state, list(like.shape)))
 
     def state_of(self, graph: fx.Graph, value: fx.Node, row: Sequence[int]) -> fx.Node:
-        """As of `StateLayout`."""
+        """As in `StateLayout`."""
         return graph.call_function(aten.reshape.default, (value, [1, *row]))
 
 
 @dataclass(frozen=True)
 class LiftedState:
-    """A state that lifting found: `initial` is the row that every stream starts from, without a batch axis.
+    """A lifted state: `initial` is the row that every stream starts from, without a batch axis.
 
-    `kind` is what it is, "layer", "loop", "frames", "counter", "buffer" or "argument", and `why` why it is there.
+    `kind` is "layer", "loop", "scan", "frames", "counter", "buffer", "attribute", "argument" or "packed"; `why` is
+    the reason.
     """
 
     name: str
@@ -154,7 +155,7 @@ class LiftedState:
 
     @property
     def reason(self) -> str:
-        """What it holds, in a few words."""
+        """Its content, in a few words."""
         layer, _, letter = self.name.rpartition(".")
         return f"{letter} of the layer {layer}" if self.kind == "layer" and layer else self.why
 
@@ -169,8 +170,8 @@ class _Added:
 class States:
     """New states of one graph, in the order of its new inputs.
 
-    `held_frames` of the input go in before all of a step is as in any later one; what a call of several steps counts
-    frame by frame is not among them.
+    After `held_frames` input frames no state is held any longer; counters that a call of several steps adds each frame
+    to are not among them.
     """
 
     def __init__(self, graph: fx.Graph, names: Names, rows: Rows) -> None:
@@ -189,8 +190,8 @@ class States:
     ) -> fx.Node:
         """The value of a new state, in the layout of the graph, read `before` a node.
 
-        `initial` is what it starts from for batches of BATCH and of OTHER_BATCH, with rows where `layout_of` has them.
-        Raises LiftError where rows start from different values, or cannot be told apart.
+        `initial` has its initial values for batches of BATCH and of OTHER_BATCH, with rows where `layout_of` has them.
+        Raises LiftError if rows start from different values, or cannot be told apart.
         """
         value, other = initial
         layout = self._layout(layout_of, value, other)
@@ -235,7 +236,7 @@ class States:
         return StateLayout.of(value, AxisLayout(axes[0], outer, inner))
 
     def set_next(self, own: fx.Node, value: fx.Node, input_lag: Fraction = Fraction(0)) -> None:
-        """`value` is the next value of the state `own`, once `input_lag` frames of the input went in."""
+        """Make `value` the next value of state `own`, once `input_lag` frames of the input went in."""
         added = self._added[own]
         # All of it stands before the next node of the graph, in order.
         with self.graph.inserting_before(value.next):
@@ -249,7 +250,7 @@ class States:
         return self.graph.call_function(aten.where.self, (self.after_frames(input_lag, rank), new, old))
 
     def after_frames(self, input_lag: Fraction, rank: int) -> fx.Node:
-        """Whether `input_lag` frames of the input went in, (B, 1, ...) of `rank` axes; at the insertion point."""
+        """True once `input_lag` input frames went in, (B, 1, ...) of `rank` axes; at the insertion point."""
         self.held_frames = max(self.held_frames, input_lag)
         ready = self.graph.call_function(aten.ge.Scalar, (self._counted(input_lag), float(input_lag)))
         return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
@@ -263,7 +264,7 @@ class States:
         return self._counter[1]
 
     def seen_frames(self, most: Fraction) -> fx.Node:
-        """The frames of the input that went in before this step, (B, 1): at least `most` once so many did."""
+        """The number of input frames before this step, (B, 1): at least `most` once so many went in."""
         self._counts_each = True
         return self._counted(most)
 
@@ -280,7 +281,7 @@ class States:
         return None if self._past_end is None else self._past_end[0]
 
     def forget_end(self) -> None:
-        """Take `past_end` out of the graph, where nothing reads it."""
+        """Take `past_end` out of the graph, if nothing reads it."""
         if self._past_end is not None:
             name, node = self._past_end
             self.found = [state for state in self.found if state.name != name]
@@ -290,9 +291,9 @@ class States:
             self.graph.erase_node(node)
 
     def for_each_row(self, by_row: fx.Node, value: fx.Node, run: Tensor, other: Tensor) -> fx.Node:
-        """`by_row` (B, 1), with an axis of 1 for each of `value` but that of its rows; at the insertion point.
+        """`by_row` (B, 1), shaped to broadcast with `value` along its rows; at the insertion point.
 
-        `run` and `other` are what `value` is for batches of BATCH and of OTHER_BATCH.
+        `run` and `other` are `value` for batches of BATCH and of OTHER_BATCH.
         """
         rank = run.dim()
         if self.rows.alone:
@@ -312,7 +313,7 @@ class States:
     def next_values(self, chunk: int, fed: tuple[fx.Node, int, int]) -> list[fx.Node]:
         """The next value of every state, after a step of `chunk` frames; at the graph's insertion point.
 
-        `fed` is an input with its axis of time, and how many axes it has.
+        `fed` is an input, its axis of time, and its number of axes.
         """
         if self._counter is not None:
             name, seen = self._counter

@@ -1,4 +1,4 @@
-"""The pass itself: one node after the other, each by its rule, then the outputs brought to one delay."""
+"""The streaming pass: it applies the rule of each node, then brings the outputs to one delay."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ NAMED = 4
 
 @dataclass(frozen=True)
 class Streamed:
-    """What became of a graph.
+    """The result of the pass.
 
     Attributes:
         states: in the order of the graph's new inputs.
         delay: frames of the input that go by before the first of an output.
         rates: frames of each output for each frame of the input.
-        lengths: of each output, as in its contract; empty where nothing is left at the end of a sequence.
-        end: the name of the state that counts the frames after the end of a sequence, where one is needed.
-        step: the graph of a step, with what stands after the end; None where nothing does.
-        shortest: the fewest frames of a sequence of which a stream gives what the graph does.
+        lengths: of each output, as in its contract; empty if nothing is left at the end of a sequence.
+        end: the name of the state that counts the frames after the end of a sequence, if one is needed.
+        step: the graph of a step with padding after the end; None without padding.
+        shortest: the fewest frames of a sequence for which a stream equals the graph.
         moved_by_call: the states of the model's own, by number, that a call moves, however many frames it has.
-        at_once: whether one call may take all frames once the delay is over: nothing is held still any longer then.
+        at_once: True if one call may take all frames once the delay is over: no state is held any longer then.
     """
 
     states: Sequence[LiftedState]
@@ -63,7 +63,7 @@ class Streamed:
 
 
 def unchanged(states: Sequence[LiftedState], outputs: int) -> Streamed:
-    """A graph that is a step as it is."""
+    """The result if a graph is a step."""
     return Streamed(states, 0, [Fraction(1)] * outputs, [()] * outputs)
 
 
@@ -103,7 +103,7 @@ def _moved_by_call(context: StreamingContext, next_values: Sequence[fx.Node]) ->
 
 
 def _is_same(context: StreamingContext, old: fx.Node, new: fx.Node) -> bool:
-    """Whether a state comes back as it went in: its entries moved about, to where they were."""
+    """True if a state comes back as it went in: its entries moved there and back at most."""
     node = new
     while node is not old:
         if node.target not in MOVING or len(node.all_input_nodes) != 1:
@@ -113,7 +113,7 @@ def _is_same(context: StreamingContext, old: fx.Node, new: fx.Node) -> bool:
 
 
 def _is_of_calls(context: StreamingContext, old: fx.Node, new: fx.Node) -> bool:
-    """Whether anything but what carries a state from frame to frame takes it, or makes the next one of its results."""
+    """True if nodes other than those that carry a state from frame to frame read it, or make its next value."""
     reached = {old}
     for node in context.graph.nodes:
         if node not in context.carried and not reached.isdisjoint(values_of(node)):
@@ -178,7 +178,7 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
 
 
 def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:
-    """The lengths of an output, those of one period that every stride divides; none where it has no frames."""
+    """The lengths of an output over one period that every stride divides; empty if it has no frames."""
     if not context.is_timed(node):
         return []
     info = context.timed(node)
@@ -186,7 +186,7 @@ def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:
 
 
 def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int], delay: int) -> tuple[int, ...]:
-    """`found` by its shortest period; none where they are what a delay leaves."""
+    """`found` by its shortest period; empty if it is as a delay leaves it."""
     if not found:
         return ()
     info = context.timed(node)
@@ -200,9 +200,9 @@ def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int],
 
 
 def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> bool:
-    """Whether an output has frames at the end of some sequence that its lag does not let it have.
+    """True if an output has frames at the end of some sequence that its lag does not let it have.
 
-    What was at a lower rate on its way is known a whole period of that rate at a time.
+    A value once at a lower rate is known a whole period of that rate at a time.
     """
     if not found:
         return False
@@ -214,7 +214,7 @@ def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> boo
 
 
 def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
-    """A copy of the graph with what stands after the end of a sequence; the graph itself loses it."""
+    """A copy of the graph with the padding after the end, which the graph loses; None without."""
     if not context.after_end:
         return None
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -229,7 +229,7 @@ def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
 
 
 def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> Fraction:
-    """How many frames of the input an output is late."""
+    """The lag of an output, in frames of the input."""
     info = context.info.get(node)
     if not isinstance(info, TimeAxisInfo):
         if axis is not None:
@@ -257,7 +257,7 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
 
 
 def _is_of_end(context: StreamingContext, node: fx.Node) -> bool:
-    """Whether a value without frames is made of the last one of a value whose last frames only the end gives."""
+    """True if a value without frames is made of a value whose last frames only the end gives."""
     made_of = sources_of(node, lambda n: [] if context.is_timed(n) else values_of(n))
     return any(context.is_timed(n) and _outlasts(context, n, _lengths(context, n)) for n in made_of)
 
@@ -276,7 +276,7 @@ def _timed(infos: NodeInfo) -> list[TimeAxisInfo]:
 
 
 def _strides(context: StreamingContext) -> str:
-    """The operators that make one frame of several, each with its place."""
+    """Operators that make one frame of several, with source locations."""
     found, units = dict[str, None](), dict[fx.Node, int]()
     for node in context.graph.nodes:
         before = math.lcm(*(units[n] for n in node.all_input_nodes))
@@ -297,7 +297,7 @@ def _delay_output(context: StreamingContext, node: fx.Node, delay: int, before: 
 
 
 def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
-    """The next value of a state that the model has itself; at the graph's insertion point."""
+    """The next value of a model's own state; at the graph's insertion point."""
     info = context.info.get(new)
     lag = info.input_lag if isinstance(info, TimeAxisInfo | LastFrame) else Fraction(0)
     if isinstance(info, FirstFrames):
@@ -308,7 +308,7 @@ def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
 
 
 def _clean(module: fx.GraphModule, length_of_piece: Mapping[fx.Node, fx.Node]) -> None:
-    """Lengths become those of a piece, and what only repeats a value goes."""
+    """Use lengths of a chunk, and remove nodes that only repeat a value."""
     graph = module.graph
     for node, length in length_of_piece.items():
         node.replace_all_uses_with(length)

@@ -1,4 +1,4 @@
-"""What is known of the frames of a value: where they stand, which of them a step has, or why a stream cannot."""
+"""The info of a value's frames: their axis, the frames that a step has, or why a stream cannot have them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rnn_export.export.lift.ir.source_location import place_of
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Frames of its own that a sequence has before its first and after its last one: `left` and `right` of them.
+    """Boundary padding by a sequence's own frames: `left` before its first frame, `right` after its last.
 
-    `mode` is "reflect" or "replicate" (`reflect_padding`). `right` is the most of them, where that changes with the
-    length; `inner` is the sequence without them.
+    `mode` is "reflect" or "replicate" (`reflect_padding`). `right` is the most, if it changes with the length; `inner`
+    is the sequence without the padding.
     """
 
     mode: str
@@ -27,7 +27,7 @@ class Mirrors:
     inner: fx.Node
 
     def reach(self, frames: int) -> int:
-        """How far the first of `frames` such frames is from the one that it repeats."""
+        """The distance of the first of `frames` such frames from the one repeated."""
         return 2 * frames if self.mode == "reflect" else frames
 
 
@@ -57,13 +57,13 @@ class TimeAxisInfo:
         x[:, 4:] + conv of size 3 on x           1      4   the convolution waits for 2 frames, its slack
 
     Attributes:
-        layout: where the frames stand.
+        layout: the layout of the frames.
         rate: frames for each frame of the input.
-        lag: how late its frames are; None for a value whose frames are all alike, at any time.
+        lag: the delay of its frames; None for a value whose frames are all alike, at any time.
         history: frames at the front of each step that the step before had too. Negative for the argument of a window
             with a stride that leaves out the first frames of a step.
-        slack: how much of the lag is waiting alone, for others or for a whole step.
-        mirrors: what its first and last frames should be, which are not there yet.
+        slack: the part of the lag that is waiting alone, for others or for a whole step.
+        mirrors: the boundary padding that is not filled in yet.
     """
 
     layout: AxisLayout
@@ -103,7 +103,7 @@ class TimeAxisInfo:
         return replace(self, lag=self.lag or 0)
 
     def delayed(self, frames: int) -> TimeAxisInfo:
-        """After waiting for `frames` frames."""
+        """The value, `frames` frames later."""
         return replace(self, lag=(self.lag or 0) + frames, slack=self.slack + frames)
 
     def windowed(self, size: int, stride: int) -> tuple[TimeAxisInfo, int]:
@@ -146,7 +146,7 @@ NodeInfo = Info | list[Info]
 
 
 def refusal(node: fx.Node, reason: str) -> LiftError:
-    """The error that says where in the model, and why."""
+    """A LiftError with source location and reason."""
     return LiftError(f"{place_of(node)}: {reason}")
 
 
@@ -155,7 +155,7 @@ STRIDED = ("conv", "max_pool", "avg_pool", "unfold", "slice")
 
 
 def stride_of(node: fx.Node) -> str:
-    """What makes one frame of several, as PyTorch's users call it."""
+    """The PyTorch name of what makes one frame of several."""
     if node.op == "call_module":
         return "frames of one iteration of the loop"
     name = stands_for(node)

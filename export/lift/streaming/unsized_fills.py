@@ -1,4 +1,4 @@
-"""Tensors of one number that are as large as what they meet: broadcast, they need no size that nobody can bound."""
+"""Tensors filled with one number and sized like what they meet: broadcast, they need no unbounded size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 
 def broadcast_fills(module: fx.GraphModule, runs: RecordedRuns) -> bool:
-    """Let each tensor of one number be of one entry, where all that take it broadcast it; whether there were any."""
+    """Shrink each tensor of one number to one entry, if all its users broadcast it; True if there were any."""
     found = [
         node for node in module.graph.nodes if _is_sized(node) and all(_broadcasts(u, node, runs) for u in node.users)
     ]
@@ -30,7 +30,7 @@ def _is_sized(node: fx.Node) -> bool:
 
 
 def _broadcasts(user: fx.Node, fill: fx.Node, runs: RecordedRuns) -> bool:
-    """Whether what `user` gives has the shape of another tensor that it takes."""
+    """True if the result of `user` has the shape of another of its tensors."""
     if user.op != "call_function" or not is_pointwise(user):
         return False
     others = [n for n in user.all_input_nodes if n is not fill and isinstance(runs.base[n], Tensor)]

@@ -1,4 +1,4 @@
-"""The graph of a model at one length, in which a Python loop over time is written out."""
+"""The graph of a model at one length, in which a Python loop over time is unrolled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS, OTHER_ROWS = 3, 2
 
 
 def fixed_graph(module: BatchFirst, frames: int) -> fx.GraphModule:
-    """`module` over `frames` frames, for any batch; the tables that it makes of the length are looked up."""
+    """`module` over `frames` frames, for any batch; tables that it makes of the length are looked up."""
     sample = module.sample(ROWS, frames)
     graph = flat_graph(module, sample, module.dynamic(False), False)
     _leave_out_empty(graph)
@@ -23,7 +23,7 @@ def fixed_graph(module: BatchFirst, frames: int) -> fx.GraphModule:
 
 
 def _leave_out_empty(module: fx.GraphModule) -> None:
-    """What is joined without any entries, as a context of no frames is, is left out, in place."""
+    """Remove empty tensors, such as a context of no frames, from joins, in place."""
     for node in [n for n in module.graph.nodes if n.target is aten.cat.default]:
         pieces, dim = list(args_of(node)[0]), [*args_of(node), 0][1]
         values = [piece.meta.get("val") for piece in pieces]

@@ -1,4 +1,4 @@
-"""A model's own loop over time rolled up, from its graphs at two lengths, and what stands around it."""
+"""Folds a model's own loop over time, and the graph around it, from its graphs at two lengths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_BETWEEN = 64
 
 
 def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
-    """The loop rolled up, from its graph at the shorter of two lengths; raises LiftError where it cannot be."""
+    """The loop rolled up, from its graph at the shorter of two lengths; raises LiftError if it cannot be."""
     rolled, counts = _rolled(module, short, lengths)
     rewrite_for_any_length(module, rolled, lengths[0])
     if (counts or counts_iterations(rolled)) and is_right(module, rolled, FAR) is False:
@@ -32,7 +32,7 @@ def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, i
 
 
 def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> tuple[fx.GraphModule, bool]:
-    """And whether numbers of it are read from sequences that are counted."""
+    """The rolled graph, and True if it reads counted sequences."""
 
     def unrolled(frames: int) -> fx.GraphModule:
         graph = fixed_graph(module, frames)
@@ -66,7 +66,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
 
 
 def rewrite_for_any_length(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
-    """What is windows over time written as these, in place, in a graph whose sizes torch does not know any more.
+    """Rewrite operators that are windows over time as windows, in place, in a graph whose sizes torch has lost.
 
     `frames` is a length that the model takes.
     """

@@ -1,4 +1,4 @@
-"""Frames far behind those that a loop was traced over, where the code may do something else: `if t % 300 == 299`."""
+"""Checks a folded loop on long runs, where the code may do something else: `if t % 300 == 299`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ COUNT = (
 
 
 def refuse_far_ways(module: BatchFirst, rolled: fx.GraphModule, frames: int, stride: int) -> tuple[str, ...]:
-    """Hold a loop rolled up from `frames` frames to the model, as far as the numbers of its code that meet a count go.
+    """Compare a loop rolled up from `frames` frames to the model, up to the numbers that counts in its code meet.
 
-    `stride` divides the lengths that the model takes. Gives what is to be said of numbers that are too far. Raises
-    BoundedAxis where the model fails before, or does something else.
+    `stride` divides the lengths that the model takes. Returns warnings about numbers that are too far. Raises
+    BoundedAxis if the model fails before, or does something else.
     """
     ends, weights = module.flat.max_frames, sum(p.numel() for p in module.parameters())
     most = min(MOST, ends or MOST, WORK_TIMES * WORK // max(weights, 1)) // stride * stride
@@ -48,7 +48,7 @@ def refuse_far_ways(module: BatchFirst, rolled: fx.GraphModule, frames: int, str
 
 
 def _numbers(module: BatchFirst, frames: int) -> list[CountedNumber]:
-    """Those of the code, and products of two of which one divides: `t // 10 % 40`, `t * 0.01 > 4`."""
+    """Numbers in the code, and products of two if one divides: `t // 10 % 40`, `t * 0.01 > 4`."""
 
     def run() -> None:
         with torch.no_grad():
@@ -70,7 +70,7 @@ def _length(number: CountedNumber, stride: int) -> int:
 def _refuse(
     module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, int], numbers: Sequence[CountedNumber]
 ) -> None:
-    """Raise BoundedAxis: the graph is the model over the first length, and not over the second."""
+    """Raise BoundedAxis: the graph is right over the first length, and wrong over the second."""
     right, wrong = lengths
     while wrong - right > 1:
         middle = (wrong + right) // 2

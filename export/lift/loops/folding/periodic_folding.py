@@ -1,4 +1,4 @@
-"""Loops that do the same again every so many frames: their period, and such a loop rolled up."""
+"""Finds the period of loops that repeat every few frames, and folds such loops."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MANY = 12
 
 
 def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
-    """After how many frames one more does and gives the same again; None where every frame does, or none.
+    """The number of frames after which a loop repeats; None if every frame does, or none.
 
-    Unless it is `thorough`, what the first `SEEN` do is taken for what all of them do, and each must give as many.
+    Unless `thorough`, None if the first `SEEN` frames are alike, or add different numbers of output frames.
     """
     added: list[Counter[str]] = []
     last = _done(module, BEGINNING)
@@ -51,7 +51,7 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
 
 
 def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
-    """How often each operator is called in a run, and how many frames each output has; None where the model fails."""
+    """The number of calls of each operator in a run, and of frames of each output; None if the model fails."""
     try:
         found = operators(module, frames, with_numbers=True)
         with torch.no_grad():
@@ -64,7 +64,7 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
 
 
 def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
-    """Whether each `frames` frames more do as much more, and one more within them nothing: pieces of so many."""
+    """True if the model calls more operators for each segment of `frames` frames, and no more within one."""
     few = min(2, frames)  # a single one is multiplied otherwise
     tried = (few, frames, frames + few, 2 * frames)
     done = [_done(module, MANY * frames + n) for n in tried]
@@ -74,9 +74,9 @@ def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
 
 
 def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, int]) -> tuple[fx.GraphModule, int]:
-    """The model's loop rolled up, its iterations whole periods, and a length from which on it is right.
+    """The model's loop rolled up into iterations of whole periods, and a length from which on it is right.
 
-    Raises LiftError where it cannot be.
+    Raises LiftError if it cannot be.
     """
     reason, traced = cannot_roll("its frames are not computed alike"), cache(lambda frames: fixed_graph(module, frames))
     for few, more, turns in _lengths(traced, period):
@@ -110,7 +110,7 @@ def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, in
 
 
 def _lengths(traced: Callable[[int], fx.GraphModule], period: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Two lengths, a period apart, and how many frames the loop takes of both."""
+    """Two lengths a period apart, and the frames that the loop takes of both."""
     if period <= LONGEST and (found := _whole_periods(traced, period)) is not None:
         yield found
         return
@@ -121,7 +121,7 @@ def _lengths(traced: Callable[[int], fx.GraphModule], period: int) -> Iterator[t
 
 
 def _whole_periods(traced: Callable[[int], fx.GraphModule], period: int) -> tuple[int, int, tuple[int, int]] | None:
-    """Of a loop that takes fewer frames than the input has, or at another rate, and whole periods of its own."""
+    """`_lengths` of a loop over fewer frames than the input, or at another rate, in whole periods of its own."""
     counts = cache(lambda frames: loops_of(copied(traced(frames))))
     for few in range(COPIES * period, (2 * COPIES + 1) * period):
         more = few + period

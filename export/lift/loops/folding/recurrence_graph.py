@@ -1,4 +1,4 @@
-"""Passes over the sequence whose values show linear recurrences, as a graph of any length that has these."""
+"""A graph of any length with linear recurrences in place of passes over the sequence that compute them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCANNED, BETWEEN = (19, 23), (15, 16, 17, 33)
 
 
 def by_found_scans(module: BatchFirst) -> fx.GraphModule | None:
-    """The model with recurrences in the place of passes that compute them; None where it has none, or more is wrong."""
+    """The model with recurrences in place of passes that compute them; None if it has none, or the graph is wrong."""
     graphs, samples = [], []
     try:
         for frames in SCANNED:

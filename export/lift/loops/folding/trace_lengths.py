@@ -1,4 +1,4 @@
-"""At which lengths a model is exported, found by running it: those that it takes, and those of its own loop."""
+"""Finds the lengths to export a model at by running it: lengths that it takes, and those of its own loop."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def many_frames(module: BatchFirst) -> int:
 
 
 def lengths_of(module: BatchFirst) -> tuple[int, ...]:
-    """The lengths that a model is exported at, and tried: usual ones, or where it takes none of them its example's."""
+    """The lengths that a model is exported at, and tried: usual ones, or if it takes none of them its example's."""
     most = module.flat.max_frames
     usual = LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
     own = _own_lengths(module)
@@ -66,7 +66,7 @@ def lengths_of(module: BatchFirst) -> tuple[int, ...]:
 
 
 def _own_lengths(module: BatchFirst) -> tuple[int, ...]:
-    """That of the user's example, and multiples of it."""
+    """The length of the example, and multiples of it."""
     frames = own_length(module)
     return () if frames is None else tuple(n * frames for n in MULTIPLES)
 
@@ -78,13 +78,13 @@ def own_length(module: BatchFirst) -> int | None:
 
 
 def lengths_tried(module: BatchFirst) -> tuple[int, ...]:
-    """Those of `lengths_of` that a graph is tried at: of a large model not the longest, which take minutes."""
+    """The lengths that a graph is tried at: for a large model not the longest, which take minutes."""
     weights = sum(p.numel() for p in module.parameters())
     return tuple(n for n in lengths_of(module) if n <= MANY_FRAMES or n * weights <= WORK)
 
 
 def longer_example(module: BatchFirst) -> list[int]:
-    """The length of the user's example, where it is longer than all that are tried."""
+    """The length of the user's example, if it is above all `LENGTHS`; else empty."""
     own = own_length(module)
     return [own] if own is not None and own > LENGTHS[-1] else []
 
@@ -105,7 +105,7 @@ def _runs(module: BatchFirst, frames: int) -> bool:
 
 
 def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | None:
-    """Whether a graph gives what the model does over `frames` frames; None where the model does not take them."""
+    """True if a graph gives the model's results over `frames` frames; None if the model does not take them."""
     inputs = module.sample(2, frames)
     with torch.no_grad():
         try:
@@ -126,7 +126,7 @@ def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | N
 
 @contextlib.contextmanager
 def _making_doubles() -> Iterator[None]:
-    """In the block tensors of no type that is said (`torch.zeros(2)`) are float64."""
+    """In the block, tensors made without a dtype (`torch.zeros(2)`) are float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -136,7 +136,7 @@ def _making_doubles() -> Iterator[None]:
 
 
 def _as_near(given: Tensor, want: Tensor, exact: Tensor) -> bool:
-    """Whether what a graph gives is no farther from what is exact than a few times what the model gives."""
+    """True if a graph's error against exact values is at most a few times the model's own error."""
     if not given.is_floating_point() or given.shape != want.shape:
         return same(given, want, ANOTHER_WAY)
     off, own = (float((x.double() - exact).abs().max()) for x in (given, want))
@@ -146,8 +146,7 @@ def _as_near(given: Tensor, want: Tensor, exact: Tensor) -> bool:
 def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     """Pairs of lengths between which the model's own loop makes one iteration more, the shortest first.
 
-    The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
-    beyond.
+    Later ones are multiples of the chunk, beyond the first iterations with other operators, and far beyond.
     """
     shortest = next((n for n in range(1, FAR + 1) if _runs(module, n)), None)
     if shortest is None:
@@ -167,7 +166,7 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
 
 
 def _settled(module: BatchFirst, least: int, stride: int) -> int:
-    """From how many strides on one more of them goes through the same operators each time; `least` where from none."""
+    """The number of strides from which on one more always calls the same operators; `least` if there is none."""
 
     def added(strides: int) -> Counter[str]:
         few, more = (operators(module, n * stride) for n in (strides, strides + 1))
@@ -178,7 +177,7 @@ def _settled(module: BatchFirst, least: int, stride: int) -> int:
 
 
 def _stride(module: BatchFirst, shortest: int) -> int:
-    """How many frames more give one more frame of every output."""
+    """The number of frames that add a frame to every output."""
 
     def lengths(frames: int) -> list[int]:
         with torch.no_grad():
@@ -192,7 +191,7 @@ def _stride(module: BatchFirst, shortest: int) -> int:
 
 
 def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
-    """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
+    """A message on operators that only some frames call, which the two lengths may miss; empty if none."""
     stride = lengths[1] - lengths[0]
     times = max(min(FAR, (module.flat.max_frames or FAR) - lengths[0]) // stride, 2)
     far = lengths[0] + times * stride
@@ -204,10 +203,10 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
 
 
 def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
-    """Whether more frames than `frames` go through more operators, and still more of them through still more.
+    """True if more frames than `frames` go through more operators, and still more frames through still more.
 
-    An operator or two come and go with the length where there is no loop: over a single window, or one that is cut.
-    Where the model takes fewer than `least` longer ones, nothing was seen of a loop.
+    An operator or two come and go with the length without a loop: over a single window, or one that is cut. If the
+    model takes fewer than `least` longer lengths, no loop is seen.
     """
     beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
     counts: list[int] = []
@@ -220,9 +219,9 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
 
 
 def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
-    """Whether a run does more with each longer piece of the sequence, and not with each frame more than `frames`.
+    """True if a run does more with longer segments of the sequence, but not with each frame beyond `frames`.
 
-    To trace that for any length takes minutes, to be a number of pieces all the same.
+    A trace of that for any length takes minutes, and still has a fixed number of segments.
     """
     here = operators(module, frames)
     next_one = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), frames)
@@ -233,11 +232,11 @@ def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
 
 
 def piece_of(module: BatchFirst) -> int | None:
-    """How many frames the pieces have that a loop of the model's goes over; None where it has none, or of one frame."""
+    """The number of frames in the segments that the model's loop takes; None without a loop, or for one frame."""
     count = cache(lambda frames: _tensors_taken(module, frames))
 
     def more_from(low: int, high: int) -> int:
-        """The first length above `low` with more operators; those of `high` are more."""
+        """The first length above `low` with a higher count; `high` has one."""
         least = count(low)
         while high - low > 1:
             middle = (low + high) // 2
@@ -259,7 +258,7 @@ def piece_of(module: BatchFirst) -> int | None:
 
 
 def _tensors_taken(module: BatchFirst, frames: int) -> int:
-    """How many tensors the operators of a run take, those in lists among them: a loop over frames joins one of each."""
+    """The number of tensors that operators of a run take, lists included: a loop over frames joins one of each."""
     counts = [0]
 
     class Taking(SeesOperators):
@@ -278,7 +277,7 @@ def _tensors_taken(module: BatchFirst, frames: int) -> int:
 
 
 def doubles(module: BatchFirst) -> bool:
-    """Whether each sequence twice as long goes through as many operators more."""
+    """True if each doubling of the length adds the same number of operators."""
     try:
         counts = [operators(module, n).total() for n in DOUBLED]
     except LiftError:
@@ -287,7 +286,7 @@ def doubles(module: BatchFirst) -> bool:
 
 
 def _longest(module: BatchFirst, frames: int) -> int:
-    """The most frames below `frames` that the model takes, as far as more of them than any are too many; 0 for none."""
+    """The most frames below `frames` that the model takes, if it takes no longer sequence; 0 for none."""
     right, wrong = next((n for n in range(1, frames) if _runs(module, n)), 0), frames
     while right and wrong - right > 1:
         middle = (wrong + right) // 2
@@ -296,10 +295,9 @@ def _longest(module: BatchFirst, frames: int) -> int:
 
 
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:
-    """How often each operator is called with each weight in a run of so many frames, and with each fraction if asked.
+    """The number of calls of each operator with each weight in a run of `frames` frames, and each float if asked.
 
-    What makes the tables of the length is left out.
-    Raises LiftError where the model fails on them.
+    Operators that make tables of the length are left out. Raises LiftError if the model fails.
     """
     weights = {
         p.untyped_storage().data_ptr(): name.removeprefix("flat.model.") for name, p in module.named_parameters()
@@ -335,9 +333,9 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
 
 
 def refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
-    """Raise LiftError where what is done ends at another length for each length that it was exported at.
+    """Raise LiftError if graphs that were exported at several lengths are right up to different ones.
 
-    FrozenAxis where that is a loop: over frames of another rate it is as long over a few lengths.
+    Raise FrozenAxis if the code loops: over frames of another rate it is as long over a few lengths.
     """
     port, axis = module.axes.first_time
     ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))

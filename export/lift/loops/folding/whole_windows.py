@@ -1,4 +1,4 @@
-"""Code that fills a last window up, and goes another way over whole windows: one graph for both."""
+"""One graph for code that pads the last window, and takes another branch over whole windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnn_export.export.lift.rewrite.last_window_padding import filled_up
 
 
 def of_whole_windows_too(module: BatchFirst, graph: fx.GraphModule, frames: int) -> fx.GraphModule:
-    """`graph`, which is the model over `frames` frames, or what is the model over whole windows as well."""
+    """`graph`, right over `frames` frames, or a graph that is right over whole windows as well."""
     if (found := filled_up(graph)) is None:
         return graph
     filled, apart = found

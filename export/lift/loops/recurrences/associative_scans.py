@@ -1,5 +1,6 @@
-"""Associative scans as a loop from frame to frame, which capture rolls up like a model's own: torch's, and functions of
-that name after jax's, which are recognised by trying them.
+"""Associative scans as loops over frames, which lifting folds like a model's own.
+
+These are torch's, and functions of that name after jax's, which are recognised by trying them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def sequential_scans(call: Callable[[], Any]) -> Iterator[None]:
 
 
 def _used(call: Callable[[], Any]) -> dict[FunctionType, Scan]:
-    """The functions `associative_scan(operator, elements, ...)` that `call` uses, each with what it is."""
+    """Functions `associative_scan(operator, elements, ...)` that `call` uses, and their loop forms."""
     found: dict[FunctionType, Scan] = {}
 
     def seen(function: FunctionType) -> Callable[..., Any]:
@@ -73,7 +74,7 @@ def _agrees(result: Any, operator: Any, elements: Sequence[Tensor], way: Scan) -
 
 
 def _recurrence(dim: int) -> Scan:
-    """Of factors and values: the product of the factors so far, and the linear recurrence."""
+    """The running product of factors, and the linear recurrence of factors and values."""
 
     def scan(operator: Any, elements: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
         factors, values = elements
@@ -103,7 +104,7 @@ def _is_torch(function: FunctionType) -> bool:
 
 @contextlib.contextmanager
 def _in_place_of(others: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Within, whatever calls one of these functions by its name calls the other."""
+    """In the block, calls of these functions by name call their replacements."""
     places = [(names, f) for names in _modules() if isinstance(f := names[NAME], FunctionType) and f in others]
     try:
         for names, function in places:

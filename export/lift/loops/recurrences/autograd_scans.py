@@ -1,7 +1,7 @@
-"""Functions of torch.autograd that compute a linear recurrence in parallel, recognised by trying them.
+"""torch.autograd functions that compute a linear recurrence in parallel, recognised by trying them.
 
-Doubling code writes powers of two into places that depend on the length, so no graph of any length holds it. What it
-computes shows when it is called: of drawn factors and values, at several lengths, it gives what the recurrence gives.
+Doubling code has steps of powers of two that depend on the length, so no graph of any length holds it. A call shows the
+result: on random factors and values, at several lengths, it equals the recurrence.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Recognised:
 
 @contextlib.contextmanager
 def parallel_functions(call: Callable[[], Any]) -> Iterator[None]:
-    """Let the functions that `call` uses, and that are linear recurrences, be operators inside of the block."""
+    """Replace the functions that `call` uses, and that are linear recurrences, by operators in the block."""
     found = [r for function, args in _used(call) if (r := _recognised(function, args)) is not None]
     before = {r.function: r.function.__dict__["forward"] for r in found}
     try:

@@ -1,8 +1,8 @@
-"""Functions that compute pieces of a sequence, each from the state that the piece before left, called frame by frame.
+"""Chunkwise functions, which pass a state from chunk to chunk of a sequence, called frame by frame.
 
-Chunkwise forms of linear attention, state spaces and delta rules are functions of one kind: they take a state to start
-from, and give the last one where they are asked for it. So each of them is a step already: of one frame and a state.
-Whether frame after frame gives what the whole sequence does is tried.
+Chunkwise forms of linear attention, state space models and delta rules are functions of one kind: they take an initial
+state, and return the final one on request. So each can be called with one frame and a state. A trial shows if the
+results frame by frame equal those of the whole sequence.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class _Names:
 
 @contextlib.contextmanager
 def chunkwise_functions(call: Callable[[], Any]) -> Iterator[None]:
-    """Let the chunkwise functions that `call` uses go frame by frame inside of the block."""
+    """Let the chunkwise functions that `call` uses go frame by frame in the block."""
     found = {f: way for f, seen in _used(call).items() if (way := _frame_by_frame(f, *seen)) is not None}
     with standing_in(found):
         yield
 
 
 def _used(call: Callable[[], Any]) -> dict[FunctionType, tuple[dict[str, Any], Any]]:
-    """The functions of that kind that `call` uses, with the arguments and the result of a call of each."""
+    """The chunkwise functions that `call` uses, with the arguments and the result of a call of each."""
     used: dict[FunctionType, tuple[dict[str, Any], Any]] = {}
 
     def seen(function: FunctionType) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def _parameters(function: FunctionType) -> Sequence[str]:
 
 
 def _frame_by_frame(function: FunctionType, given: dict[str, Any], result: Any) -> Callable[..., Any] | None:
-    """`function` as a loop over its frames; None where that gives something else."""
+    """`function` as a loop over its frames; None if that gives something else."""
     parameters = _parameters(function)
     final = next(filter(FINAL.search, parameters))
     start = tuple(n for n in parameters if START.search(n) and n != final)
@@ -119,7 +119,7 @@ def _agrees(
     frames: int,
     result: Any,
 ) -> bool:
-    """Whether `way` gives the same over as many frames as the call had, and over fewer."""
+    """True if `way` gives the same over the frames of the call, and over fewer."""
     (axis, *_), half = names.frames.values(), frames // 2
 
     def called(function: Callable[..., Any], start: int, count: int, **others: Any) -> Any:
@@ -152,7 +152,7 @@ def _output(result: Any) -> Any:
 
 
 def _flat(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, with what a function takes by any name among them."""
+    """Arguments by name, with those in `**kwargs` among them."""
     others = next((p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD), "")
     return {**{n: v for n, v in given.items() if n != others}, **given.get(others, {})}
 

@@ -1,8 +1,8 @@
-"""Linear recurrences that code computes in passes over the sequence, found by their values.
+"""Detects linear recurrences that code computes in passes over the sequence, by their values.
 
-Doubling code (Hillis and Steele, Blelloch) has other operators at each length, so nothing of its graph tells what it
-computes. Its values do: of a tensor h with h[t] = a[t] h[t - 1] + x[t], for two others of the graph, nothing but these
-need be known, and the passes between them are gone.
+Doubling code (Hillis and Steele, Blelloch) has other operators at each length, so its graph does not tell what it
+computes. Its values do: if h[t] = a[t] h[t - 1] + x[t] for tensors h, a and x of the graph, one operator replaces the
+passes between them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST = 512
 
 
 def find_scans(module: fx.GraphModule, sample: Sequence[Tensor], frames: int) -> bool:
-    """Let each linear recurrence over `frames` frames be one operator, in place; whether there was any."""
+    """Let each linear recurrence over `frames` frames be one operator, in place; True if there was any."""
     values = recorded(module, sample)
     found = False
     for nodes, axis in _by_shape(module.graph, values, frames):
@@ -46,7 +46,7 @@ def find_scans(module: fx.GraphModule, sample: Sequence[Tensor], frames: int) ->
 
 
 def _is_used(node: fx.Node) -> bool:
-    """Whether a result hangs on `node`."""
+    """True if an output uses `node`."""
     return any(n.op == "output" for n in sources_of(node, lambda n: [*n.users]))
 
 
@@ -63,7 +63,7 @@ def _by_shape(graph: fx.Graph, values: Mapping[fx.Node, Any], frames: int) -> It
 
 
 def _terms(stacked: Tensor, at: int) -> tuple[int, int] | None:
-    """Which values before `at` are its factors and its newest terms; `stacked` has (values, frames, entries)."""
+    """The indices before `at` of its factors and its newest terms; `stacked` has (values, frames, entries)."""
     h, before = stacked[at], stacked[:at]
     scale = float(h.abs().max())
     if not 0 < scale < torch.inf:

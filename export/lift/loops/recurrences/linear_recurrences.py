@@ -21,7 +21,7 @@ def recurrence(factor: Tensor, x: Tensor, dim: int) -> Tensor:
 
 @torch.library.custom_op("rnn_export::log_recurrence", mutates_args=())
 def log_recurrence(log_factor: Tensor, log_x: Tensor, dim: int) -> Tensor:
-    """log(h) of log(factor) and log(x), for what a float cannot hold as it is."""
+    """log(h) of log(factor) and log(x), for values that a float cannot hold."""
     h, frames = torch.full_like(log_x.select(dim, 0), -torch.inf), []
     for a, b in zip(log_factor.unbind(dim), log_x.unbind(dim), strict=True):
         h = torch.logaddexp(h + a, b)

@@ -1,9 +1,12 @@
-"""Parallel scans in a graph, made of running sums, as the recurrences that they are.
+"""Rewrites parallel scans that are made of running sums as linear recurrences.
 
-A linear recurrence h[t] = a[t] * h[t - 1] + x[t] can be computed of running products P = a[0] * a[1] * ... as
-h = P * running sum (x / P), and of logarithms, as F. Heinsen wrote it in 2023: A = running sum (log a), then
-log h = A + running log-sum-exp (log x - A). Over many frames P vanishes and A grows without end; the recurrence does
-neither, so a stream takes that.
+A linear recurrence h[t] = a[t] * h[t - 1] + x[t] can be computed from running products, and from logarithms, as F.
+Heinsen wrote it in 2023:
+
+    P = a[0] * a[1] * ...      h = P * running sum (x / P)
+    A = running sum (log a)    log h = A + running log-sum-exp (log x - A)
+
+Over many frames P vanishes and A grows without end; the recurrence does neither, so a stream takes that.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def _either_way(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _fold_logs(node: fx.Node, sums: fx.Node, logs: fx.Node) -> None:
-    """Take sums + logcumsumexp(log_x - sums) for what it is."""
+    """Make sums + logcumsumexp(log_x - sums) a recurrence."""
     if logs.target is not aten.logcumsumexp.default or not node.users:
         return
     inside, dim = args_of(logs)
@@ -62,7 +65,7 @@ def _fold_logs(node: fx.Node, sums: fx.Node, logs: fx.Node) -> None:
 
 
 def _fold_products(node: fx.Node, product: fx.Node, sums: fx.Node) -> None:
-    """Take product * cumsum(x / product) for what it is."""
+    """Make product * cumsum(x / product) a recurrence."""
     if sums.target is not aten.cumsum.default or sums.kwargs or not node.users:
         return
     inside, dim = args_of(sums)
@@ -75,7 +78,7 @@ def _fold_products(node: fx.Node, product: fx.Node, sums: fx.Node) -> None:
 
 
 def _divided(node: fx.Node, product: fx.Node) -> fx.Node | None:
-    """What `node` is divided by `product`, or multiplied with its inverse."""
+    """The x of `node` as x / `product`, or x times its inverse; else None."""
     if node.kwargs or len(node.all_input_nodes) != 2:
         return None
     if node.target is aten.div.Tensor:
@@ -98,7 +101,7 @@ def _is_inverse(node: fx.Node, product: fx.Node) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two nodes are one, or the same operators of the same."""
+    """True if two nodes are one, or equal calls of equal arguments."""
     if a is b or not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
         return a is b or (type(a) is type(b) and not isinstance(a, fx.Node) and bool(a == b))
     same_call = a.op == "call_function" and a.target is b.target and len(a.args) == len(b.args)
@@ -106,7 +109,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _summed(node: fx.Node, dim: int) -> fx.Node | None:
-    """What `node` is the running sum of along `dim`; zeros in front of the sum are zeros in front of that."""
+    """The summand of the running sum `node` along `dim`; zeros before the sum go before the summand."""
     if node.target is aten.cumsum.default and not node.kwargs and _same_axis(node, dim):
         summed: fx.Node = args_of(node)[0]
         return summed
@@ -125,7 +128,7 @@ def _pads_with_zeros(node: fx.Node) -> bool:
 
 
 def _multiplied(node: fx.Node, dim: int) -> Callable[[fx.Graph], fx.Node] | None:
-    """What makes the factors that `node` is the running product of along `dim`."""
+    """A maker of the factors whose running product along `dim` is `node`."""
     if node.target is aten.cumprod.default and not node.kwargs and _same_axis(node, dim):
         factors = args_of(node)[0]
         return lambda graph: factors

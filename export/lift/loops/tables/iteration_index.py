@@ -1,7 +1,7 @@
 """Numbers that follow from the iteration, `1 / (t + 1)` and `0.9 ** t`, as frames of a sequence.
 
-A trace has another number in each copy of the body. Where these go on as a known function of t does, they are read from
-that function of `arange(T)`, for each row, and the copies are alike. Numbers in even steps a loop counts itself, where
+A trace has another number in each copy of the body. If the numbers follow a known function of t, they are read from
+that function of `arange(T)`, for each row, and the copies are alike. A loop counts numbers in even steps itself, if
 each iteration has them (`iteration_counters.py`).
 """
 
@@ -33,7 +33,7 @@ NEAR = 1e-9
 
 @dataclass(frozen=True)
 class _Function:
-    """start + step t, its inverse, or start * step ** t; taken from 1 where it is `from_one`."""
+    """start + step t, its inverse, or start * step ** t; 1 minus that if `from_one`."""
 
     kind: str
     start: float
@@ -51,7 +51,7 @@ LINE = _Function("line", 0, 1)
 
 
 def count_iterations(module: fx.GraphModule, frames: int, rows: int, time: tuple[int, int]) -> bool:
-    """Let calls that take such numbers take frames of sequences, in place, in a graph of `frames`; whether any do.
+    """Let calls with such numbers read frames of sequences, in place, in a graph of `frames`; True if any do.
 
     `time` is an input, and its axis of frames; `rows` is its axis of rows.
     """
@@ -89,7 +89,7 @@ def _groups(graph: fx.Graph) -> Iterator[tuple[list[fx.Node], int]]:
 
 
 def _one_a_frame(calls: Sequence[fx.Node], frames: int) -> Iterator[Sequence[fx.Node]]:
-    """Parts of calls with one for each frame, or for each but the first: of several loops, or of several of a body."""
+    """Groups of one call for each frame, or each but the first: of several loops, or of several calls in a body."""
     for each in (frames, frames - 1):
         count, rest = divmod(len(calls), each) if each >= COPIES - 1 else (0, 1)
         if rest or not count:
@@ -108,7 +108,7 @@ def _is_one_function(part: Sequence[fx.Node], frames: int) -> bool:
 
 
 def _function(values: Sequence[float], first: int) -> _Function | None:
-    """What gives `values` at `first`, first + 1, ...; None where they are all one, or nothing known does."""
+    """The function with `values` at `first`, first + 1, ...; None if values repeat or none is known."""
     if len(values) < COPIES - 1 or len({*values}) < len(values):
         return None
     for from_one in (False, True):
@@ -138,14 +138,14 @@ def _plain(value: float) -> float:
 
 
 def _rows_of(call: fx.Node, place: int) -> list[int] | None:
-    """The sizes of a number for each row beside what `call` takes; None where it is told none."""
+    """The shape of one number for each row beside the argument of `call`; None if unknown."""
     other = call.args[1 - place]
     value = other.meta.get("val") if isinstance(other, fx.Node) else None
     return by_row(value.shape) if isinstance(value, Tensor) and value.dim() else None
 
 
 def sequence_of(write: NodeWriter, function: _Function, frames: int, rows: int, time: tuple[int, int]) -> fx.Node:
-    """(B, T): the function of the number of each frame."""
+    """(B, T): the function of each frame's index."""
     (source, axis), call = time, write.call
     fed = write.at = placeholders(write.graph)[source]
     others = [a for a in range(fed.meta["val"].dim()) if a not in (rows, axis)]

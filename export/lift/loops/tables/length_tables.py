@@ -1,8 +1,8 @@
-"""Tables of frames by frames that the code makes of the length alone, by whatever loop: masks, most often.
+"""Looks up (frames, frames) tables that the code makes of the length alone, such as masks.
 
-A run over many frames shows them: what meets a value of the inputs, is made of none, and has two axes that grow with
-the length. Where it is alike for all frames as far apart, or comes back every few frames, it is looked up by numbers in
-every graph of a fixed length, before loops are looked for.
+A run over many frames shows them: tensors that meet values of the inputs, depend on none, and have two axes that grow
+with the length. If the entries depend on the distance of two frames, or repeat every few frames, they are looked up by
+frame index in every graph of a fixed length, before loops are searched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST = 1 << 25
 
 
 class _Met(SeesMoving):
-    """`found` are the square tables that meet what moves, one of each."""
+    """`found` are the distinct square tables that meet input values."""
 
     def __init__(self, inputs: Sequence[Tensor], weights: set[int]) -> None:
         super().__init__(inputs)
@@ -42,7 +42,7 @@ class _Met(SeesMoving):
 
 
 class _MetByFunctions(TorchFunctionMode):
-    """Shows `met` what torch's functions are given, which may become something else before an operator takes it."""
+    """Shows `met` the arguments of torch's functions, which may be converted before an operator takes them."""
 
     def __init__(self, met: _Met) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _MetByFunctions(TorchFunctionMode):
 
 
 def tables_of_length(module: nn.Module, samples: Callable[[int], Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    """By table of the length its rows, (period, 2 n + 1, ...); `samples(frames)` are inputs of so many frames."""
+    """The rows (period, 2 n + 1, ...) of each table of the length; `samples(frames)` are inputs."""
     few = [_met(module, samples(frames)) for frames in FEW]
     if None not in few and len({tuple(len(table) for table in met or ()) for met in few}) == 1:
         return ()
@@ -72,7 +72,7 @@ def tables_of_length(module: nn.Module, samples: Callable[[int], Sequence[Tensor
 
 
 def _met(module: nn.Module, sample: Sequence[Tensor]) -> list[Tensor] | None:
-    """None where the model fails."""
+    """A run's tables, or None."""
     weights = {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
     met = _Met(sample, weights)
     try:
@@ -84,13 +84,13 @@ def _met(module: nn.Module, sample: Sequence[Tensor]) -> list[Tensor] | None:
 
 
 def _square(value: Tensor) -> Tensor | None:
-    """(n, n, ...) of the last two axes that are as long as each other, without axes of one; None without two."""
+    """(n, n, ...): the last two axes of one size in front, without axes of one; None without two."""
     pairs = [(a, b) for b in range(value.dim()) for a in range(b) if value.shape[a] == value.shape[b] > 1]
     return value.movedim(pairs[-1], (0, 1)).squeeze() if pairs else None
 
 
 def look_up_tables(module: fx.GraphModule, tables: Sequence[Tensor], sample: Sequence[Tensor]) -> None:
-    """The tables of the length in a graph of a fixed one looked up by numbers, in place."""
+    """Look up tables of the length by frame index in a fixed-length graph, in place."""
     if not tables:
         return
     values = recorded(module, sample)
@@ -112,7 +112,7 @@ def _is_alike(rows: Tensor, square: Tensor) -> bool:
 
 
 def _met_in(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The nodes of numbers and weights alone that something else takes."""
+    """The nodes of numbers and weights alone that others take."""
     moving, fixed = depends_on(graph, placeholders(graph)), set[fx.Node]()
     for node in graph.nodes:
         if node in moving or node.op not in ("call_function", "get_attr") or is_drawn(node):
@@ -123,7 +123,7 @@ def _met_in(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 def _write(module: fx.GraphModule, node: fx.Node, value: Tensor, rows: Tensor) -> None:
-    """The table in the place of `node`: of frames by frames, flat, then with its other axes as they were."""
+    """Replace `node` by a lookup in the flat table, by frame and frame, with its other axes as they were."""
     pair = next((a, b) for b in reversed(range(value.dim())) for a in reversed(range(b)) if _are(value, a, b))
     others = [size for axis, size in enumerate(value.shape) if axis not in pair]
     (period, width), count = rows.shape[:2], value.shape[pair[0]]

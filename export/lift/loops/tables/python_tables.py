@@ -1,8 +1,8 @@
-"""Tables of frames by frames that code of the user's makes row after row: masks, most often.
+"""(frames, frames) tables that the user's code makes by Python loops, such as masks, as lookups of any size.
 
-A function that takes numbers alone, and loops over them, is called at several sizes. Where what it gives at (i, j) is
-the same for all frames as far apart, or comes back every few frames, it is written as a table that is looked up by
-numbers, which has any size; it is called so where the size is one of a graph.
+A function that takes plain values and loops is called at several sizes. If its entry at (i, j) depends only on the
+distance of the frames, or repeats every few frames, a lookup by frame index replaces the function in calls with a
+symbolic size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Made:
     others: tuple[tuple[str, Any], ...]
 
     def of(self, frames: int) -> Tensor | None:
-        """The table of so many frames; None where there is none."""
+        """The table of `frames` frames; None if there is none."""
         try:
             table = self.function(**dict.fromkeys(self.sizes, frames), **dict(self.others))
         except Exception:  # the user's code may raise anything
@@ -46,7 +46,7 @@ class _Made:
 
 @contextlib.contextmanager
 def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
-    """Let the tables that `call` makes by loops be looked up inside of the block, where their size is a graph's."""
+    """Let the tables that `call` makes by loops be looked up in the block, if their size is symbolic."""
     rows = {made: found for made in _used(call) if (found := _rows_of_made(made)) is not None}
     others = {function: _looked_up(function, rows) for function in {made.function for made in rows}}
     with standing_in(others):
@@ -74,7 +74,7 @@ def _used(call: Callable[[], Any]) -> list[_Made]:
 
 
 def _is_plain(frame: FrameType) -> bool:
-    """Whether a call is one of a function that a module has by name, of plain values alone, and loops."""
+    """True if a call is of a module-level function with loops, and of plain values alone."""
     code, function = frame.f_code, frame.f_globals.get(frame.f_code.co_name)
     own = isinstance(function, FunctionType) and function.__code__ is code and not code.co_freevars
     if not own or str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "rnn_export"):
@@ -104,9 +104,9 @@ def _rows_of_made(made: _Made) -> Tensor | None:
 
 
 def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
-    """(period, 2 n + 1, ...): by frame and by how far apart, n and more at both ends, of one table at two sizes.
+    """(period, 2 n + 1, ...): entries by frame and by distance, at most n, of one table at two sizes.
 
-    Tables are (frames, frames, ...). None where they are not made so.
+    Tables are (frames, frames, ...). None if the entries do not repeat.
     """
     few, more = len(small), len(large)
     longest = min(LONGEST_PERIOD, few // 4) if few >= SIZES[0][0] else 0
@@ -120,7 +120,7 @@ def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
 
 
 def table_of(rows: Tensor, numbers: Tensor) -> Tensor:
-    """(frames, frames, ...) of frames with these numbers."""
+    """(frames, frames, ...) for frames of these indices."""
     reach = rows.shape[1] // 2
     apart = (numbers[None] - numbers[:, None]).clamp(-reach, reach) + reach
     return rows.flatten(0, 1)[(numbers % len(rows))[:, None] * rows.shape[1] + apart]

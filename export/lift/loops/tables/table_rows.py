@@ -1,4 +1,4 @@
-"""Rows of a table that a loop reads by the number of its iteration, `x[:, t] + pos[t]`, as frames of a sequence."""
+"""Rows of a table that a loop reads by its iteration index, `x[:, t] + pos[t]`, as frames of a sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnn_export.export.lift.loops.value_references import resolve
 
 
 def read_tables(module: fx.GraphModule, frames: int, rows: int, time: tuple[int, int]) -> bool:
-    """In place, in a graph of `frames`: rows 0, 1, ... of a table are those that the frames number; whether any are.
+    """Read rows 0, 1, ... of a table as frames of a sequence, in place, in a graph of `frames`; True if any are.
 
     `time` is an input, and its axis of frames; `rows` is its axis of rows.
     """
@@ -42,7 +42,7 @@ def read_tables(module: fx.GraphModule, frames: int, rows: int, time: tuple[int,
 
 
 def _is_by_row(user: fx.Node) -> bool:
-    """Whether what `user` gives has a value for each row, each of itself alone."""
+    """True if `user` is pointwise and its first axis is the batch."""
     value = user.meta.get("val")
     if torch.Tag.pointwise not in getattr(user.target, "tags", ()) or not isinstance(value, Tensor):
         return False
@@ -50,7 +50,7 @@ def _is_by_row(user: fx.Node) -> bool:
 
 
 def _take(write: NodeWriter, node: fx.Node, read: fx.Node, entry: int, row: list[int]) -> None:
-    """What takes a row of the table takes one for each row of the batch."""
+    """Let the users of a table row take one for each row of the batch."""
     for user in list(node.users):
         write.at = user
         with write.graph.inserting_before(user):

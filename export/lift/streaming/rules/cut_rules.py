@@ -1,4 +1,4 @@
-"""Cuts over time: frames left out at the beginning, every other frame, the newest frame alone, and the first ones."""
+"""Rules for cuts over time: without the first frames, every other frame, the newest one alone, the first ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(aten.slice.Tensor, reach=_reach, takes_mirrors=True)
 def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A cut that begins at a frame moves the start of the sequence; one of the newest frame has no frames."""
+    """A cut from a frame on moves the start of the sequence; one of the newest frame has no frames."""
     value, dim = args_of(node)[:2]
     if not context.has_time_along(value, dim):
         return general(context, node)
@@ -57,7 +57,7 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _takes_all(context: StreamingContext, node: fx.Node) -> bool:
-    """Whether a cut leaves nothing out, whatever the length."""
+    """True if a cut leaves nothing out, whatever the length."""
     value = args_of(node)[0]
     info, same = context.timed(value), _in_both(context, node, 2, 0) == [0, 0] and _in_both(context, node, 4, 1)[0] == 1
     before, after = (context.lengths.of(n, info.layout.axis, info.rate, context.unit) for n in (value, node))
@@ -65,7 +65,7 @@ def _takes_all(context: StreamingContext, node: fx.Node) -> bool:
 
 
 def _newest(node: fx.Node, info: TimeAxisInfo, frames: int, from_end: bool) -> LastFrame:
-    """A cut of as many frames from a sequence of any length."""
+    """A cut of the newest `frames` frames of a sequence."""
     if not from_end:
         raise refusal(node, "it takes a fixed part of the sequence, which a stream has no beginning or end for.")
     if frames > info.history + 1:
@@ -96,7 +96,7 @@ def _in_both(context: StreamingContext, node: fx.Node, index: int, usual: int) -
 
 @rule(aten.select.int)
 def select(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A frame alone must be the newest one."""
+    """One frame: the newest, or a fixed one."""
     value, dim, _ = args_of(node)
     if not context.has_time_along(value, dim):
         return general(context, node)

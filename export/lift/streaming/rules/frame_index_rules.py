@@ -1,4 +1,4 @@
-"""The numbers of frames, counted in a state: whole numbers of 64 bits, exact for as long as a stream can live."""
+"""The rule of frame indices, counted in a state: int64, exact for as long as a stream can live."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 @rule(FRAME_NUMBERS)
 def count(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """How many frames there were before this step, and the numbers from there."""
+    """Count the frames before this step in a state, and number from there."""
     runs, (_, frames) = context.runs, args_of(node)
     sizes = (1, 1) if context.rows.alone else (BATCH, OTHER_BATCH)
     initial = torch.zeros(sizes[0], 1, dtype=torch.int64), torch.zeros(sizes[1], 1, dtype=torch.int64)

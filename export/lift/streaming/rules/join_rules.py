@@ -1,4 +1,4 @@
-"""Joins and padding over time: frames put before a sequence, the model's own past among them."""
+"""Rules for joins and padding over time, with the model's own past frames among them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnn_export.export.lift.streaming.time_axis import Mirrors, NodeInfo, refusa
 
 
 def _join_reach(node: fx.Node) -> Reach:
-    """The frames of the parts that have a number of them."""
+    """The frames of all parts with an integer size."""
     dim = args_of(node)[1] if len(node.args) > 1 else 0
     if not may_be_time(node, dim):
         return Reach()
@@ -28,7 +28,7 @@ def _join_reach(node: fx.Node) -> Reach:
 
 @rule(aten.cat.default, reach=_join_reach)
 def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """What stands before the sequence is padding, or its past that the model keeps itself."""
+    """Frames before the sequence are padding, or past frames that the model keeps itself."""
     parts, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
     axis = dim % context.rank(node)
     if not any(context.time_axis(n) == axis for n in parts):
@@ -61,7 +61,7 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _behind(context: StreamingContext, node: fx.Node, value: fx.Node, back: Sequence[fx.Node], axis: int) -> fx.Node:
-    """`value` with what is joined behind it after its end."""
+    """`value` with `back` for frames past its end."""
     if any(n in context.from_input or n in context.from_states for n in back):
         raise refusal(node, "it puts frames behind the sequence that are computed from the input.")
     frames = torch.cat([context.runs.base[n] for n in back], axis).detach()
@@ -76,7 +76,7 @@ def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> i
 
 
 def _pad_reach(node: fx.Node) -> Reach:
-    """Pairs of numbers, the last axis first."""
+    """The padding of axes that may be time."""
     value, pads = args_of(node)[:2]
     if node.users and all(has_a_window_for_each_frame(n) for n in node.users):
         return Reach()
@@ -126,9 +126,9 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _mirror(
     context: StreamingContext, node: fx.Node, mode: str, ends: tuple[int, int | None], others: list[int]
 ) -> NodeInfo:
-    """Padding by frames of the sequence itself, which the window that reads them puts in; that of `others` before.
+    """Boundary padding, which the window that reads it fills in; the padding `others` is applied before.
 
-    `ends` are how many before and behind: None where that is computed from the length.
+    `ends` are its frames before and behind, the latter None if computed from the length.
     """
     value, (left, right) = args_of(node)[0], ends
     if any(others):

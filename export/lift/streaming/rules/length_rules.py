@@ -1,4 +1,4 @@
-"""Numbers made of the length of a sequence, reshapes that take them, and `getitem`, Python's own as they are."""
+"""Rules for numbers made of the sequence length, reshapes that take them, and `getitem`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 @rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_mirrors=True)
 def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Frame by frame: a size that is the length of the sequence becomes the length of a piece, whatever it is."""
+    """It works frame by frame: a size that is the length of the sequence becomes the length of a chunk."""
     has_frames = bool(context.timed_arguments(node))
     info = general(context, node)
     if has_frames and isinstance(info, TimeAxisInfo):
@@ -30,7 +30,7 @@ def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _as_long(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, source: fx.Node) -> bool:
-    """Whether the axis of time of a reshape is as long as that of what it reshapes, in any run."""
+    """True if the time axis of a reshape is as long as that of its argument in both runs."""
     before = context.timed(source).layout
     runs = (context.runs.base, context.runs.longer)
     return all(run[source].shape[before.axis] == run[node].shape[info.layout.axis] for run in runs)
@@ -38,7 +38,7 @@ def _as_long(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, sourc
 
 @rule(operator.add, operator.sub)
 def constant_part(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A length and a constant, which a piece does not have: of a piece it is the length alone."""
+    """A length plus a constant: for a chunk it is the length alone."""
     if isinstance(context.runs.base[node], Tensor):
         return general(context, node)
     growing = [n for n in node.all_input_nodes if context.runs.grows(n)]
@@ -55,13 +55,13 @@ def _divisor(node: fx.Node) -> Reach:
 
 @rule(operator.floordiv, reach=_divisor)
 def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A number of pieces of the sequence: their size is a stride."""
+    """A number of segments: their size is a stride."""
     return general(context, node)
 
 
 @rule(operator.getitem, takes_mirrors=True)
 def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """What is known of one result of an operator that gives several."""
+    """The info of one result of an operator that gives several."""
     source, index = args_of(node)
     infos = context.info.get(source)
     return infos[index] if isinstance(infos, list) else general(context, node)

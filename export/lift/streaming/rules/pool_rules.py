@@ -1,8 +1,8 @@
-"""Pools over time: windows whose padding is no number of a maximum, and of a mean or not, as it is asked.
+"""Rules for pools over time: padding never counts in a maximum, and in a mean if `count_include_pad` is set.
 
-With `ceil_mode` the last window may be incomplete. Whether it is there, the end of the sequence tells: it is a window
-of which the frames that are missing stand behind the last one. Source of how many windows there are, and of what a mean
-is divided by: the docstrings of torch.nn.MaxPool2d and AvgPool2d.
+With `ceil_mode` the last window may be incomplete: its missing frames stand behind the last frame, and only the end of
+the sequence tells if it is there. Source of the number of windows, and of the divisor of a mean: the docstrings of
+torch.nn.MaxPool2d and AvgPool2d.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POOLED_AXES: dict[Any, int] = {
 
 @rule(*POOLED_AXES, reach=window_reach, takes_mirrors=True)
 def pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A window whose padding over time, and that of its last windows, is put around the frames."""
+    """A window; its padding over time, and that of the last windows, is put around the frames."""
     value, axes, given = args_of(node)[0], POOLED_AXES[node.target], named_args(node)
     place = context.time_among_last(value, axes)
     if place is None:
@@ -57,7 +57,7 @@ def _lowest(context: StreamingContext, value: fx.Node) -> float:
 
 
 def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Means that leave padding out: means over its zeros too, divided by what share of each window is none of it."""
+    """Means without padding: means that count its zeros, divided by the share of each window that is its own."""
     value, given = args_of(node)[0], {**named_args(node), "count_include_pad": True}
     ones = context.computed(node, value, aten.ones_like.default, value)
     context.info[ones] = context.timed(value)
@@ -70,7 +70,7 @@ def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _above_zero(context: StreamingContext, node: fx.Node, share: fx.Node) -> fx.Node:
-    """`share`, and something where no frame of a window is there, so that what is none of the sequence is a number."""
+    """`share`, raised above zero where a window has no frame, so that frames outside the sequence are numbers."""
     some = context.insert(node, aten.clamp.default, share, LEAST_SHARE)
     return context.stand_in(some, share, context.timed(share))
 
@@ -79,12 +79,12 @@ def _above_zero(context: StreamingContext, node: fx.Node, share: fx.Node) -> fx.
 
 
 def _with_last(window: Window) -> Window:
-    """The same as far to the right as its last window, which begins at a frame or in the padding before, may go."""
+    """`window` with the right padding that its last one, which begins at a frame or in left padding, may need."""
     return Window(window.size, window.stride, window.left, min(window.size - 1, window.left + window.stride - 1))
 
 
 def _means_with_last_windows(context: StreamingContext, node: fx.Node, window: Window, place: int) -> NodeInfo:
-    """Means over windows filled with zeros, divided by what share of each is counted: padding may be, no more is."""
+    """Means over zero-filled windows, divided by the counted share of each: padding may count, no more does."""
     value, axes, counted = args_of(node)[0], POOLED_AXES[node.target], named_args(node)["count_include_pad"]
     ones = context.computed(node, value, aten.ones_like.default, value)
     for axis in (a - axes for a in range(axes) if a != place):
@@ -110,7 +110,7 @@ def _part(context: StreamingContext, node: fx.Node) -> fx.Node:
 
 
 def _of_whole_windows(node: fx.Node, value: fx.Node, axes: int, place: int | None = None) -> None:
-    """Make `node` a pool of `value` with neither padding nor windows that are incomplete, along axis `place` alone."""
+    """Make `node` a pool of `value` without padding or incomplete windows, along axis `place` alone if given."""
     given = {**named_args(node), "self": value, "padding": [0] * axes, "ceil_mode": False}
     if "count_include_pad" in given:
         given["count_include_pad"] = True
@@ -123,7 +123,7 @@ def _of_whole_windows(node: fx.Node, value: fx.Node, axes: int, place: int | Non
 
 
 def _others(context: StreamingContext, node: fx.Node, place: int) -> dict[int, tuple[Window, int, int]]:
-    """By axis of the window that is not time, counted from the end: the window, the axis' size, how many there are."""
+    """By axis of the pool that is not time, counted from the end: the window, the axis size, the number of windows."""
     axes, shape = POOLED_AXES[node.target], context.runs.base[args_of(node)[0]].shape
     found = {}
     for axis in (a for a in range(axes) if a != place):
@@ -146,7 +146,7 @@ def _filled(context: StreamingContext, node: fx.Node, value: fx.Node, place: int
 
 
 def _shares(context: StreamingContext, node: fx.Node, place: int) -> Tensor | None:
-    """What share of each window is counted along the axes that are not time; None where all of it is everywhere."""
+    """The counted share of each window along the axes that are not time; None if it is all of every window."""
     counted, shares = named_args(node)["count_include_pad"], torch.ones(())
     for axis, (one, size, count) in _others(context, node, place).items():
         starts = torch.arange(count) * one.stride - one.left

@@ -1,4 +1,4 @@
-"""Recurrent operators, and time loops of the model's own rolled up: each starts from states, and gives them back."""
+"""Rules for recurrent operators and rolled-up time loops: each starts from states, and gives them back."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _refuse_other_time(
 def _carried(
     context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], info: TimeAxisInfo
 ) -> list[fx.Node]:
-    """What the loop starts from in each step: states of the model, or new ones."""
+    """The states that the loop starts each step from: the model's, or new ones."""
     layers: dict[fx.Node, str] = {}
     carried = []
     for i, memory in enumerate(memories):

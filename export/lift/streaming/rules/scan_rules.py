@@ -1,4 +1,4 @@
-"""Running sums, products, maxima and linear recurrences over time: each is carried from frame to frame in states."""
+"""Rules for running sums, products, extremes and linear recurrences over time, carried in states."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Body = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Carried:
-    """What a scan carries: the name of the state behind that of the module, and what every entry starts from.
+    """A carried value of a scan: the state's name behind that of the module, and the start of every entry.
 
-    With `parts` each entry is so many numbers, along a last axis.
+    With `parts` > 1 each entry is `parts` numbers along a last axis.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Scan:
-    """A running operator: what it carries, the body of one frame, and how many results it has."""
+    """A running operator: carried values, the body of one frame, and the number of results."""
 
     body: Body
     carried: Sequence[Carried]
@@ -62,9 +62,9 @@ def highest(dtype: torch.dtype) -> float:
 
 
 def two_sum(total: Any, x: Any) -> Any:
-    """As total + x, each total the number and what rounding took of it, along a last axis: T. Dekker, 1971.
+    """`total` + x; the last axis of a total has the number and its rounding error: T. Dekker, 1971.
 
-    That is about twice the digits of one number. Of an infinite sum the rest is 0.
+    That is about twice the digits of one number. Of an infinite sum the error is 0.
     """
     first, rest = (aten.select.int(total, -1, part) for part in (0, 1))
     more = aten.add.Tensor(first, x)
@@ -113,7 +113,7 @@ def best_value(better: Any) -> Body:
 
 
 def extreme(better: Any) -> Body:
-    """The best frame so far, and its number: of frames that are alike the last one counts."""
+    """The best frame so far, and its index: of equal frames the last one counts."""
 
     def body(x: Any, best: Any, at: Any, number: Any) -> Any:
         found = aten.logical_or.default(better(x, best), aten.ne.Tensor(x, x))
@@ -129,7 +129,7 @@ def linear(factor: Any, x: Any, h: Any) -> Any:
 
 
 def log_linear(log_factor: Any, log_x: Any, log_h: Any) -> Any:
-    """The log of factor * h + x, of which no part needs to be a number that a float can hold."""
+    """The log of factor * h + x, whose parts may be numbers that a float cannot hold."""
     kept = aten.add.Tensor(log_h, log_factor)
     largest = aten.clamp.default(aten.maximum.default(kept, log_x), torch.finfo(torch.float32).min)
     parts = (aten.exp.default(aten.sub.Tensor(n, largest)) for n in (kept, log_x))
@@ -164,13 +164,13 @@ RECURRENCES: dict[Any, Scan] = {
 
 @rule(aten.cumsum.default)
 def running_sum(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """In two numbers, so that a million frames lose nothing; whole numbers are exact as they are."""
+    """A sum in two numbers, so that a million frames lose nothing; integers are exact in one."""
     return _scan(context, node, FLOATS if context.runs.base[node].is_floating_point() else WHOLES)
 
 
 @rule(aten.cumprod.default)
 def running_product(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """One factor a frame."""
+    """A running product."""
     return _scan(context, node, PRODUCT)
 
 
@@ -182,7 +182,7 @@ def running_log_sum(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 @rule(*EXTREMES)
 def running_extreme(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """The values, and from which frames they are where anything takes that."""
+    """The running extremes, and their frame indices if a node takes these."""
     values, places = EXTREMES[node.target]
     taken = any(user.args[1] == 1 and user.users for user in node.users)
     return _scan(context, node, places if taken else values)
@@ -190,7 +190,7 @@ def running_extreme(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 @rule(*RECURRENCES)
 def linear_recurrence(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """What a parallel scan computes, one frame after the other."""
+    """The result of a parallel scan, frame by frame."""
     return _scan(context, node, RECURRENCES[node.target])
 
 
@@ -236,7 +236,7 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
 
 
 def _settled(context: StreamingContext, node: fx.Node, frames: Sequence[fx.Node]) -> list[fx.Node]:
-    """What a scan runs over, as frames that move, at one lag: of whole steps, or ahead of their time."""
+    """The values that a scan runs over, at one lag: of whole steps, or ahead of their time."""
     moving = [context.alias(n, context.timed(n).moving(), node) for n in frames]
     lag = max(context.timed(n).lag or 0 for n in moving)
     if lag > 0:
@@ -256,7 +256,7 @@ def _converted(context: StreamingContext, value: fx.Node, dtype: torch.dtype, be
 def _states(
     context: StreamingContext, node: fx.Node, scan: Scan, loop: RolledLoop, frames: Sequence[fx.Node]
 ) -> list[fx.Node]:
-    """What is carried, in the shape of one frame, as states: as of the frames that are known ahead of their time."""
+    """The carried values as states in the shape of one frame, after the frames that are known ahead of time."""
     starts = [
         _start(run, node, scan, loop, frames, -(context.timed(frames[0]).lag or 0)) for run in context.runs.all[::2]
     ]
@@ -270,7 +270,7 @@ def _states(
 def _start(
     run: Mapping[fx.Node, Any], node: fx.Node, scan: Scan, loop: RolledLoop, frames: Sequence[fx.Node], known: int
 ) -> Sequence[Tensor]:
-    """What is carried after the first `known` frames of a run."""
+    """The carried values after the first `known` frames."""
     (axis,) = {path[0].axis for path in loop.scans}
     value = run[node] if isinstance(run[node], Tensor) else run[node][0]
     like, start = value.select(axis, 0), []

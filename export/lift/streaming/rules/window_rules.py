@@ -1,4 +1,4 @@
-"""Windows over time, whose earlier frames are kept: convolutions, `unfold`; and transposed convolutions."""
+"""Rules for windows over time, with earlier frames: convolutions, `unfold`, transposed convolutions."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _by_axis(numbers: Sequence[int], axes: int) -> list[int]:
 
 
 def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
-    """Of reaches along the last axes of the argument of `node`."""
+    """The largest of `reaches` along axes that may be time."""
     chosen = [r for axis, r in enumerate(reaches, -len(reaches)) if may_be_time(args_of(node)[0], axis)]
     return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
 @rule(*WINDOWED_AXES, reach=window_reach, takes_mirrors=True)
 def convolution(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A window, behind padding of its own over time."""
+    """A window, with its own padding over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
     place = context.time_among_last(value, axes)
     if place is None:
@@ -96,9 +96,9 @@ def slide(
     last: float | None = None,
     beyond: int = 0,
 ) -> TimeAxisInfo:
-    """Keep the frames that a window over the first argument of `node` has of the steps before; `fill` around them.
+    """Keep the frames of earlier steps for a window over the first argument of `node`; `fill` is its padding.
 
-    What stands behind the last frame and `beyond` more is `last`, where that is something else.
+    The padding from `beyond` frames after the last frame on is `last`, if that is given.
     """
     value = args_of(node)[0]
     info = context.timed(value)
@@ -126,7 +126,7 @@ def slide(
 
 
 def window_of(context: StreamingContext, node: fx.Node, place: int) -> Window:
-    """The window of a convolution or pool over the axis that is the one of number `place` of its axes."""
+    """The window of a convolution or pool over the axis of index `place` among its axes."""
     given = named_args(node)
 
     def along_time(name: str, usual: int) -> int:
@@ -159,7 +159,7 @@ def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
 
 
 def _transposed_reach(node: fx.Node) -> Reach:
-    """In frames of the argument, of which each makes `stride`."""
+    """Frames of the argument, each of which makes `stride`."""
     given = named_args(node)
     sizes = given["weight"].meta["val"].shape[2:]
     dilations, strides = (_by_axis(given[name], len(sizes)) for name in ("dilation", "stride"))
@@ -169,7 +169,7 @@ def _transposed_reach(node: fx.Node) -> Reach:
 
 @rule(*TRANSPOSED_AXES, reach=_transposed_reach)
 def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Each frame makes several: those of a step are added up with what the steps before make of the same frames."""
+    """Each frame makes several: those of a step are added to what the steps before make of the same frames."""
     value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
     place = context.time_among_last(value, axes)
     if place is None:
