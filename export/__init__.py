@@ -1,7 +1,7 @@
-"""From a model to a verified bundle. Importing this is cheap: torch and onnx are loaded when `export` is first used.
+"""Export a model to a verified bundle. The import is cheap: torch and onnx are loaded at the first use of `export`.
 
-The package can be called: `rnn_export.export` and `from rnn_export import export` are this package, whatever was
-imported before. A call is one of `rnn_export.export.api.export`, and `inspect` shows the signature of that.
+The package is callable: `rnn_export.export` and `from rnn_export import export` are this package, whatever was
+imported before. A call is a call of `rnn_export.export.api.export`, and `inspect` shows its signature.
 """
 
 import inspect

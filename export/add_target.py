@@ -1,4 +1,4 @@
-"""One target more for a bundle that is there already, from its step graph."""
+"""Add one more target to an existing bundle, from its step graph."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,19 +22,19 @@ STEP = "step.onnx"
 
 
 def can_add(target: str) -> bool:
-    """Whether a bundle gains the target later, from its step.onnx; that itself is not built anew."""
+    """True if a bundle can gain the target later, from its step.onnx, which is not built anew."""
     return target != PORTABLE and hasattr(find_writer(target), "from_step")
 
 
 def add_target(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
 ) -> Draft:
-    """A draft, to be added to `bundle`, of a target that is written from a step; it is held to the golden vectors.
+    """A draft, to be added to `bundle`, of a target that is written from a step and held to the golden vectors.
 
-    Nothing is written: that is for `build_engine` and `build_c`, or `extend_bundle` where there is nothing to build.
+    Nothing is written: `build_engine` and `build_c` do that, or `extend_bundle` where there is nothing to build.
 
-    Raises ExportError where the bundle has no step or the target does not take it, ParityError where the target does
-    something else than the model.
+    Raises ExportError if the bundle has no step or the target does not take it, ParityError if the target differs
+    from the model.
     """
     return add_proved(bundle, target, order, progress)[0]
 
@@ -44,7 +44,7 @@ def add_target(
 def add_proved(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
 ) -> tuple[Draft, Sequence[ParityReport]]:
-    """As `add_target`, with how each engine on what was written did."""
+    """As `add_target`, with the parity report of each engine."""
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
         raise ExportError(

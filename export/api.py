@@ -83,11 +83,11 @@ def export(
         states: argument to output, for a model that takes and returns its states: {"h": 1, "c": 2}. They start at
             zeros; a number in one, such as `pos` in {"h": h, "pos": 0}, starts as in the example. None in place of an
             output says that an argument is no state, {} that there are none at all. Of an ONNX file, input to output;
-            those are found that name and shape tell.
+            pairs that name and shape tell are found.
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
-        sample_rate: Hz, where an input is a piece of a signal.
-        targets, precision: what is written beside the portable graph, which is fp32 and in every bundle; see
+        sample_rate: Hz, where an input is part of a signal.
+        targets, precision: the files written beside the portable graph, which is fp32 and in every bundle; see
             `rnn_export.targets`.
         state_precision: of the states between two steps, where a target is written in less than fp32: fp32 unless said
             otherwise.
@@ -109,15 +109,15 @@ def export(
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
             and no state, and cannot stream.
         assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
-            always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
+            always true, or False, on what a stream is fed: the value of the tensor, before any `not`. It stands in the
             contract, and is checked on all that is verified.
         max_frames: the most frames of one stream, where the model has a table of so many positions, or attends to all
             frames before: a stream that is fed more raises StreamError, until it is reset.
-        max_context: how many frames attention may look at, the newest among them, where the model attends to all
-            frames before. Up to so many frames a stream is the model; beyond, it is the model with all frames farther
-            back masked, which is what it is held to. It stands in the contract.
-        pack_states: whether states of float32, but counts, are packed into one, for runtimes that want few tensors;
-            what lies where in it stands in the contract.
+        max_context: the attention window in frames, the newest among them, where the model attends to all frames
+            before. Up to so many frames a stream is the model; beyond, it is held to the model with all frames farther
+            back masked. It stands in the contract.
+        pack_states: pack states of float32, but counters, into one, for runtimes that want few tensors; the contract
+            has their offsets.
         fixed: {input: value} for inputs of an ONNX file that are always the same, such as a sampling rate.
         shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
             numbers, "batch" for any number of streams, "time" for an axis of frames.
@@ -126,9 +126,9 @@ def export(
         progress: called with the name of each stage. None shows a bar on a terminal, a line in a notebook, and
             elsewhere logs each stage at INFO; False shows and logs nothing.
 
-    Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
-    bundle, and that this user can have no record, are warnings of the logger "rnn_export.export". In a process there is
-    one export at a time: a second thread waits. While it lasts, torch and BLAS have one thread in all of the process,
+    Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. Notes on the bundle, and the
+    reason if this user can have no record, are warnings of the logger "rnn_export.export". In a process there is one
+    export at a time: a second thread waits. While it lasts, torch and BLAS have one thread in all of the process,
     unless a weight of `model` has 4 million elements or more; afterwards they have as many as before.
 
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
@@ -175,7 +175,7 @@ def export(
 
 
 def _said(bundle: Bundle, notes: Sequence[str]) -> Bundle:
-    """Once the bar is gone, which shares a terminal with them."""
+    """Log `notes` once the progress bar has left the terminal."""
     for note in notes:
         LOG.warning("%s", note)
     return bundle

@@ -1,4 +1,4 @@
-"""What stands in an ONNX file that is no bundle yet, and what `export` would make of it."""
+"""Describe an ONNX file that is no bundle yet, and what `export` would make of it."""
 
 import os
 from collections import Counter
@@ -19,10 +19,10 @@ from rnn_export.threads import one_thread
 
 @dataclass(frozen=True)
 class FileDescription:
-    """`spec` and `notes` are what `export` would find, or `error` why it would stop.
+    """An ONNX file as `export` sees it: `spec` and `notes`, or the `error` it raises.
 
     Attributes:
-        operators: how many nodes there are of each, at any depth.
+        operators: the number of nodes of each, at any depth.
         comes_back: by input that is a state, the output that it comes back as.
     """
 

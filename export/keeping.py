@@ -1,4 +1,4 @@
-"""A verified draft written as a bundle: the tail of every export."""
+"""Write a verified draft as a bundle: the end of every export."""
 
 import json
 import math
@@ -40,9 +40,9 @@ def with_evidence(
     not_exercised: Sequence[Mapping[str, str]],
     file: Mapping[str, Any] | None = None,
 ) -> tuple[Draft, dict[str, bytes]]:
-    """`draft` with the self-tests of its targets and all notes, and the files that are the evidence of `report`.
+    """`draft` with the self-tests of its targets and all notes, and the evidence files of `report`.
 
-    `file` is what there is to say of an ONNX file that the bundle is made of.
+    `file` describes the ONNX file that the bundle is made of.
     """
     others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
     said = [*draft.notes, *(note for target, options in plan for note in notes(draft, target, options))]
@@ -72,10 +72,10 @@ def keep(
     made_by: Mapping[str, str],
     report: bool,
 ) -> tuple[Bundle, list[str]]:
-    """Write the bundle `path`, and record its code as made here; and what there is to know of it.
+    """Write the bundle `path`, record its code as made here, and return it with its notes.
 
-    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own. With `report`
-    it has a report.html.
+    `evidence` are the files of its verification, `made_by` the versions of other packages. With `report` it has a
+    report.html.
     """
     files = {**draft.files, **evidence}
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
@@ -96,9 +96,9 @@ def keep(
 
 
 def count_weights(model: bytes) -> int:
-    """The floats among the constants of an ONNX graph: the memory that holds them bounds how fast a step can be.
+    """The number of floats in the constants of an ONNX graph: the memory they are in bounds the speed of a step.
 
-    A table that is only looked up in counts for nothing: a step reads one row of it.
+    A table that is only looked up counts for nothing: a step reads one row of it.
     """
     graph = onnx.load_from_string(model).graph
     constants = [(tensor.name, tensor) for tensor in graph.initializer]

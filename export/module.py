@@ -77,7 +77,7 @@ def export_module(
     report: bool,
     progress: Callable[[str], None],
 ) -> tuple[Bundle, list[str]]:
-    """What `rnn_export.export.api.export` does with a module; see there for each argument."""
+    """Export a module for `rnn_export.export.api.export`; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()
     plan = plan_of(targets, precision, state_precision, opset, batch, Path(path))
@@ -109,7 +109,7 @@ def export_module(
 
 
 def _refuse_other_floats(model: nn.Module, example: Any) -> None:
-    """Parameters and inputs wider than fp32, before anything is made of them; `lift` names those that are narrower."""
+    """Refuse parameters and inputs wider than fp32 before any work; `lift` names those that are narrower."""
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     parameters = [*model.named_parameters()] if isinstance(model, nn.Module) else []
     inputs = [(f"example_inputs{pytree.keystr(at)}", leaf) for at, leaf in pytree.tree_flatten_with_path(example)[0]]
@@ -122,7 +122,7 @@ FLOAT32 = "every target is written from a float32 model. Call model.float() and 
 
 
 def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
-    """Buffers and code of a model can make them of float32."""
+    """Refuse other floats made by a buffer or the code."""
     spec = lifted.spec
     tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
     for tensor in tensors:
@@ -134,7 +134,7 @@ def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
 
 
 def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Plan, Draft]:
-    """All targets, written as each has its options, and the plan of them; nothing of it is verified.
+    """Write all targets with their options; return the plan of them and the unverified draft.
 
     A model that torch's own formats can hold and ONNX cannot has no portable graph, which is noted.
     """
@@ -167,7 +167,7 @@ def _verified(
     progress: Callable[[str], None],
     accept: Accept | None,
 ) -> tuple[Draft, dict[str, bytes]]:
-    """`draft` with the self-tests of its targets, and the files that are the evidence; raises ParityError."""
+    """`draft` with the self-tests of its targets, and the evidence files; raises ParityError."""
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     step, precision = draft.files.get("step.onnx"), plan[0][1].precision
     report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision, accept)

@@ -1,4 +1,4 @@
-"""A bundle from an ONNX file that is a step already, whoever made it: read, pair, lay out, write, verify, keep."""
+"""Export an ONNX file that is already a step to a bundle: read, pair, lay out, write, verify, keep."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ STATELESS = "no input is a state: every step stands for itself, and a stream rem
 
 @dataclass(frozen=True)
 class Brought:
-    """A file and the contract that was found in it; `first` is one row of every state, `fixed` what is no data."""
+    """A file and its contract; `first` is one row of every state, `fixed` values of inputs that are no data."""
 
     source: Source
     original: Original
@@ -57,7 +57,7 @@ class Brought:
     spec: StreamSpec
 
     def step(self, meant: bool) -> tuple[bytes, list[str]]:
-        """`step.onnx`, and what is to know of its states; `meant`: somebody said which these are."""
+        """`step.onnx` and notes on its states; with `meant`, the user has said which these are."""
         step = step_of(self.source, self.layout, self.spec, self.fixed)
         said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs] or [STATELESS]
         return step, [*said, *restarting(step, self.spec.chunk, meant=meant)]
@@ -74,7 +74,7 @@ def bring(
 ) -> Brought:
     """The contract of `source`; raises SourceError where it is not clear, with the options that say it.
 
-    Where `chunk` is "auto", a step has the frames of an axis of time that is fixed in the file, or else one.
+    If `chunk` is "auto", a step has the frames of the time axis if that is fixed in the file, or else one.
     """
     check_chunk(chunk)
     values = constants(source.model, fixed or {})
@@ -112,7 +112,7 @@ def export_onnx(
     report: bool,
     progress: Callable[[str], None],
 ) -> tuple[Bundle, list[str]]:
-    """What `rnn_export.export.api.export` does with an ONNX file; see there for each argument."""
+    """Export an ONNX file for `rnn_export.export.api.export`; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()
     plan = plan_of(targets, precision, state_precision, opset, batch, Path(path))
@@ -173,7 +173,7 @@ def _layout(
 
 
 def _rate(source: Source) -> int | None:
-    """What sherpa-onnx and others write of a model."""
+    """The rate that sherpa-onnx and others write."""
     said = source.metadata.get("sample_rate", "")
     return int(said) if said.isdigit() and int(said) > 0 else None
 
@@ -213,7 +213,7 @@ def _draft(step: bytes, spec: StreamSpec, initial: Arrays, plan: Plan, opset: in
 
 
 def _told(source: Source, fixed: Arrays) -> dict[str, Any]:
-    """What stands in the evidence of the file itself."""
+    """The evidence entry on the file itself."""
     return {
         "name": source.path.name,
         "sha256": hashlib.sha256(source.packed).hexdigest(),

@@ -1,4 +1,4 @@
-"""What is to be exported, before anything is done: the targets with their options, and whether it can work here."""
+"""Plan an export before any work: the targets with their options, and checks that it can work here."""
 
 import os
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def fitted(
     data: recording.Source | None,
     calibrate: recording.Source | None,
 ) -> tuple[Plan, Arrays | None]:
-    """`plan` for one contract, with the recording to calibrate on; and the recording to verify on, by input."""
+    """`plan` for one contract, with the calibration recording; and the verification recording by input."""
     check_batch(batch, spec.rows)
     plan = [(target, options.of_rows(spec.rows)) for target, options in plan]
     recorded = None if data is None else recording.read(data, spec)
@@ -42,7 +42,7 @@ def fitted(
 
 
 def check_place(path: Path, force: bool) -> None:
-    """Find out before the work, not after it; the writer checks again."""
+    """Refuse a bad `path` before the work; the writer checks again."""
     is_bundle = BUNDLE.is_at(path)
     if os.path.lexists(path) and not (force and is_bundle):
         advice = "give force=True (--force) to replace it, or choose" if is_bundle else "it is no bundle: choose"
@@ -74,7 +74,7 @@ def plan_of(
 
 
 def check_runtime() -> None:
-    """Everything that is written is driven by ONNX Runtime before it is kept."""
+    """Require ONNX Runtime, which verifies everything before it is kept."""
     try:
         load_module(BACKENDS["onnxruntime"])
     except BackendUnavailable as error:
@@ -86,25 +86,25 @@ def check_runtime() -> None:
 
 
 def check_counts(**counts: object) -> None:
-    """Raise ExportError where one of them is no whole number from 1 on."""
+    """Raise ExportError if one of them is no whole number from 1 on."""
     for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
 
 
 def check_chunk(chunk: object) -> None:
-    """Raise ExportError where `chunk` is neither "auto" nor a whole number from 1 on."""
+    """Raise ExportError if `chunk` is neither "auto" nor a whole number from 1 on."""
     if problem := chunk_problem(chunk):
         raise ExportError(problem)
 
 
 def check_calibration(calibrate: object, precision: Precision) -> None:
-    """Scales of activations are for int8 alone."""
+    """Refuse `calibrate` for other than int8."""
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate (--calibrate) is for precision int8, not for {precision}: leave it out.")
 
 
 def tolerance_of(precision: Precision, atol: float | None, rtol: float | None) -> Tolerance:
-    """What is asked for, or else the usual one of the precision."""
+    """The tolerance asked for, or else that of the precision."""
     usual = TOLERANCES[precision]
     return Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)

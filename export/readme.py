@@ -1,4 +1,4 @@
-"""README.md of a bundle: what it is, how it is streamed, and how it was verified."""
+"""README.md of a bundle: its contents, how to stream it, and how it was verified."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from rnn_export.text import code, visible
 
 
 def bundle_readme(name: str, spec: StreamSpec, targets: Sequence[TargetRow], evidence: Mapping[str, Any]) -> str:
-    """The page, in Markdown; `evidence` is what stands in parity.json."""
+    """The page, in Markdown; `evidence` is the content of parity.json."""
     return "\n".join((*_stream(name, spec, evidence), "", targets_section(targets), *_verification(name, evidence), ""))
 
 

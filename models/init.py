@@ -1,4 +1,4 @@
-"""How a cell comes to its sizes, its weights (drawn, or taken over from a torch layer) and its first state."""
+"""Set up a cell: its sizes, its weights (drawn, or taken over from a torch layer) and its first state."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Weights in and out of files: safetensors both ways, torch checkpoints in; never a pickle that could run code."""
+"""Read and write weights: safetensors both ways, torch checkpoints in; never a pickle that could run code."""
 
 import os
 from collections.abc import Iterable, Mapping

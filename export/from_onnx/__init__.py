@@ -1,1 +1,1 @@
-"""From an ONNX file that others made, a step already, to a step of ours: no torch here."""
+"""Convert an ONNX file that is already a step to a step of this package, without torch."""

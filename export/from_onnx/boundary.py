@@ -1,4 +1,4 @@
-"""The file as a step of ours: constants in, branches on them gone, its tensors in the layout of the contract."""
+"""Convert the file to a step of the contract: constants put in, branches on them removed, tensors laid out."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str, Array]) -> bytes:
     """`step.onnx`: the contract's inputs and states, at opset 18 or a later one where an operator needs it.
 
-    Raises ExportError, with what the onnx package says, where it cannot be converted, and SourceError where what comes
-    out is nothing that a bundle may hold.
+    Raises ExportError, with the message of the onnx package, if it cannot be converted, and SourceError if the result
+    is nothing that a bundle may hold.
     """
     model = ModelProto()
     model.CopyFrom(source.model)
@@ -71,14 +71,14 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
 
 
 def _names(graph: GraphProto) -> set[str]:
-    """Those that the author of a file gave to nodes and values."""
+    """Names that the author of a file gave to nodes and values."""
     nodes = [node for body in graphs_of(graph) for node in body.node]
     stored = {tensor.name for body in graphs_of(graph) for tensor in body.initializer}
     return {name for node in nodes for name in (node.name, *node.output) if name} | stored
 
 
 def digest_of(spec: StreamSpec, source: Source, fixed: Mapping[str, Array], initial: Arrays) -> str:
-    """sha256 over the contract, the weights of the file, what was fixed and where the states start."""
+    """sha256 over the contract, the weights of the file, the fixed values and the initial states."""
     digest = hashlib.sha256(replace(spec, digest="").dumps().encode())
     weights = [(f"{tensor.name}", array_of(tensor)) for tensor in tensors_of(source.model)]
     for name, value in (*weights, *sorted(fixed.items()), *sorted(initial.items())):
@@ -95,7 +95,7 @@ def _fix(graph: GraphProto, fixed: Mapping[str, Array]) -> None:
 
 
 def _bound(model: ModelProto, layout: Layout) -> None:
-    """The sizes of the contract in place of those that the file leaves open."""
+    """Put the sizes of the contract in place of open ones."""
     placed = {t.name: t for t in (*layout.inputs, *layout.states)}
     for value in model.graph.input:
         _set_shape(value, _file_dims(placed[value.name], layout))
@@ -118,7 +118,7 @@ def _set_shape(value: onnx.ValueInfoProto, dims: list[int | str]) -> None:
 
 
 def _converted(model: ModelProto, source: Source) -> ir.Model:
-    """Branches on constants gone, and at `BASE_OPSET` if it can be said there."""
+    """The model without branches on constants, at `BASE_OPSET` if possible."""
     graph = _simplified(ir.from_proto(model))
     try:
         if opset_of(model) < BASE_OPSET:
@@ -140,7 +140,7 @@ def _converted(model: ModelProto, source: Source) -> ir.Model:
 
 
 class SayFirstStates(InPlacePass):
-    """Zeros where a recurrent operator does not say which state it starts from: what writes it out asks for it."""
+    """Give recurrent operators without an initial state one of zeros, which their decomposition requires."""
 
     def call(self, model: ir.Model) -> PassResult:
         done = False
@@ -164,7 +164,7 @@ class SayFirstStates(InPlacePass):
 
 
 class FoldFills(InPlacePass):
-    """A few equal numbers of a constant shape, which onnxscript leaves: sizes of a padding may be made of them."""
+    """Fold small ConstantOfShape nodes, which onnxscript leaves: sizes of a padding may be made of them."""
 
     def call(self, model: ir.Model) -> PassResult:
         done = False
@@ -184,7 +184,7 @@ class FoldFills(InPlacePass):
 
 
 def _simplified(graph: ir.Model) -> ir.Model:
-    """What constants and sizes say is computed; a branch that goes shows the sizes of what is behind it."""
+    """Compute what constants and sizes determine; removing a branch shows the sizes behind it."""
     nodes = -1
     while nodes != (nodes := sum(1 for _ in graph.graph.all_nodes())):
         graph = apply(_with_shapes(graph), Simplify(FOLDED), FoldFills(), KeepSizes())
@@ -196,7 +196,7 @@ def _with_shapes(graph: ir.Model) -> ir.Model:
 
 
 def _lay_out(model: ModelProto, layout: Layout, spec: StreamSpec) -> None:
-    """Each tensor of the contract in front of, or behind, the one of the file, and nothing where they are the same."""
+    """Connect each tensor of the contract to the one of the file, by layout nodes if the two differ."""
     graph = model.graph
     inputs = {t.name: t for t in (*layout.inputs, *layout.states)}
     outputs = {t.name: t for t in layout.outputs}
@@ -235,7 +235,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _nodes(tensor: Placed, name: str, inner: str, into: bool) -> Iterator[NodeProto]:
-    """From `name` of the contract to `inner` of the file, or with `into` False back."""
+    """Nodes from `name` of the contract to `inner` of the file, or back."""
     moves: list[tuple[str, dict[str, Any], list[int] | None]] = []
     batch = tensor.batch
     if tensor.dropped is not None:

@@ -1,4 +1,4 @@
-"""An Expand to sizes that are never -1: what asks whether one is goes, so that shapes say how large it becomes."""
+"""Remove the test for -1 before an Expand to sizes that are never -1, so that its shape can be inferred."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _JOINS = {"Concat", "Add", "Mul"}
 
 
 class KeepSizes(InPlacePass):
-    """Where(s == -1, other, s) is s where s are sizes: torch.onnx writes that in front of each Expand."""
+    """Replace Where(s == -1, other, s) by s for sizes s: torch.onnx writes it before each Expand."""
 
     def call(self, model: ir.Model) -> PassResult:
         done = False
@@ -37,7 +37,7 @@ def _asks_for_minus_one(condition: ir.Value | None, sizes: ir.Value) -> bool:
 
 
 def _are_sizes(value: ir.Value | None) -> bool:
-    """Whether a value is of whole numbers that count something: of a shape, or constants, none of them below 0."""
+    """True if a value holds whole numbers that count something: of a shape, or constants, none below 0."""
     number = _number(value)
     if number is not None:
         return number.dtype.kind == "i" and bool((number >= 0).all())
@@ -52,7 +52,7 @@ def _are_sizes(value: ir.Value | None) -> bool:
 
 
 def _without_reshape(sizes: ir.Value) -> ir.Value:
-    """A list of sizes that is made a list once more, as it was before."""
+    """The list of sizes before a Reshape that leaves it as it was."""
     node = sizes.producer()
     if node is None or node.op_type != "Reshape" or node.inputs[0] is None:
         return sizes

@@ -1,4 +1,4 @@
-"""What a file is verified on: seeded noise in the range that its inputs have, and the kinds of input beside it."""
+"""Inputs to verify a file on: seeded noise in the range of each input, and the other kinds of input."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpo
 
 
 class Noise:
-    """Seeded inputs of a contract; `step` is its graph, which says how many rows there are of what ids look up."""
+    """Seeded inputs of a contract; `step` is its graph, which tells the rows of the tables that ids look up."""
 
     def __init__(self, spec: StreamSpec, step: bytes) -> None:
         self.spec, graph = spec, load_from_string(step)
         self.rows = {t.name: _rows_of(graph, t.name) for t in spec.inputs}
 
     def frames(self, frames: int) -> dict[str, Array]:
-        """Of each input (rows, frames, ...); raises ExportError where no whole number says its range."""
+        """Noise of each input (rows, frames, ...); raises ExportError if a range of ids is unknown."""
         random = np.random.default_rng(1)
         return {t.name: self._drawn(random, t, self._shape(t, ROWS, frames)) for t in self.spec.inputs}
 
     def trials(self, frames: int) -> tuple[tuple[str, ...], dict[str, Array]]:
-        """The kinds of input, and of every input a row for each: (kinds, frames, ...)."""
+        """The kinds of input, and for every input a row of each: (kinds, frames, ...)."""
         random, levels = np.random.default_rng(2), levels_of(frames)
         held, of_frames, inputs = list(levels).index(CONSTANTS), np.stack(list(levels.values())), {}
         for tensor in self.spec.inputs:
@@ -71,7 +71,7 @@ class Noise:
 
 
 def _rows_of(model: ModelProto, name: str) -> int | None:
-    """The fewest rows of a table that an input is looked up in."""
+    """The fewest rows of a table that an input looks up."""
     tables: Mapping[str, TensorProto] = {t.name: t for t in model.graph.initializer}
     values, rows = {name}, []
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""Where batch and time stand in each tensor of a file, and the contract that follows."""
+"""Find batch and time axes of each tensor of a file, and the contract that follows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FEW, MORE = 2, 3
 class Placed:
     """One tensor of the file: `dims` are numbers, "batch" and "time".
 
-    Of axes of the file, `batch` is that of the rows, None where it has none; `dropped` is a time axis of one frame,
-    which a step of ours does not have.
+    `batch` is the index of the batch axis in the file, None if it has none; `dropped` that of a time axis of one
+    frame, which a step does not have.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Placed:
 
     @property
     def shape(self) -> tuple[Dim, ...]:
-        """As the contract has it: with a batch axis, in front for a state."""
+        """The contract's shape: with a batch axis, in front for a state."""
         kept = [d for axis, d in enumerate(self.dims) if axis != self.dropped]
         if BATCH not in kept:
             return (BATCH, *kept)
         return (BATCH, *(d for d in kept if d != BATCH)) if self.is_state else tuple(kept)
 
     def to_file(self, array: Array) -> Array:
-        """A tensor of the contract as the file takes it."""
+        """A tensor of the contract in the file's layout."""
         if self.dropped is not None:
             array = np.expand_dims(array, self.dropped if self.batch is not None else self.dropped + 1)
         if self.batch is None:
@@ -79,7 +79,7 @@ class Layout:
     chunk: int
 
     def spec(self, sample_rate: int | None, stored: Iterable[str]) -> StreamSpec:
-        """The contract, without its digest; the states keep the names of the file. `stored` are those with a start."""
+        """The contract, without its digest; the states keep the names of the file. `stored` are those not of zeros."""
         started = set(stored)
         states = tuple(
             StateSpec(p.input, p.input, p.output, s.dtype, s.shape, "stored" if p.input in started else "zeros")
@@ -99,10 +99,10 @@ def find_layout(
     original: Original,
     chunk: int,
 ) -> Layout:
-    """The layout of a file with these inputs and outputs; raises SourceError where an axis can be several things.
+    """The layout of a file with these inputs and outputs; raises SourceError if an axis is ambiguous.
 
-    What the file says, and what is `said` of shapes, is tried: it runs on batches of several sizes, and the axes of its
-    outputs that follow are those of the batch.
+    The shapes of the file, and those `said`, are tried: it runs on batches of several sizes, and the output axes that
+    follow are batch axes.
     """
     states = {pair.input for pair in pairs}
     dims = _all_dims(taken, said, states)
@@ -129,7 +129,7 @@ def find_layout(
 def _all_dims(
     taken: Mapping[str, Port], said: Mapping[str, tuple[Dim, ...]], states: set[str]
 ) -> dict[str, tuple[Dim, ...]]:
-    """By input, numbers, "batch" and "time", and nothing that is not known."""
+    """By input, its dims as numbers, "batch" and "time", all known."""
     words = {d for name in states for d in taken[name].shape or () if isinstance(d, str) and BATCHES.fullmatch(d)}
     found: dict[str, tuple[Dim, ...]] = {}
     for name, port in taken.items():
@@ -142,7 +142,7 @@ def _all_dims(
 
 
 def _dims(port: Port, is_state: bool) -> tuple[int | str | None, ...]:
-    """The axes with the batch by its name, where one is told by it or is the only one of its kind."""
+    """The axes, with the batch axis if its name tells it or it is the only one of its kind."""
     if port.shape is None:
         raise SourceError(_question(port, []))
     unknown = [axis for axis, d in enumerate(port.shape) if not isinstance(d, int)]
@@ -153,12 +153,12 @@ def _dims(port: Port, is_state: bool) -> tuple[int | str | None, ...]:
 
 
 def _any_batch(port: Port, dims: tuple[Dim, ...]) -> bool:
-    """Whether the file takes any number of rows in an input: it has an axis for them, of a size that is open."""
+    """True if the file takes any number of rows in an input: it has a batch axis of open size."""
     return BATCH in dims and (port.shape is None or not isinstance(port.shape[dims.index(BATCH)], int))
 
 
 def _with_row(dims: tuple[Dim, ...], is_state: bool) -> tuple[Dim, ...]:
-    """With the axis of one stream, where the file has one: of size 1, in front, or behind the layers of a state."""
+    """The axes with the batch axis of one stream, if any: of size 1, in front, or behind the layers of a state."""
     if BATCH in dims:
         return dims
     axis = next((a for a in ((0, 1) if is_state else (0,)) if a < len(dims) and dims[a] == 1), None)
@@ -181,7 +181,7 @@ def _outputs(
     frames: int,
     said: Mapping[str, tuple[Dim, ...]],
 ) -> list[Placed]:
-    """The outputs that are no states, by what the file gives; the next states must be as they were fed."""
+    """The outputs that are no states, with axes found by running the file on several sizes."""
     first = _run(original, taken, 1 if rows else FEW, frames)
     more = first if rows else _run(original, taken, MORE, frames)
     timed = any(TIME in t.dims for t in taken) and not all(_time_is_fixed(original, t) for t in taken)

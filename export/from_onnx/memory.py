@@ -1,4 +1,4 @@
-"""Memory of a file that is among none of its states, so that a step of it would forget."""
+"""Find memory of a file that is in none of its states, which a step would forget."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ AT_ONCE = 8
 
 
 def restarting(step: bytes, chunk: int, meant: bool) -> Iterator[str]:
-    """What to know of recurrent operators that start anew at each step, over an axis inside of a frame.
+    """Notes on recurrent operators that start anew at each step, over an axis inside of a frame.
 
-    Raises SourceError where they run over the frames of a step, so that what they remember is lost; or may do so,
-    forwards alone, and it is not `meant`.
+    Raises SourceError if they run over the frames of a step, so that their memory is lost; or may do so, forwards
+    alone, and it is not `meant`.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(step))
     values = (*model.graph.value_info, *model.graph.input)
@@ -65,10 +65,10 @@ def check_whole(
     stepped: Mapping[str, Array],
     tolerance: Tolerance,
 ) -> None:
-    """Raise SourceError where the file gives something else for several frames in one call than frame after frame.
+    """Raise SourceError if several frames in one call give other outputs than frame after frame.
 
-    `stepped` is what it gave then, its states fed back, from the row `initial`. A file that takes steps of one
-    size alone, or an input that is the same for all frames, is not asked.
+    `stepped` are the latter outputs, with the states fed back, from the row `initial`. A file that takes steps of one
+    size alone, or an input that is the same for all frames, is not checked.
     """
     timed = [(tensor, _time(tensor)) for tensor in layout.inputs]
     open_axes = [a is not None and not isinstance(original.shapes[t.name][a], int) for t, a in timed]
@@ -102,7 +102,7 @@ def _time(tensor: Placed) -> int | None:
 
 
 def _order(tensor: Placed) -> list[int]:
-    """For each axis of the file, where it stands in (row, time, ...)."""
+    """For each axis of the file, its index in (row, time, ...)."""
     rest = iter(range(2, 2 + len(tensor.dims)))
     return [0 if a == tensor.batch else 1 if a == _time(tensor) else next(rest) for a in range(len(tensor.dims))]
 

@@ -1,4 +1,4 @@
-"""The file as it is, on ONNX Runtime: what everything is held to."""
+"""Run the file unchanged on ONNX Runtime, as the reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Original:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name; raises ExportError with what ONNX Runtime says of inputs that it does not take."""
+        """Outputs by name; raises ExportError with ONNX Runtime's message on inputs that it refuses."""
         try:
             results = self._session.run(None, {**self.fixed, **feed})
         except RUN_ERRORS as error:

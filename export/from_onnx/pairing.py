@@ -1,4 +1,4 @@
-"""Which inputs of a file are states, and the output that each comes back as: said, or unambiguous by name and shape."""
+"""Find the inputs of a file that are states, and their outputs: said, or unambiguous by name and shape."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Pair:
 def find_pairs(
     taken: Mapping[str, Port], given: Mapping[str, Port], said: Mapping[str, str | None] | None
 ) -> tuple[Pair, ...]:
-    """The states among what a file takes and gives, in the order of its inputs.
+    """The states among the inputs and outputs of a file, in the order of its inputs.
 
     `said` by input is the output it comes back as, or None where it is no state; with {} there is none at all, and with
-    None all is found. Raises SourceError where a pair that is said does not exist or fit, and where it is not clear
-    what is a state, with the options that say it.
+    None all are found. Raises SourceError if a pair that is said does not exist or fit, and if the states are unclear,
+    with the options that say it.
     """
     found = {name: Pair(name, out, "declared") for name, out in _checked(taken, given, said or {}).items() if out}
     if said == {}:
@@ -115,7 +115,7 @@ def _grows(state: Port, output: Port) -> str:
 
 
 def _by_name(taken: Mapping[str, Port], given: Mapping[str, Port]) -> dict[str, list[str]]:
-    """By input, the outputs that fit and have its name but for words of before and after; the closest alone."""
+    """By input, the closest of the outputs that fit and differ in name only by words of before and after."""
     found: dict[str, list[str]] = {}
     for name, port in taken.items():
         fitting = [out for out, other in given.items() if _fits(port, other)]
@@ -166,7 +166,7 @@ def _fits(state: Port, output: Port) -> bool:
 
 
 def _is_like(state: Port, output: Port) -> bool:
-    """Whether no name is needed to take one for the other: sizes that are open in one alone say that they are not.
+    """True if no name is needed to pair the two: a size that is open in one alone rules it out.
 
     But for an axis of one entry, as of a batch of one, whose size somebody's converter has lost on the way.
     """

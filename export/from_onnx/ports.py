@@ -1,4 +1,4 @@
-"""What a file takes and gives, and the shapes and constants that a user says of it."""
+"""Inputs and outputs of a file, and the shapes and constants that a user gives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SHAPE_OPTION = "--shape {name}={dims} (shapes={{{name!r}: ({dims})}})"
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a file. A dimension is a number, the file's own word for one, or None where it says none.
+    """An input or output of a file. A dimension is a number, the file's own symbol, or None if unknown.
 
-    `shape` is None where the file says not even how many axes there are.
+    `shape` is None if not even the number of axes is known.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Port:
 
 
 def ports(values: Iterable[ValueInfoProto]) -> dict[str, Port]:
-    """By name, in their order; raises SourceError for what is no tensor of a type that a stream has."""
+    """The ports by name, in order; raises SourceError for one that is no tensor of a stream's types."""
     return {value.name: _port(value) for value in values}
 
 
@@ -93,7 +93,7 @@ def constants(model: ModelProto, fixed: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def said_shapes(taken: Mapping[str, Port], shapes: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Dim, ...]]:
-    """The shapes that a user says, held to those of the file; raises SourceError where they are others."""
+    """The shapes that a user says, checked against the file; raises SourceError where they differ."""
     found: dict[str, tuple[Dim, ...]] = {}
     for name, said in shapes.items():
         if name not in taken:

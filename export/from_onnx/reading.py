@@ -1,4 +1,4 @@
-"""An ONNX file read whole, its weights with it, and held to what a graph of a bundle may hold."""
+"""Read an ONNX file with its weights, and check that a graph of a bundle may hold it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def array_of(tensor: TensorProto) -> Array:
 
 
 def _pack(model: ModelProto, path: Path, budget: int) -> None:
-    """Take in what lies in other files of the same folder."""
+    """Load tensors from other files of the same folder."""
     for tensor in tensors_of(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
@@ -168,7 +168,7 @@ def _external(path: Path, name: str, said: dict[str, str], budget: int) -> bytes
 
 
 def _without_initializers_as_inputs(graph: GraphProto) -> None:
-    """Before IR version 4 every weight was an input as well."""
+    """Drop weights among the inputs, as before IR version 4."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     del graph.input[:]

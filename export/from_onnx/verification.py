@@ -1,4 +1,4 @@
-"""The step and all that is written from it, held to the file itself in the closed loop."""
+"""Verify the step, and all written from it, against the file in the closed loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ EXACT = {
 
 @dataclass(frozen=True)
 class FileStep:
-    """The file as a step of the contract: what it gives is the truth."""
+    """The file as a step of the contract: its outputs are the truth."""
 
     original: Original
     layout: Layout
@@ -53,11 +53,11 @@ class FileStep:
     initial: Arrays
 
     def trace(self, loop: ClosedLoop) -> Trace:
-        """What the file gives, its states fed back by its own names and in its own layout."""
+        """Run the file, its states fed back by its own names and in its own layout."""
         return loop.run(StepDriver(self.spec, row_by_row(self.spec, self._call), self.states(loop.rows)))
 
     def states(self, rows: int) -> dict[str, Array]:
-        """Where every state starts, (rows, ...)."""
+        """The initial states, (rows, ...)."""
         return {s.name: np.repeat(self.initial[s.name][None], rows, 0) for s in self.spec.states}
 
     def _call(self, feed: dict[str, Array]) -> dict[str, Array]:
@@ -107,7 +107,7 @@ def verify_file(
 
 
 def _of_rows(report: ParityReport) -> str:
-    """What to do where a stream alone is right, and is not among others."""
+    """Advice for a stream that is right alone, and wrong among others."""
     if {d.check for d in report.drifts if d.step is not None} <= {"batch-invariance", "pool", "pool end"}:
         return (
             "In the file one row of a batch changes what another gives: say that it takes one stream, --shape "
@@ -134,7 +134,7 @@ def _golden(file: FileStep, inputs: Mapping[str, Array], tolerance: Tolerance, k
 
 
 def _trials(file: FileStep, step: bytes, noise: Noise, golden: Golden) -> tuple[Golden, dict[str, str]]:
-    """Vectors with a row for each kind of input; and by kind that the file fails on, with what."""
+    """Vectors with a row for each kind of input; and by kind that the file fails on, the error."""
     spec = file.spec
     frames = trial_frames(spec, TRIAL_FRAMES // (1 if spec.has_time else 2), golden.frames)
     kinds, inputs = noise.trials(frames)
@@ -159,7 +159,7 @@ def _trials(file: FileStep, step: bytes, noise: Noise, golden: Golden) -> tuple[
 
 
 def _changed(file: FileStep, step: bytes, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
-    """What the step gives where its weights, its inputs and what operators give are a little different."""
+    """Outputs of the step with slightly changed weights, inputs and operator results."""
     for seed in range(CHANGES):
         random = np.random.default_rng(seed)
         inputs = {name: _moved(random, array) for name, array in loop.inputs.items()}
@@ -184,7 +184,7 @@ def _moved(random: np.random.Generator, array: Array) -> Array:
 
 
 def _is_power(value: ir.Value, powers: set[ir.Value | None]) -> bool:
-    """A whole exponent has no last bits, and a negative number has a power by no other."""
+    """True for a whole exponent: it has no last bits, and negative numbers need it."""
     return value in powers and value.const_value is not None and not (value.const_value.numpy() % 1).any()
 
 

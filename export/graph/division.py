@@ -44,7 +44,7 @@ def div_mode(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
 
 
 def _is_across_zero(left: Any, other: Any) -> Any:
-    """Whether a remainder is on the other side of zero than what was divided by."""
+    """True where the remainder and the divisor have opposite signs."""
     return op.Less(op.Mul(op.Sign(left), op.Sign(other)), _like(0, other))
 
 

@@ -40,7 +40,7 @@ def logsumexp(x: Any, dim: Sequence[int], keepdim: bool = False) -> Any:
 
 
 def _parted(x: Any, other: Any) -> tuple[Any, Any]:
-    """The larger, and how far the smaller is below it: 0 where both are the same infinity."""
+    """The larger, and the smaller minus the larger: 0 where both are the same infinity."""
     most, least = op.Max(x, other), op.Min(x, other)
     return most, op.Where(op.Equal(most, least), _number(0.0), op.Sub(least, most))
 

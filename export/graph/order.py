@@ -1,4 +1,4 @@
-"""Entries by their order as ONNX, where torch.onnx has no form: medians, the k-th smallest, places among boundaries."""
+"""Order statistics as ONNX, where torch.onnx has no form: medians, the k-th smallest, searchsorted; and distances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ op: Any = opset18
 
 
 def kthvalue(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
-    """`torch.kthvalue`: the k-th smallest along an axis, and where it stands."""
+    """`torch.kthvalue`: the k-th smallest along an axis, and its index."""
     given = op.TopK(self, op.Constant(value_ints=[k]), axis=dim, largest=0, sorted=1)
     at = [op.Constant(value_ints=[n]) for n in (k - 1, k, dim)]
     found = [op.Slice(part, *at) for part in given]
@@ -47,7 +47,7 @@ def searchsorted(
     side: str | None = None,
     sorter: Any = None,
 ) -> Any:
-    """`torch.searchsorted`, of one row of boundaries, or of one for each row of values: how many are below."""
+    """`torch.searchsorted`, of one row of boundaries, or of one for each row of values: the number below."""
     if sorter is not None:
         raise ExportError("torch.searchsorted with a `sorter` cannot be written: sort the boundaries before.")
     bounds = (

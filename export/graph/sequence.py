@@ -1,4 +1,4 @@
-"""A sequence graph made of a step graph: an ONNX Scan over the steps, its memory the states of the stream.
+"""Build a sequence graph from a step graph: an ONNX Scan over the steps that carries the states.
 
 Source of the operator's form: the ONNX operator reference, Scan (opset 11 and later).
 """
@@ -17,7 +17,7 @@ INT64_MAX = 2**63 - 1
 
 
 def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
-    """By name of each input and output of a graph."""
+    """The shape of each input and output, by name."""
     shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
     shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
     batch = spec.rows or BATCH
@@ -25,13 +25,13 @@ def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
 
 
 def _moves(node: ir.Node) -> bool:
-    """Whether a node may leave its graph, as those may that give no output of it and hold no graph of their own."""
+    """True if a node may leave its graph: it gives no output of the graph and holds no graph of its own."""
     holds_graph = any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
     return not holds_graph and not any(value.is_graph_output() for value in node.outputs)
 
 
 class SequenceFromStep(InPlacePass):
-    """The graph for any number of steps of `spec.chunk` frames, of the graph of one; names and order stay.
+    """Turn a step graph into one for any number of steps of `spec.chunk` frames; names and order stay.
 
     Before: inputs and outputs are those of the contract. After: the same inputs and outputs, and the step in one Scan.
     """
@@ -55,7 +55,7 @@ class SequenceFromStep(InPlacePass):
 
 
 class _Scan:
-    """Builds the outer graph around the step, which becomes the body: states first, then what goes by frames."""
+    """Builds the outer graph around the step, which becomes the body: states first, then values by frames."""
 
     def __init__(self, step: ir.Graph, spec: StreamSpec) -> None:
         self.step, self.spec = step, spec
@@ -86,7 +86,7 @@ class _Scan:
         return ir.Graph(*ports, nodes=self.nodes, initializers=self.weights, opset_imports=imports, name="sequence")
 
     def move_out(self, outside: dict[str, ir.Value]) -> None:
-        """Put before the steps what is the same in each: what follows from weights, and from all sizes but time's."""
+        """Move loop-invariant nodes before the loop: those of weights, and of all sizes but time's."""
         same = {*self.weights, None}
         sized: dict[ir.Value | None, ir.Value] = {v: outside[str(v.name)] for v in self.step.inputs}
         for node in filter(_moves, list(self.step)):
@@ -99,7 +99,7 @@ class _Scan:
             same.update(node.outputs)
 
     def has_time(self, shape: ir.Node, value: ir.Value) -> bool:
-        """Whether what a Shape node takes of an input holds its number of frames."""
+        """True if a Shape node of an input gives its number of frames."""
         axes = [axis for tensor in self.timed if tensor.name == value.name for axis in [tensor.axis(TIME)]]
         rank = len(self.shapes[str(value.name)])
         taken = range(rank)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", rank)]

@@ -1,6 +1,6 @@
-"""Ways through `torch.onnx` that spare it what it does anew at each export, and most of an export's time with it.
+"""Patches of `torch.onnx` that cache work it repeats at each export, which is most of an export's time.
 
-All of them change what is private to torch: where that is not there any more, an export takes longer.
+All of them change private parts of torch: where one is not there any more, an export takes longer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rnn_export.export.lift.trace.functionalize import is_functional
 
 @contextmanager
 def shortcuts() -> Iterator[None]:
-    """In here torch reads its translations once, and computes a program anew only where it is changed."""
+    """Let torch read its translations once, and compute a program anew only if it is changed."""
     with ExitStack() as stack:
         for shortcut in (_translations_read_once, _traced_where_needed, _computed_where_promoted):
             with suppress(ImportError, KeyError, AttributeError):
@@ -44,7 +44,7 @@ def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[No
 
 
 def _translations_read_once() -> tuple[Any, str, Callable[..., Any]]:
-    """Torch reads the sources of its 500 translations, and what each takes, at each export: 0.4 s."""
+    """Torch reads the sources and parameters of its 500 translations at each export: 0.4 s."""
     from torch.onnx._internal.exporter import _registration
 
     registry: Any = _registration.ONNXRegistry

@@ -47,9 +47,9 @@ def required_step(model: StreamingModel) -> bytes:
 
 
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
-    """`sequence.onnx`: any number of frames per call; None where a call is one frame.
+    """`sequence.onnx`: any number of frames per call; None if a call is one frame.
 
-    What a model drives itself frame after frame is a Scan over its step; so is what has a wide window for each frame,
+    A model that steps itself frame after frame is a Scan over its step; so is one with a wide window for each frame,
     which would take as much memory as frames and window multiplied.
     """
     if not model.spec.has_time:
@@ -106,7 +106,7 @@ def _weights(model: StreamingModel) -> dict[str, Array]:
 
 
 def _name_dimensions(graph: ir.Model, spec: StreamSpec) -> None:
-    """Call the two symbols by their names at every tensor they reach, and drop what torch noted there."""
+    """Call the two symbols by their names at every tensor they reach, and drop torch's notes there."""
     names: dict[str, str] = {}
     shapes = shapes_of(spec)
     for value in graph.graph.inputs:
@@ -129,7 +129,7 @@ def _name_dimensions(graph: ir.Model, spec: StreamSpec) -> None:
 
 
 def _refuse_frozen(graph: ir.Graph, spec: StreamSpec, frames: int | None) -> None:
-    """No axis of an input or output may be anything but what the contract says."""
+    """Refuse an axis of an input or output that differs from the contract."""
     shapes = shapes_of(spec)
     for value in (*graph.inputs, *graph.outputs):
         contract = shapes[str(value.name)]

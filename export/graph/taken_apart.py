@@ -1,4 +1,4 @@
-"""Operators of a program written by others, each in its place: torch traces the whole program anew for one of them."""
+"""Decompose operators of a program in their place: torch traces the whole program anew for one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Decompositions = Mapping[Any, Callable[..., Any]]
 
 
 def take_apart(program: torch.export.ExportedProgram, table: Decompositions) -> bool:
-    """Write every operator of `table` by what it says there; whether none is left, the rest being as it was."""
+    """Decompose every operator of `table` and keep the rest; return True if none of them is left."""
     graph = program.graph
     for node in [n for n in graph.nodes if n.target in table]:
         if (written := _written(node, table)) is None:
@@ -31,7 +31,7 @@ def take_apart(program: torch.export.ExportedProgram, table: Decompositions) -> 
 
 
 def _put_in_place(node: fx.Node, made: Any) -> None:
-    """Let what took `node`, or parts of it, take what was made; results keep their names."""
+    """Let the users of `node`, or of parts of it, take `made`; results keep their names."""
     graph = node.graph
     parts = {node: made} if isinstance(made, fx.Node) else {u: made[u.args[1]] for u in list(node.users)}
     for before, after in parts.items():
@@ -44,7 +44,7 @@ def _put_in_place(node: fx.Node, made: Any) -> None:
 
 
 def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
-    """The graph of an operator by others, from the nodes that it takes; None where more than that is in it."""
+    """The decomposition of an operator, a graph of its input nodes; None if it holds more than that."""
     nodes = node.all_input_nodes
 
     def call(*values: Any) -> Any:
@@ -64,7 +64,7 @@ def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
 
 
 def _is_known(graph: fx.Graph) -> bool:
-    """Whether all results are new, each by itself, and torch tells what every operator gives."""
+    """True if all results are new and distinct, and torch tells the result of every operator."""
     made = graph.output_node().all_input_nodes
     given = graph.output_node().args[0]
     several = len(given) if isinstance(given, list | tuple) else 1

@@ -1,4 +1,4 @@
-"""From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
+"""Translate torch to ONNX by `torch.onnx` with recurrent operators of ours."""
 
 import re
 from typing import Any
@@ -99,7 +99,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
 
 
 def _unwritten(program: torch.export.ExportedProgram, said: str) -> str | None:
-    """What operator torch.onnx has no form of, and where it stands; None where it says something else."""
+    """The message on an operator without a form in torch.onnx, with its source location; else None."""
     if not (match := UNWRITTEN.search(said)):
         return None
     kind, _, name = match[1].partition(".")
@@ -150,7 +150,7 @@ def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
 
 
 def _slice_scatter(x: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    """The pieces around `src` joined with it, which every backend has; only where steps are wider entries scattered."""
+    """The segments around `src` joined with it, which every backend has; for wider steps, entries are scattered."""
     start, end = 0 if start is None else start, END if end is None else end
     if step != 1 or not (isinstance(start, int) and isinstance(end, int)):
         return aten_slice_scatter(x, src, dim, start, end, step)
@@ -170,13 +170,13 @@ def _conv_transposed(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
     dilation: Any = 1,
 ) -> Any:  # fmt: skip
-    """Torch has a translation of what it becomes alone, by a trace of the whole program."""
+    """Torch translates only its decomposition, by a trace of the whole program."""
     further = [output_padding] * (len(weight.shape) - 2) if isinstance(output_padding, int) else output_padding
     return aten_convolution(x, weight, bias, stride, padding, dilation, True, further, groups)
 
 
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Torch has a translation for (B, H, T, E) alone: fewer axes have some in front."""
+    """Torch has a translation for (B, H, T, E) alone: fewer axes get some in front."""
     more = [*range(4 - len(query.shape))]
     if more:
         query, key, value = (_of_more_axes(x, more) for x in (query, key, value))
@@ -202,9 +202,9 @@ def _hypot(x: Any, other: Any) -> Any:
 
 
 def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
-    """Windows along an axis, their entries along a last one: whole windows where they are few, else entry by entry.
+    """Windows along an axis, their entries along a last one: whole windows if they are few, else entry by entry.
 
-    Of any number of frames, and one after the other, wide windows are put together from narrower ones.
+    Over an open number of frames, at a step of 1, wide windows are put together from narrower ones.
     """
     rank = len(self.shape)
     axis, length = dimension % max(rank, 1), self.shape[dimension] if rank else 1
@@ -224,7 +224,7 @@ def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
 
 
 def _doubled(entries: Any, axis: int, size: int) -> Any:
-    """The windows of `size` along an axis, of `entries` (..., 1): each of a window and the one behind it."""
+    """The windows of `size` along an axis, of `entries` (..., 1): each of a window and the next one."""
 
     def joined(a: Any, of_a: int, b: Any, of_b: int) -> Any:
         return op.Concat(_slice(a, 0, -of_b, axis), _slice(b, of_a, END, axis), axis=-1)

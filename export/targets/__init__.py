@@ -1,1 +1,1 @@
-"""One file or folder a target: what writes its files and what they are verified on."""
+"""One file or folder a target: its writer, and the engines that verify its files."""

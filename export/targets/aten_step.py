@@ -1,6 +1,6 @@
-"""One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of.
+"""Write one step in torch's own operators alone, with weights and arguments by name, for TorchScript and pt2.
 
-It comes from a model that was lifted, or from the step graph of a bundle.
+It comes from a lifted model, or from the step graph of a bundle.
 """
 
 import io
@@ -31,8 +31,8 @@ TORCHS = ("aten", "prim", "prims")
 def aten_step(model: StreamingModel) -> fx.GraphModule:
     """(inputs..., states...) -> (outputs..., next states...), for exactly `spec.chunk` frames and any batch.
 
-    Recurrent ops are written out, what depends on weights alone is computed. Raises ExportError on an op that is not
-    torch's own.
+    Recurrent ops are decomposed, and values of weights alone computed. Raises ExportError on an op that is not torch's
+    own.
     """
     program = model.program(model.spec.chunk)
     # torch warns of its own use of LeafSpec.
@@ -44,7 +44,7 @@ def aten_step(model: StreamingModel) -> fx.GraphModule:
 def step_of_graph(step: bytes, spec: StreamSpec) -> fx.GraphModule:
     """The same of a step graph in ONNX, for one stream.
 
-    Raises ExportError, with node and operator, where a part of it cannot be said in torch's operators.
+    Raises ExportError, with node and operator, if a part of it has no form in torch's operators.
     """
     module, given = OnnxStep(step), example(spec, 1)
     try:
@@ -116,7 +116,7 @@ class _AtenGraph:
         return self.graph.node_copy(node, lambda n: self.argument(n.name, self.values[n]))
 
     def argument(self, name: str, value: Any) -> Any:
-        """A value as the argument of a node: a constant tensor is kept once, under the name of what first made it."""
+        """A value as the argument of a node: a constant tensor is stored once, under the name of its first maker."""
         if not isinstance(value, Tensor):
             return value
         key = (value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -128,7 +128,7 @@ class _AtenGraph:
 
 
 def _is_guard(node: fx.Node) -> bool:
-    """Whether the node only asserts, which is the runtime's affair."""
+    """True if the node only asserts, which is the runtime's affair."""
     return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
 
 

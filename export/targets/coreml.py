@@ -1,7 +1,7 @@
 """The target `coreml`: one step as a package of Core ML's (`step.mlpackage`), its state inside, for one stream.
 
-Core ML runs on Apple's systems alone. coremltools converts here, and what it wrote is read back and executed in numpy,
-in the closed loop that every target is held to: the program is verified, and was not run on hardware.
+Core ML runs on Apple's systems alone. coremltools converts here, and the package is read back and executed in numpy,
+in the closed loop of every target: the program is verified, and was not run on hardware.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ def _converted(step: "fx.GraphModule", spec: StreamSpec, initial: Arrays, option
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The systems from which on a model keeps states, what it computes in, and what its states are kept in."""
+    """The oldest systems on which a model keeps states, its precision, and that of its states."""
     states = {"fp32": "pairs of fp16, which hold fp32", "fp16": "fp16"}[options.precision]
     return {"ios": "18", "macos": "15", "compute": options.precision, "states": states}
 

@@ -1,6 +1,6 @@
 """The targets `executorch` and `executorch-portable`: one step of one stream as ExecuTorch's file, its state inside.
 
-`step.pte` keeps the states in buffers of its method `step`. `executorch` hands what it can to XNNPACK, and the rest to
+`step.pte` keeps the states in buffers of its method `step`. `executorch` runs on XNNPACK as far as it can, and else on
 ExecuTorch's own kernels, which are all of `executorch-portable`. `runner.cpp` is a stream in C++, and a program.
 """
 
@@ -66,7 +66,7 @@ def saved(step: "nn.Module", spec: StreamSpec, initial: Arrays) -> bytes:
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The ExecuTorch from which on the file can be read, and what has to be linked beside its own kernels."""
+    """The oldest ExecuTorch that reads the file, and the libraries to link beside its own kernels."""
     return {"executorch": target.min_version, "delegates": ["xnnpack"] if target.name == "executorch" else []}
 
 

@@ -1,8 +1,8 @@
 """The target `litert`: one step of one stream as LiteRT's file, its states as inputs and outputs by name.
 
 `step.tflite` has no recurrent operator and no loop, and all sizes in it are numbers; LiteRT runs it, and so does
-TensorFlow Lite for Microcontrollers. In int8 what goes in and out is float all the same, states among them: they are
-of the contract, and a stream goes on in any precision. Inside, a state has the scale that the manifest says.
+TensorFlow Lite for Microcontrollers. In int8, inputs, outputs and states are float all the same, as in the contract,
+and a stream goes on in any precision. Inside, a state has the scale in the manifest.
 """
 
 from collections.abc import Mapping
@@ -56,14 +56,14 @@ def saved(step: "nn.Module", spec: StreamSpec) -> bytes:
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The LiteRT from which on the file can be read, and how values are scaled in int8."""
+    """The oldest LiteRT that reads the file, and how values are scaled in int8."""
     if options.precision != "int8":
         return {"litert": target.min_version}
     return {"litert": target.min_version, "scales": "at run time" if options.calibration is None else "calibrated"}
 
 
 def found(spec: StreamSpec, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The scale and zero point of each state that is in int8: what is kept is scale * (value - zero_point)."""
+    """The scale and zero point of each state that is in int8: the state is scale * (value - zero_point)."""
     from rnn_export.export.targets.tflite.quantize import state_scales
 
     (raw,) = files.values()

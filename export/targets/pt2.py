@@ -1,4 +1,4 @@
-"""The target `pt2`: the step as torch.export saves it, with no op that torch does not have."""
+"""The target `pt2`: the step as torch.export saves it, in torch's own ops alone."""
 
 import io
 from typing import Any
@@ -46,7 +46,7 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """On torch itself: what torch.export.load gives, called step by step."""
+    """On torch itself: the loaded program, called step by step."""
     (name,) = target_row(artefacts, "pt2", options.precision).files
     try:
         step = torch.export.load(io.BytesIO(artefacts.read(name))).module()

@@ -1,9 +1,9 @@
-"""What writes a target's files, and what they are verified on. One small file each, found by name, imported when used.
+"""Find the writer of a target by its name: one small module for each, imported when used.
 
-A target's module has the functions of `Writer`; `golden_files` where its programs need the vectors in another form;
-`found` where its files hold what the manifest is to say; `notes` and `fp16_accumulate_engines` where there is more to
-say of it than that it was verified.
-What it is, and in which precisions, stands in its row in `rnn_export.targets`.
+A target's module has the functions of `Writer`; `golden_files` if its programs need the vectors in another form;
+`found` if its files hold values for the manifest; `notes` and `fp16_accumulate_engines` if there is more to say of
+it than that it was verified.
+Its description and its precisions are in its row in `rnn_export.targets`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,10 +40,10 @@ class Writer(Protocol):
     """A target's module."""
 
     def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-        """The files by their path in the bundle; raises ExportError where the model cannot be said so."""
+        """The files by their path in the bundle; raises ExportError if the model has no such form."""
 
     def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
-        """What a device needs to run the files, as it stands in the manifest's row."""
+        """The needs of a device to run the files, as in the manifest's row."""
 
     def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> Sequence[Engine]:
         """Engines on the files as they were written, to verify them."""
@@ -61,7 +61,7 @@ class StepWriter(Writer, Protocol):
 def requirements(
     target: Target, options: TargetOptions, spec: StreamSpec, files: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """What stands in the manifest's row of the `files` that a target's writer gave, as `requires`."""
+    """The `requires` of the manifest's row, for the `files` that a target's writer gave."""
     writer = find_writer(target.name)
     found = getattr(writer, "found", None)
     return {**writer.requires(target, options), **({} if found is None else found(spec, files))}
@@ -75,13 +75,13 @@ def golden_files(target: str, spec: StreamSpec, options: TargetOptions, golden: 
 
 
 def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
-    """What a user should know of how a target was written; most have nothing to say."""
+    """Notes for the user on how a target was written; most have none."""
     said = getattr(find_writer(target.name), "notes", None)
     return [] if said is None else list(said(artefacts, target, options))
 
 
 def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> Sequence[Engine]:
-    """What a device may compute that adds products of fp16 up in fp16; reported, and held to nothing."""
+    """Engines like a device that adds products of fp16 up in fp16; reported, and held to nothing."""
     found = getattr(find_writer(target.name), "fp16_accumulate_engines", None)
     return [] if found is None else found(artefacts, target, options)
 

@@ -1,4 +1,4 @@
-"""The target `torchscript`: the step as a file of LibTorch's, with no op that LibTorch does not have.
+"""The target `torchscript`: the step as a file of LibTorch's, in LibTorch's own ops alone.
 
 It is scripted, not traced: a trace would freeze each size that the model reads off a tensor, the batch among them.
 """

@@ -1,4 +1,4 @@
-"""How a model is served, and the config.pbtxt that says so: tensors, sequences, and the contract for whoever calls."""
+"""Serving options, and the config.pbtxt of a model: tensors, sequences, and the contract for callers."""
 
 import base64
 import re
@@ -24,7 +24,7 @@ WIRE_KINDS = {"python": BYTES, "onnxruntime": TENSORS, "tensorrt": TENSORS}
 
 @dataclass(frozen=True)
 class Serving:
-    """How a model is served: the options of `write_repository`."""
+    """The options of `write_repository` for serving a model."""
 
     name: str
     backend: str
@@ -127,7 +127,7 @@ def _controls() -> list[dict[str, Any]]:
 
 
 def _state(state: StateSpec, initial: Array) -> dict[str, Any]:
-    """Triton takes memory as it comes where a state has no initial value, so every one has."""
+    """Triton takes memory as it comes if a state has no initial value, so every one has."""
     form = {"data_type": EnumName(TYPES[str(initial.dtype)]), "dims": list(state_dims(state))}
     value: dict[str, Any] = {"data_file": data_file(state)} if np.any(initial) else {"zero_data": True}
     return {

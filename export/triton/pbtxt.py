@@ -1,4 +1,4 @@
-"""The text form of a protobuf message, as Triton reads its config.pbtxt, and the check of it against Triton's own."""
+"""Write a protobuf message as text, as Triton reads its config.pbtxt, and check it by Triton's own definition."""
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ def text(message: Mapping[str, Any]) -> str:
 
 
 def check(config: str) -> bool:
-    """Read a config by Triton's own definition, if tritonclient is here; whether it is. ExportError if it is none."""
+    """Check a config by Triton's own definition; False without tritonclient. Raises ExportError if it is none."""
     if find_spec("tritonclient") is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""README.md of a model repository: how it is started, how it is called, what its limits are and what was tried."""
+"""README.md of a model repository: how to start it, how to call it, its limits and its tests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The model repository of a bundle: a directory that Triton serves, with what starts it and what a caller must know."""
+"""Write the model repository of a bundle: a directory that Triton serves, with scripts and a README."""
 
 import os
 import shlex
@@ -28,9 +28,9 @@ USUAL_BATCH = 64
 
 @dataclass(frozen=True)
 class Repository:
-    """What `write_repository` wrote, and what remains to be done before it can be served.
+    """The result of `write_repository`, and the steps that remain before it can be served.
 
-    `checked` is whether Triton's own definition read the config: False where tritonclient is not here.
+    `checked` is True if Triton's own definition read the config: False without tritonclient.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class _Model:
-    """What stands in the folder of a model: its config as a message, its other files, and what is still to be done."""
+    """The folder of a model: its config as a message, its other files, and the remaining steps."""
 
     config: Mapping[str, Any]
     files: Mapping[str, bytes]
@@ -76,7 +76,7 @@ def write_repository(
         batch: the most of them in one step; None is 64, or `streams` where that is less.
         idle_s: seconds without a frame after which a sequence is over.
         delay_us: microseconds that a frame waits for others to share its step.
-        runtime_backend: which backend of ours runs in the python backend.
+        runtime_backend: the backend of ours that runs in the python one.
         force: replace a repository that is there; one that holds other models is never replaced.
         trust: the server runs code of the bundle, though nobody trusted has made or signed it.
 
@@ -120,7 +120,7 @@ def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, 
 
 
 def _build_script(spec: StreamSpec, serving: Serving, wire: WireFormat) -> bytes:
-    """What writes model.plan beside model.onnx, for 1 to `serving.batch` rows, on the machine that will run it."""
+    """A script that writes model.plan beside model.onnx, for 1 to `serving.batch` rows, where it will run."""
     ports = [*wire.inputs, *(WireTensor(s.input, s.dtype, state_dims(s)) for s in spec.states)]
     batches = (1, max(1, serving.batch // 2), serving.batch)
     flags = shape_flags({port.name: tuple((batch, *port.dims) for batch in batches) for port in ports})
@@ -155,7 +155,7 @@ def _for_our_runtime(bundle: Bundle, serving: Serving, trust: bool) -> _Model:
 
 
 def _refuse_runtime_backend(bundle: Bundle, serving: Serving, trust: bool) -> None:
-    """The server may have what is missing on this machine, but nothing that is missing in the bundle."""
+    """The server may have parts that this machine lacks, but none that the bundle lacks."""
     if serving.runtime_backend == "auto":
         return
     try:

@@ -1,8 +1,8 @@
-"""The step of a stream as a graph whose sessions can move: it tells the states after a step and begins from given ones.
+"""Add inputs and outputs for the states to a step graph, so that a sequence can move to another session.
 
 Triton keeps the states of its onnxruntime and tensorrt backends itself and shows them to nobody. So each state is an
-input too, NAME.seed, which counts where `rnn_seed` is above 0.5, and an output, NAME.snap: one of its own, since Triton
-fails on batches where an output is the state itself.
+input too, NAME.seed, used if `rnn_seed` is above 0.5, and an output, NAME.snap: one of its own, since Triton fails on
+batches if an output is the state itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ class _Wrapper:
         self.constants: list[TensorProto] = []
 
     def lead_in(self, spec: StreamSpec, types: Mapping[str, int]) -> None:
-        """Frames as the graph takes them, and for each state, of its type there, the seed or what Triton kept."""
+        """Frames as the graph takes them, and for each state, of its type there, the seed or Triton's state."""
         half = self.constant(f"{wire.SEED}.half", np.float32(0.5))
         seeded = self.add("Greater", [wire.SEED, half], f"{wire.SEED}.chosen")
         for tensor in spec.inputs:

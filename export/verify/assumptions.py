@@ -1,4 +1,4 @@
-"""What the user's module decided while it was verified, beside what the contract takes for granted of it."""
+"""Compare the decisions of the user's module during verification with the assumptions of the contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnn_export.export.verify.blame import CONSEQUENCE
 
 
 def assumptions_seen(model: StreamingModel) -> list[dict[str, Any]]:
-    """Each assumption, and how often the user's module decided so and so; raises ParityError where it never did."""
+    """Each assumption, with counts of the module's decisions; raises ParityError if one that is said has none."""
     counts, found = model.original.decisions.seen.counts, []
     for assumption in model.spec.assumptions:
         seen = counts.get(assumption.at, Counter[bool]())

@@ -1,4 +1,4 @@
-"""What is raised by code that is not ours, in words of ours."""
+"""Turn exceptions of foreign code into errors of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in which all that is computed with is a little different, and the scales that it shows."""
+"""Change all values of a model a little, and measure the scales that the results show."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GATES = overloads("sigmoid sigmoid_ tanh tanh_ _softmax")
 
 
 class _Changing(SeesOperators):
-    """What each operator gives is a little different, as by another rounding: 1 - z may lose all that z has."""
+    """Changes each operator's result a little, as another rounding does: 1 - z may lose all that z has."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Changing(SeesOperators):
 
 
 def changed_outputs(model: StreamingModel, loop: ClosedLoop, changes: int = CHANGES) -> Iterator[Mapping[str, Array]]:
-    """What copies of the module give, on as many rows, where all that is computed with is a little different."""
+    """Outputs of copies of the module, on as many rows, with all values changed a little."""
     for seed in range(changes):
         other = copy.deepcopy(model.original)
         # A decision on an edge may go the other way now. Every other one is the module's own.
@@ -70,7 +70,7 @@ def changed_outputs(model: StreamingModel, loop: ClosedLoop, changes: int = CHAN
 
 
 def _changed_states(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
-    """The states of a copy of the lifted step, where all that it computes with is a little different."""
+    """The states of copies of the lifted step, with all values changed a little."""
     for seed in range(CHANGES):
         step = copy.deepcopy(model.step)
         changing, fed = _changed(seed, step, loop)
@@ -79,7 +79,7 @@ def _changed_states(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping
 
 
 def _changed(seed: int, module: nn.Module, loop: ClosedLoop) -> tuple[_Changing, ClosedLoop]:
-    """What changes operators, and changed inputs; `module` is changed as well."""
+    """The operators' change, and changed inputs; `module` is changed as well."""
     changing = _Changing(seed)
     inputs = {name: torch.from_numpy(array.copy()) for name, array in loop.inputs.items()}
     for tensor in (*module.parameters(), *module.buffers(), *inputs.values()):
@@ -98,7 +98,7 @@ def measured_scales(model: StreamingModel, golden: Golden) -> dict[str, Array]:
 
 
 def magnified(golden: Golden, scales: Mapping[str, Array], report: ParityReport) -> str:
-    """What is said where the model itself makes large differences of small ones; empty where it does not.
+    """A message if the model itself makes large differences of small ones; else empty.
 
     `report` is of a backend that is outside the tolerance, as it is with the measured `scales` too.
     """

@@ -1,4 +1,4 @@
-"""Which side of each threshold of a model no input of the verification reached."""
+"""The sides of a model's thresholds that no input of the verification reached."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _finder(node: fx.Node) -> Finder | None:
-    """How the sides of `node` are found; None where it has no threshold."""
+    """A finder of the sides of `node`; None if it has no threshold."""
     name = _name(node)
     if name == "rnn":
         return _at_zero if "Relu" in node.args else None
@@ -105,7 +105,7 @@ def _finder(node: fx.Node) -> Finder | None:
 
 
 def _between(low: str | float | None, high: str | float | None) -> Finder:
-    """Of an operator that changes at bounds: numbers, or arguments by name."""
+    """A finder for bounds: numbers, or arguments by name."""
 
     def find(args: Args, result: Any) -> Sides:
         x = next(iter(args.values()))
@@ -124,7 +124,7 @@ def _said(bound: Any) -> str:
 
 
 def _condition(argument: str | None) -> Finder:
-    """Of an operator with a condition: an argument, or its own result."""
+    """A finder for a condition: an argument, or the operator's result."""
 
     def find(args: Args, result: Any) -> Sides:
         condition = (result if argument is None else args[argument]).bool()

@@ -1,4 +1,4 @@
-"""Where a stream first diverges from the whole: the outputs of every submodule of the model, and of its lifted form."""
+"""Find the first divergence of a stream from the whole, by the outputs of every submodule before and after lifting."""
 
 import copy
 from typing import Any
@@ -25,7 +25,7 @@ def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: T
 
 
 def _own_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tensor]]:
-    """By path, the output of each call of the user's module; of modules that are called once in it."""
+    """By path, the outputs of modules that are called once in each call of the user's module."""
     flat = copy.deepcopy(model.original)
     found: dict[str, list[Tensor]] = {}
     paths = {module: path for path, module in flat.model.named_modules()}
@@ -44,7 +44,7 @@ def _own_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tens
 
 
 def _streamed_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tensor]]:
-    """By path, what the module's last node gives in each step."""
+    """By path, the result of its last node in each step."""
     last: dict[str, fx.Node] = {}
     for node in model.module.graph.nodes:
         if node.op in ("call_function", "call_module"):
@@ -66,7 +66,7 @@ def _streamed_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list
 
 
 def _first_divergence(given: list[Tensor], want: list[Tensor], tolerance: Tolerance) -> int | None:
-    """The first frame, from 1, at which the joined pieces are another value, however the two are laid side by side."""
+    """The first frame, from 1, at which the joined segments differ, however the two are aligned."""
     if len(given) == len(want) and all(a.shape == b.shape for a, b in zip(given, want, strict=True)):
         return _first(torch.stack(given), torch.stack(want), 0, tolerance)
     if len(want) != 1 or given[0].dim() != want[0].dim():

@@ -1,4 +1,4 @@
-"""How many frames a model is verified on, and those of a recording."""
+"""The frames to verify a model on, and a recording cut to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fewest_frames(spec: StreamSpec) -> int:
 
 
 def frames_beyond_context(spec: StreamSpec) -> int:
-    """Frames of which at least `FEWEST_STEPS` steps leave some of the first ones out of what attention looks at."""
+    """Frames of which at least `FEWEST_STEPS` steps leave some of the first ones out of the attention window."""
     steps = 0 if spec.max_context is None else -(-spec.max_context // spec.chunk) + FEWEST_STEPS
     return steps * spec.chunk
 

@@ -1,4 +1,4 @@
-"""What a model is verified on: seeded noise, or the first frames of a recording."""
+"""Inputs to verify a model on: seeded noise, or the first frames of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user's own module gives, called as the user calls it, and the lifted step in the same closed loop."""
+"""Run the user's own module, called as the user calls it, and the lifted step in the same closed loop."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def golden_vectors(
     kind: str,
     scales: Mapping[str, Array] | None = None,
 ) -> tuple[Golden, tuple[Drift, ...]]:
-    """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
+    """Vectors of the user's own module, and the drift of the lifted one in the same closed loop.
 
-    `scales` by output and state are those of `measured_scales`, where a row's own have proved too small.
+    `scales` by output and state are those of `measured_scales`, if a row's own have proved too small.
 
     The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
     by the outputs, and by the states that both have.
@@ -65,15 +65,15 @@ def golden_vectors(
 
 
 def lifted_trace(model: StreamingModel, loop: ClosedLoop, step: nn.Module | None = None) -> Trace:
-    """What the lifted step gives, or another `step` in its place, its states fed back."""
+    """The trace of the lifted step, or of another `step`, its states fed back."""
     call = blamed(FAILS)(step or model.step)
     return loop.run(torch_driver(model.spec, call, initial_states(model, loop.rows)))
 
 
 def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict[str, Array]]:
-    """What the user's own module gives of the first frames alone, by how many; where it takes so few.
+    """Outputs of the user's own module for the first frames alone, by their number; if it takes so few.
 
-    Raises ExportError where that has another length than the contract says.
+    Raises ExportError if one has another length than the contract says.
     """
     spec, found = model.spec, {}
     for frames in lengths_tried(spec, loop.frames, model.shortest):
@@ -99,7 +99,7 @@ def _refuse_other_length(name: str, given: Array, frames: int, due: int) -> None
 
 
 def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> Trace:
-    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last.
+    """The trace of the user's own module: outputs, and states after each call; of a buffer, after the last.
 
     Frames that a stream gives later than these are left out, unless `whole`.
     """
@@ -160,14 +160,14 @@ def _with_its_step(model: StreamingModel, call: Callable[..., Sequence[Tensor]])
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
-    """Where every state starts, (rows, ...)."""
+    """The initial states, (rows, ...)."""
     return {s.name: model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states}
 
 
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
     """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's.
 
-    What is decided by the values of all rows is asked of each alone, as a stream has it: of as many copies of it.
+    A decision by the values of all rows is asked of each row alone, as in a stream: of a batch of copies.
     """
     example, axis = model.original.inputs[0].example, model.axes.input_batch[0]
     alone = bool(model.spec.assumptions)

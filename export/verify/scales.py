@@ -1,4 +1,4 @@
-"""The scale of each value: how far it moves where all that it is computed from changes a little."""
+"""The scale of each value: its change where all values that it is computed from change a little."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MORE_CHANGES = 24
 def scales_of(
     values: Mapping[str, Array], changed: Iterable[Mapping[str, Array]], timed: Collection[str]
 ) -> dict[str, Array]:
-    """By tensor, how far each value moves where weights, inputs and what operators give change, over how much they do.
+    """By tensor, the change of each value relative to that of the weights, inputs and operator results.
 
-    `changed` are the values then, a few times; those of `timed` are (rows, frames, ...). That is the scale of what
-    a value was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where a value's own
-    running magnitude is no smaller.
+    `changed` are the changed values, a few times; those of `timed` are (rows, frames, ...). That is the scale of the
+    operands of a value: of a difference of large numbers, theirs. Powers of two, and 0 where a value's own running
+    magnitude is no smaller.
     """
     moved = {name: np.zeros(value.shape) for name, value in values.items()}
     for other in changed:

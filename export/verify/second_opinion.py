@@ -1,4 +1,4 @@
-"""What ONNX's own reference evaluator says of a step."""
+"""Run a step on ONNX's own reference evaluator."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ REFERENCE_FRAMES = 16
 def second_opinion(spec: StreamSpec, states: Mapping[str, Array], step_graph: bytes, golden: Golden) -> list[Drift]:
     """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph.
 
-    `states` are where the rows of `golden` start.
+    `states` are those at the start of `golden`.
     """
     evaluator = ReferenceEvaluator(onnx.load_from_string(rewrite(step_graph, DecomposeRecurrent())), new_ops=INSTEAD)
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]

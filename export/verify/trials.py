@@ -1,4 +1,4 @@
-"""What the user's own module gives on each kind of input, and the scale that each value is to be held to."""
+"""Run the user's own module on each kind of input, and measure the scale to hold each value to."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rnn_export.runtime.replay.golden import Golden
 def trial_vectors(
     model: StreamingModel, golden: Golden, tolerance: Tolerance, frames: int, changes: int = CHANGES
 ) -> tuple[Golden, dict[str, str]]:
-    """Golden vectors with a row for each kind of input; and by kind that the module fails on, with what.
+    """Golden vectors with a row for each kind of input; and by kind that the module fails on, the error.
 
     Args:
         golden: of ordinary input; the last frames of a recording are a kind of their own.
         frames: of each row, beside those of the delay, where `golden` has so many.
-        changes: how often the module is changed to measure scales.
+        changes: the number of changed modules to measure scales.
 
-    Raises ExportError where the module fails on noise.
+    Raises ExportError if the module fails on noise.
     """
     spec = model.spec
     # A module that takes one frame a call is called for every frame of every copy.
@@ -55,7 +55,7 @@ def trial_vectors(
 
 
 def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -> dict[str, str]:
-    """By kind that the user's module fails on, with what; ordinary ones must do."""
+    """By kind that the user's module fails on, the error; ordinary ones must do."""
     found = {}
     for row, kind in enumerate(kinds):
         try:

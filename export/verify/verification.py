@@ -1,4 +1,4 @@
-"""Nothing ships unverified: the golden vectors come from the user's own module, called as the user calls it."""
+"""Verify an export against golden vectors of the user's own module, called as the user calls it."""
 
 from __future__ import annotations
 

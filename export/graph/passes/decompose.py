@@ -1,4 +1,4 @@
-"""Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
+"""Decompose the recurrent operators of a step graph into Gemm and activations, without a loop."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from rnn_export.export.graph.passes.nodes import RECURRENT, Replacement, activat
 
 
 class DecomposeRecurrent(InPlacePass):
-    """The same step graph without LSTM, GRU and RNN, or without those that `which` says.
+    """The same step graph without LSTM, GRU and RNN, or without those that `which` selects.
 
     Before: the frames of those nodes are a fixed number, their weights constant, their first states wired. After: none
-    of those nodes is left. Raises ExportError, with the node's name, where a node cannot be written out.
+    of those nodes is left. Raises ExportError, with the node's name, if a node cannot be decomposed.
     """
 
     def __init__(self, which: Callable[[ir.Node], bool] = lambda node: True) -> None:

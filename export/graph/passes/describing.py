@@ -1,4 +1,4 @@
-"""A graph that says what it is: its producer, its contract, and a doc string on the model, its inputs and outputs."""
+"""Describe a graph in itself: its producer, its contract, and doc strings on the model, its inputs and outputs."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,10 +12,10 @@ from rnn_export.text import visible
 
 
 class Describe(InPlacePass):
-    """Write what a reader of the file asks: what the graph computes, and for each state how it starts and is fed back.
+    """Write doc strings: the computation of the graph, and for each state its start and how it is fed back.
 
-    `frames` of a call are None where it takes any number. `reasons` say of a state, by name, what it holds; `name` is
-    that of the model.
+    `frames` of a call are None if it takes any number. `reasons` are the contents of states by name; `name` is that of
+    the model.
 
     Before: inputs and outputs are those of the contract. After: the JSON of the contract is the one note on the model.
     """
@@ -62,7 +62,7 @@ class Describe(InPlacePass):
         yield f"Written by rnn-export {__version__}; the whole contract is the JSON of {METADATA_KEY} in the metadata."
 
     def held(self, state: StateSpec) -> str:
-        """What a state holds."""
+        """A state's contents."""
         parts = ", ".join(part.name for part in state.parts)
         return visible(self.reasons.get(state.name) or "memory of the model") + (f" ({parts})" if parts else "")
 

@@ -1,4 +1,4 @@
-"""The door for graphs that come in a bundle: looked at first, and what is raised of them is an error of ours."""
+"""Check graphs that come in a bundle before use, and turn the errors they cause into errors of ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ _KINDS = {number: name.lower() for name, number in TensorProto.DataType.items()}
 def foreign_graph(file: str, raw: bytes, spec: StreamSpec, any_float: bool = False) -> Iterator[bytes]:
     """The graph `raw` of a bundle, to be rewritten within; with `any_float` its states may be of another float type.
 
-    Raises BundleError where it reads other files, has an operator or a size that no graph of a bundle has, or is not of
-    the contract; ExportError in place of what onnx and its passes raise of a graph that is damaged elsewhere.
+    Raises BundleError if it reads other files, has an operator or a size that no graph of a bundle has, or is not of
+    the contract; ExportError in place of errors of onnx and its passes on a graph that is damaged elsewhere.
     """
     try:
         inspect_graph(file, raw, spec, infer_shapes, any_float)
@@ -31,7 +31,7 @@ def foreign_graph(file: str, raw: bytes, spec: StreamSpec, any_float: bool = Fal
 
 
 def infer_shapes(model: bytes, dims: Mapping[str, int]) -> Iterator[tuple[str, str, Sequence[object]]]:
-    """Name, type and shape of what a model takes and gives, as onnx infers them."""
+    """Names, types and shapes of a model's inputs and outputs, inferred by onnx."""
     proto = onnx.load_from_string(model)
     for value in proto.graph.input:
         for dim in value.type.tensor_type.shape.dim:

@@ -1,4 +1,4 @@
-"""Operators that ONNX defines as functions of others, written out where a target has none of its own for them."""
+"""Write out operators that ONNX defines as functions, where a target has none of its own for them."""
 
 from collections.abc import Container
 from typing import Any
@@ -8,7 +8,7 @@ from onnx import defs, helper, inliner, shape_inference
 
 
 def written_out(model: onnx.ModelProto, known: Container[str]) -> onnx.ModelProto:
-    """The same model, in which every operator that is not `known`, but has a function, is the nodes of that."""
+    """The same model with every operator that is not `known`, but has a function, replaced by its nodes."""
     version = {each.domain: each.version for each in model.opset_import}.get("", 1)
     unknown = {node.op_type for node in model.graph.node if node.domain == "" and node.op_type not in known}
     found = [("", op_type) for op_type in sorted(unknown) if _is_function(op_type, version)]
@@ -29,7 +29,7 @@ def written_out(model: onnx.ModelProto, known: Container[str]) -> onnx.ModelProt
 
 
 def _complete(node: onnx.NodeProto, version: int) -> None:
-    """Give a node the defaults of what it leaves out, which its function may not find by itself."""
+    """Give a node the default attributes that it leaves out and its function may need."""
     given = {attribute.name for attribute in node.attribute}
     for name, attribute in defs.get_schema(node.op_type, version).attributes.items():
         if name not in given and attribute.default_value.name:

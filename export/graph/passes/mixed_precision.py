@@ -1,4 +1,4 @@
-"""A step graph in half the bits: strongly typed, as TensorRT 10 asks for and TensorRT 11 takes alone.
+"""Convert a step graph to fp16 or bf16, strongly typed: TensorRT 10 asks for it, 11 requires it.
 
 Which operators stay fp32 follows PyTorch's autocast (torch.amp, "CUDA Ops that can autocast to float32"), and so does
 the rule for the rest: an operator runs in the widest type of its inputs.
@@ -45,7 +45,7 @@ COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
 class Kind(enum.IntEnum):
-    """How a float value is carried; of several the largest wins."""
+    """The precision of a float value; the largest wins."""
 
     FREE = 0  # fp32 as it came, from outside or from the weights: whatever its reader needs
     LOW = 1  # in the precision
@@ -56,15 +56,15 @@ class ToMixedPrecision(InPlacePass):
     """A decomposed fp32 step graph as a strongly typed one in `precision`, with the contract that it carries.
 
     Weights and products are in `precision`, and so is everything between them. In fp32 stay the operators of `WIDE`;
-    an operator that has `precision` in no form at the opset of the graph (Conv in bf16 before 22); whatever a value of
-    fp32 is added to or multiplied with, until the next product; and so the whole update of a state.
+    an operator that has `precision` in no form at the opset of the graph (Conv in bf16 before 22); an Add or Mul
+    with a value of fp32, until the next product; and so the whole update of a state.
 
     Inputs and outputs keep their dtype. States have `state_precision`: "fp32", or the precision itself. A state that
     depends on nothing but itself, a counter, stays fp32: fp16 counts to 2048, bf16 to 256.
 
     Before: the graph carries its contract. After: onnx.checker takes it, so no operator reads two types where ONNX
-    wants one. Raises ExportError where a node has a loop inside or a float that is not fp32, where something else is
-    asked for, and where a weight does not fit into `precision`.
+    wants one. Raises ExportError if a node has a loop inside or a float that is not fp32, if another precision is asked
+    for, or if a weight does not fit into `precision`.
     """
 
     def __init__(self, precision: str, state_precision: str = "fp32") -> None:
@@ -117,7 +117,7 @@ def spec_of(model: ir.Model) -> StreamSpec:
 
 
 class _Typing:
-    """Goes through the nodes in order, and knows of each float value how it is carried."""
+    """Goes through the nodes in order, and keeps the `Kind` of each float value."""
 
     def __init__(self, model: ir.Model, precision: str, state_precision: str) -> None:
         self.graph, self.opset = model.graph, model.opset_imports[""]
@@ -135,7 +135,7 @@ class _Typing:
                 self.kinds[by_name[state.input]] = Kind.LOW if low else Kind.WIDE
 
     def counters(self, spec: StreamSpec) -> set[str]:
-        """States of which the next value depends on the last one and on constants alone."""
+        """States whose next value depends on the last one and on constants alone."""
         sources = {value: {value.name} for value in self.graph.inputs}
         for node in self.graph:
             # What has only the size of another value does not depend on it.
@@ -173,7 +173,7 @@ class _Typing:
                 value.dtype = self.low if self.kinds[value] is Kind.LOW else FLOAT
 
     def kind(self, node: ir.Node, schema: onnx.defs.OpSchema, read: Sequence[ir.Value]) -> Kind:
-        """In what the node runs; FREE only if it moves values that are."""
+        """The node's kind; FREE only if it moves values that are."""
         widest = max(self.kinds[value] for value in read)
         if node.op_type in WIDE or not self.has_low(schema):
             return Kind.WIDE
@@ -187,13 +187,13 @@ class _Typing:
         return max(widest, Kind.LOW) if all(map(self.fits, read)) else Kind.WIDE
 
     def has_low(self, schema: onnx.defs.OpSchema) -> bool:
-        """Whether the operator takes the precision wherever it takes fp32."""
+        """True if the operator takes the precision wherever it takes fp32."""
         text = f"tensor({self.low.name.lower()})"
         allowed = [constraint.allowed_type_strs for constraint in schema.type_constraints]
         return all(text in types for types in allowed if "tensor(float)" in types)
 
     def fits(self, value: ir.Value) -> bool:
-        """Whether a constant is still one in the precision: no Inf, and no epsilon that becomes zero."""
+        """True if a constant survives in the precision: no Inf, and no epsilon that becomes zero."""
         if value.const_value is None:
             return True
         array = value.const_value.numpy()
@@ -201,7 +201,7 @@ class _Typing:
         return bool(np.isfinite(low[np.isfinite(array)]).all() and (low.any() or not array.any()))
 
     def born(self, node: ir.Node) -> Kind:
-        """How a float is carried that a node makes of something else: a whole number may be too large for fp16."""
+        """The kind of a float that a node makes of another type: a whole number may be too large for fp16."""
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "Cast" or source is None or source.dtype is ir.DataType.BOOL:
             return Kind.FREE

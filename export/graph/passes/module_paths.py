@@ -1,4 +1,4 @@
-"""The path of the module that a node comes from: the one note of torch's on a node that is kept."""
+"""Keep the path of the module that each node comes from, the only one of torch's notes to stay."""
 
 import re
 from ast import literal_eval
@@ -17,7 +17,7 @@ _LAYER = "OpaqueLayer"
 
 
 class KeepModulePaths(InPlacePass):
-    """All other notes go, doc strings too. `inside` is where the user's model stands in what was exported."""
+    """Drop all other notes and doc strings. `inside` is the path of the user's model in the exported one."""
 
     def __init__(self, inside: str = INSIDE) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class KeepModulePaths(InPlacePass):
         return PassResult(model, modified=True)
 
     def _path(self, node: ir.Node) -> str:
-        """Of the innermost module, as the user knows it: "encoder.0", "rnn.l1"; "" for the model itself."""
+        """The innermost module, as the user knows it: "encoder.0", "rnn.l1"; "" for the model itself."""
         scopes, classes = (literal_eval(node.metadata_props.get(key, "[]"))[:-1] for key in (_SCOPES, _CLASSES))
         inner = f"{self.inside}."
         found = [pair for pair in zip(scopes, classes, strict=False) if pair[0].startswith(inner)]
@@ -46,5 +46,5 @@ class KeepModulePaths(InPlacePass):
 
 
 def module_of(node: ir.Node) -> str:
-    """The path of the module that a node of a step comes from; what it gives where that is not known."""
+    """The path of the module that a node of a step comes from, or else the name of its output."""
     return node.metadata_props.get(MODULE) or str(node.outputs[0].name)

@@ -1,4 +1,4 @@
-"""Names that a reader of a graph knows from the model: nodes by module and operator, weights as in its state_dict."""
+"""Name a graph as its reader knows the model: nodes by module and operator, weights as in its state_dict."""
 
 import re
 from collections import Counter
@@ -38,11 +38,11 @@ def names_in(model: ir.Model) -> frozenset[str]:
 class NameByModules(InPlacePass):
     """Give every node and value a name, but the inputs and outputs of graphs and those of the names `keep`.
 
-    A node is called by the module that it comes from and its operator, "rnn.l0/GRU", or by its operator alone; what it
-    gives like itself, and then "rnn.l0/GRU:1". A weight has its name in the model, of whose `weights`, by name, it is
-    one; one that was changed says so, and its doc string from what. Any other constant is called by the node and the
-    input that it is for, "Slice/axes", or by its value where several nodes share it, "int64[0]". `inside` is where the
-    user's model stands in what was exported.
+    A node is named after its module and its operator, "rnn.l0/GRU", or after its operator alone; its outputs like
+    itself, and then "rnn.l0/GRU:1". A weight has its name in `weights`, those of the model by name; a changed one
+    says so, and its doc string names its sources. Any other constant is named after the node and the input that it is
+    for, "Slice/axes", or after its value where several nodes share it, "int64[0]". `inside` is the path of the user's
+    model in the exported one.
 
     After: names are unique, and inputs and outputs have those that they had.
     """
@@ -100,7 +100,7 @@ class _Naming:
         fixed = {value.name for value in ports}
 
         def new(among: Iterable[ir.Value]) -> list[ir.Value]:
-            """Those to be named; of the others, the names are taken."""
+            """Values to be named; the names of others are taken."""
             named = [value for value in among if value.name != "" and value not in ports]
             fixed.update(value.name for value in named if value.name in to.keep)
             return [value for value in named if value.name not in to.keep]
@@ -134,7 +134,7 @@ class _Naming:
                 node.name = names.new(f"{path}/{node.op_type}" if path else node.op_type)
 
     def name_weights(self) -> set[ir.Value]:
-        """Those that are weights of the model, which have their names then."""
+        """Name the weights of the model, and return them."""
         found, like = set[ir.Value](), _Alike(self.to.weights)
         for value in self.new_weights:
             origin = self.origin(value) or like.origin(value)
@@ -145,7 +145,7 @@ class _Naming:
         return found
 
     def origin(self, value: ir.Value) -> tuple[str, str] | None:
-        """A name for a weight by that of the lifted module, and what it is made of; None where it is none."""
+        """A name for a weight by that of the lifted module, and its sources; None if it is none."""
         weights, own = self.to.weights, str(value.name).rpartition(f"{self.to.inside}.")[2]
         if own != value.name and (known := weights.get(own)) is not None:
             if np.array_equal(known, values(value)):
@@ -177,7 +177,7 @@ class _Naming:
             value.name = self.value_names.new("constant")
 
     def formal(self, node: ir.Node, index: int) -> str:
-        """What ONNX calls an input of an operator."""
+        """ONNX's name for an input of an operator."""
         return _formal(node.op_type, node.domain, self.opsets.get(node.domain, 1), index)
 
 

@@ -1,4 +1,4 @@
-"""What is read of a node where ONNX lets it be left out, and what is written in a node's place.
+"""Read the parts of a node that ONNX lets be left out, and write nodes in its place.
 
 Source of the recurrent operators' defaults: the ONNX operator reference for LSTM, GRU and RNN.
 """
@@ -19,7 +19,7 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 
 
 def input_of(node: ir.Node, index: int) -> ir.Value | None:
-    """An input, None where it is left out."""
+    """An input, None if it is left out."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 

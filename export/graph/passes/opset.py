@@ -1,7 +1,7 @@
-"""One graph at another opset: raised by onnxscript's converter, lowered by a pass of ours.
+"""Convert a graph to another opset: raised by onnxscript's converter, lowered by a pass of ours.
 
 Between two versions of the default domain most operators differ only in types, or in attributes that have a default.
-The pass says the few others in the older form, and refuses, with node and operator, what the older opset cannot say.
+The pass writes the few others in the older form, and refuses, with node and operator, those that have none.
 """
 
 from collections.abc import Callable

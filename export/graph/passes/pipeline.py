@@ -1,4 +1,4 @@
-"""How passes run: a graph is parsed once, rewritten as one onnx_ir model, and serialised once.
+"""Run passes: a graph is parsed once, rewritten as one onnx_ir model, and serialised once.
 
 A pass is an `onnx_ir.passes.PassBase`: `requires` is checked before it, `ensures` after it, on every run.
 """
@@ -11,7 +11,7 @@ from rnn_export.errors import ExportError
 
 
 def parse(graph: bytes) -> ir.Model:
-    """The model of a serialised `ModelProto`; raises ExportError where it holds what onnx_ir cannot read."""
+    """The model of a serialised `ModelProto`; raises ExportError if onnx_ir cannot read a part of it."""
     proto = onnx.load_from_string(graph)
     for node in proto.graph.node:
         if any(attribute.type == onnx.AttributeProto.SPARSE_TENSOR for attribute in node.attribute):
@@ -28,7 +28,7 @@ def serialise(model: ir.Model, check: bool = False) -> bytes:
 
 
 def apply(model: ir.Model, *passes: PassBase) -> ir.Model:
-    """Run `passes` on `model`, one after another. Raises what a pass or one of its conditions raised, as it was."""
+    """Run `passes` on `model`, one after another. Errors of a pass or of its conditions are raised unchanged."""
     try:
         return Sequential(*passes)(model).model
     except (PassError, InvariantError) as error:

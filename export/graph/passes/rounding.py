@@ -1,7 +1,7 @@
-"""A graph typed in fp16 or bf16 as one of fp32 that rounds where the types said so.
+"""Emulate a graph typed in fp16 or bf16 in fp32, with roundings where the types say so.
 
-A product of two fp16 or bf16 numbers is exact in fp32, and what is computed in fp32 and rounded once is what the narrow
-type gives (for + - * / and the root: Figueroa 1995, "When is double rounding innocuous?"). How products are added up
+A product of two fp16 or bf16 numbers is exact in fp32, and a result in fp32 that is rounded once is that of the narrow
+type (for + - * / and the root: Figueroa 1995, "When is double rounding innocuous?"). How products are added up
 depends on the hardware: tensor cores add those of fp16 in fp32 or in fp16, those of bf16 in fp32 alone (PTX ISA, the
 types of `mma`). In fp16 a sum is one fused multiply-add after another, as in a loop of HFMA.
 """
@@ -26,13 +26,13 @@ NARROW = tuple(dtype for dtype in FLOAT_TYPES.values() if dtype is not FLOAT)
 
 
 class WriteOutRoundings(InPlacePass):
-    """Every value in fp32; behind what gave a narrower one, a Cast there and a Cast back.
+    """Every value in fp32; behind a node that gave a narrower one, a Cast there and a Cast back.
 
-    `accumulate` is "fp32" where products are added up in fp32 and the sum is rounded, or "fp16" where each partial sum
-    is, one product after another. Raises ExportError where the graph has no such sum.
+    `accumulate` is "fp32" if products are added up in fp32 and the sum is rounded, or "fp16" if each partial sum
+    is, one product after another. Raises ExportError if the graph has no such sum.
 
     After: no input, output, weight or value but those between the two Casts is in fp16 or bf16. Run it with all graph
-    optimisation off, since a runtime may take the two Casts for nothing.
+    optimisation off, since a runtime may remove the two Casts.
     """
 
     def __init__(self, accumulate: str = "fp32") -> None:

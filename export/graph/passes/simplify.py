@@ -1,4 +1,4 @@
-"""Constants computed, and what does nothing taken out, by onnxscript's rules: but a small number is not 0.
+"""Fold constants and remove nodes without effect, by onnxscript's rules: but a small number is not 0.
 
 Its own optimizer takes a constant of up to 1e-8 for 0, and one within 1e-5 of 1 for 1, so that an epsilon under a root
 goes and zeros give NaN.
@@ -20,7 +20,7 @@ from rnn_export.quiet import quiet
 
 
 class Simplify(InPlacePass):
-    """Of constants, those of up to `largest` values are computed."""
+    """Fold constants of up to `largest` values, and simplify."""
 
     def __init__(self, largest: int = 2**31) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ class _Fold(InPlacePass):
 
 
 class _Begun:
-    """A rule that is tried at nodes of the operator that it begins at alone: its own matching takes long to see it.
+    """A rule that is tried only at nodes of its first operator: its own matching takes long to see it.
 
-    Its constants are named after what it replaces (`x_min`), and would replace those of that name that others take.
+    Its constants are named after replaced values (`x_min`), and would replace those of that name that others take.
     """
 
     def __init__(self, operator: str, rule: RewriteRule) -> None:

@@ -1,4 +1,4 @@
-"""The step of several streams at once, which share each reading of the weights: the same graph for a batch of them."""
+"""Write the step of several streams at once, which share each read of the weights: the graph of a batch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ MAX_BYTES = 512 * 2**10
 class BatchStep:
     """The step of up to `ROWS` streams: inputs, then states are `gathered`; outputs, then next states are `results`.
 
-    `slides` are the windows that move along over their memory in the step of one: here they stay where they are in it.
+    `slides` are the windows that slide in the step of one stream: here they stay in place.
     """
 
     spec: StreamSpec
@@ -38,7 +38,7 @@ class BatchStep:
         return "\n".join([*self.gather(), *self.code.statements, *self.scatter()])
 
     def gather(self) -> Iterator[str]:
-        """Statements that copy the inputs and the state of `row` to place `r`."""
+        """Statements that copy the inputs and the state of `row` to row `r`."""
         for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):
             yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
         for member, place, size in self._states(self.gathered, "states[row]"):
@@ -47,7 +47,7 @@ class BatchStep:
             yield f"{note} = 0;"
 
     def scatter(self) -> Iterator[str]:
-        """Statements that copy from place `r` to the outputs and the state of that row."""
+        """Statements that copy from row `r` to the outputs and the state of a stream."""
         for i, (spec, tensor) in enumerate(zip(self.spec.outputs, self.results, strict=False)):
             yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
         for member, place, size in self._states(self.results, "states[r]"):
@@ -57,7 +57,7 @@ class BatchStep:
             yield f"states[r]->wrong_index = {note} ? {note} : states[r]->wrong_index;"
 
     def _states(self, tensors: Sequence[CTensor], state: str) -> Iterator[tuple[str, str, str]]:
-        """Where each state lies in `state`, where row `r` of it does, and its bytes: the last of `tensors` are they."""
+        """For each state, its address in `state`, that of row `r`, and its bytes: states are the last of `tensors`."""
         members = identifiers([s.name for s in self.spec.states])
         fronts = {slide.member: slide.front for slide in self.slides}
         for member, tensor in zip(members, tensors[len(tensors) - len(members) :], strict=True):
@@ -66,7 +66,7 @@ class BatchStep:
             yield place, f"{tensor.address} + r * {size}", f"{size} * sizeof({tensor.c_type})"
 
     def _copy(self, spec: TensorSpec, tensor: CTensor, port: str, row: str, scatter: bool) -> str:
-        """Between row `r` of `tensor` and `row` of `port`: in pieces where the batch is not axis 0."""
+        """Between row `r` of `tensor` and `row` of `port`, in segments if the batch is not axis 0."""
         shape, axis = sized(spec.shape, 1, self.spec.chunk), spec.axis(BATCH) or 0
         pieces, size = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         one, batch, loop = f"{port} + {row} * {size}", f"{tensor.address} + r * {size}", ""
@@ -78,7 +78,7 @@ class BatchStep:
 
 
 def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> BatchStep | str:
-    """The step of `ROWS` streams beside that of one, `alone`, with the same weights; or in a line why there is none."""
+    """The step of `ROWS` streams beside that of one, `alone`, with the same weights; or the reason for none."""
     if spec.rows is not None:
         return "the model takes one stream at a time"
     shared = len(alone.weights.arrays)

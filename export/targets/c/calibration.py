@@ -1,4 +1,4 @@
-"""How large the activations of a step become on a recording: the scales of int8."""
+"""Measure the activations of a step on a recording, for the scales of int8."""
 
 import numpy as np
 import onnx
@@ -19,9 +19,9 @@ STEADY = 4.0
 
 
 def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) -> dict[str, float]:
-    """The largest magnitude of what each product reads, by the name that the C writer knows it by, where it is steady.
+    """The largest magnitude of the input of each product, by its name in the C writer, if it is steady.
 
-    `recording` by input is (rows, frames, ...); each row is a stream from the start. Raises ExportError where ONNX
+    `recording` by input is (rows, frames, ...); each row is a stream from the start. Raises ExportError if ONNX
     Runtime, which runs it, is not here, or the recording has not one step.
     """
     try:
@@ -53,7 +53,7 @@ def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) ->
 
 
 def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
-    """The prepared step that also gives what its products read; and by name of an operand, the values it comes from."""
+    """The prepared step that also gives the inputs of its products; and by operand name, the values it comes from."""
     graph = static_graph(step)
     watched: dict[str, list[str]] = {}
     given = {value.name for value in (*graph.graph.inputs, *graph.graph.outputs)}

@@ -1,4 +1,4 @@
-"""A step as statements of C over tensors, and where each tensor lies."""
+"""A step as C statements over tensors, with the memory of each."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ class CodeBuilder:
 
     `precision` is that of products with constant matrices, `scales` are for int8: the calibrated largest magnitudes of
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
-    by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
-    state what it is after the step, `shifts` how those of some come about, `slides` those that move on over more memory
-    than they fill, and `windows` what is not joined of them.
-    `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
+    by address of an index input the fewest rows of its tables. By the address of a state, `next_states` has its next
+    value, `shifts` the window that moves it, and `slides` the window that slides over more memory than it fills;
+    `windows` has the windows that are not joined.
+    `two_ways` is True if a loop changes its direction in every other step: only if `way_member` holds the direction.
     With `by_team`, `phases` are the operators that a team of threads can share.
-    `strided` has what is not written in the order of its axes, until somebody reads it so.
-    `notes` are the texts of what a step finds wrong, by the number that it leaves in `note_member`.
+    `strided` has the views that are not written in the order of their axes until they are read so.
+    `notes` has the texts of errors in a step, each with the number that it leaves in `note_member`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CodeBuilder:
     ) -> Iterator[None]:
         """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one.
 
-        It goes from the last to the first where the C `way` is odd. `ahead` are lines for a block of a team.
+        It goes from the last to the first if the C `way` is odd. `ahead` are lines for a block of a team.
         """
         shared = self._begins_phase(blocks, nbytes, way)
         with self.loop("b" if way else "u", blocks):
@@ -123,7 +123,7 @@ class CodeBuilder:
         return True
 
     def tensor_of(self, value: ir.Value) -> CTensor:
-        """Where a value lies; its buffer is in use until now."""
+        """The value's tensor; its buffer is in use until now."""
         if value in self.windows:
             self._join(value, self.windows.pop(value))
         if value in self.strided and value not in self.tensors:
@@ -135,7 +135,7 @@ class CodeBuilder:
         return self.used(self.tensors[value])
 
     def used(self, tensor: CTensor) -> CTensor:
-        """The same, whose buffer is in use until now."""
+        """`tensor`, whose buffer is in use until now."""
         if tensor.buffer is not None:
             tensor.buffer.last = max(tensor.buffer.last, self.node_index)
         return tensor
@@ -164,7 +164,7 @@ class CodeBuilder:
             start = view.shape[view.axis] * strides[view.axis]
 
     def view(self, node: ir.Node, index: int) -> Strided:
-        """An input as it lies."""
+        """A view of an input."""
         value = node.inputs[index]
         assert value is not None
         view = self.strided.get(value)
@@ -178,20 +178,20 @@ class CodeBuilder:
         return view
 
     def input(self, node: ir.Node, index: int) -> CTensor:
-        """An input that is there; one that is constant may have no address."""
+        """An input that is there; a constant may have no address."""
         value = node.inputs[index]
         assert value is not None
         return self.tensor_of(value)
 
     def read(self, node: ir.Node, index: int) -> CTensor:
-        """The same with an address."""
+        """An input with an address."""
         return self.with_address(self.input(node, index))
 
     def read_all(self, node: ir.Node) -> list[CTensor]:
         return [self.read(node, i) for i in range(len(node.inputs))]
 
     def with_address(self, tensor: CTensor) -> CTensor:
-        """The same; a constant becomes a weight."""
+        """`tensor`; a constant becomes a weight."""
         return tensor if tensor.address else replace(tensor, address=self.weights.name_of(tensor.constant))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
@@ -205,7 +205,7 @@ class CodeBuilder:
         return constant
 
     def required(self, node: ir.Node, index: int) -> Array:
-        """The value of an input that ONNX lets nobody leave out."""
+        """The value of a constant input that ONNX requires."""
         constant = self.constant(node, index)
         assert constant is not None
         return constant
@@ -231,12 +231,12 @@ class CodeBuilder:
         return CTensor(name, c_type, tuple(shape), buffer)
 
     def note(self, text: str) -> str:
-        """The C that notes what is wrong: in a variable, unless there is a member for it."""
+        """The C that notes an error: in a variable, unless there is a member for it."""
         self.note_member = self.note_member or f"{self.alloc('uint32_t', (1,)).address}[0]"
         return f"{self.note_member} = {self.notes.setdefault(text, len(self.notes) + 1)};"
 
     def way(self) -> str:
-        """The C of what is 0 in one step and 1 in the next; empty where a step has no memory for it."""
+        """The C of a bit that changes with each step; empty if a step has no memory for it."""
         self.two_ways |= bool(self.way_member)
         return self.way_member
 
@@ -246,7 +246,7 @@ class CodeBuilder:
         return self.scales_used[-1]
 
     def c_type(self, value: ir.Value) -> str:
-        """The type of a value; raises ExportError where a step has none for it."""
+        """The C type of a value; raises ExportError if a step has none for it."""
         assert value.dtype is not None
         if value.dtype not in DTYPES:
             raise ExportError(
@@ -256,7 +256,7 @@ class CodeBuilder:
         return C_TYPES[value.dtype.numpy().name]
 
     def variables(self) -> dict[str, str]:
-        """The types of all that was allocated, by name."""
+        """The types of allocated variables, by name."""
         return {name: c_type for name, c_type, _ in self._variables}
 
     def declarations(self) -> tuple[list[str], int]:

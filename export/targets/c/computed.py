@@ -1,4 +1,4 @@
-"""MatMul of two computed matrices, each read as it lies."""
+"""MatMul of two computed matrices, each read in place."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from rnn_export.export.targets.c.tensors import CTensor, Strided
 
 @dataclass(frozen=True)
 class _Part:
-    """A product as `contract` takes it; of a window, that of its state or of what enters it."""
+    """A product as `contract` takes it; of a window, that of its state or of its new values."""
 
     y: Term
     terms: Sequence[Term]
@@ -39,7 +39,7 @@ def of_computed(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _parts(a: Strided, b: Strided, y: CTensor) -> Iterator[_Part]:
-    """One, or two where either is a window: they lie apart in y, or are added where they have its address."""
+    """One part, or two if either is a window: they lie apart in y, or are added if they have its address."""
     left, right = a.whole if len(a.whole) > 1 else (1, *a.whole), b.whole if len(b.whole) > 1 else (*b.whole, 1)
     stack = np.broadcast_shapes(left[:-2], right[:-2])
     labels = [f"stack {axis}" for axis in range(len(stack))]
@@ -70,7 +70,7 @@ def _part(
     start: int,
     window: str = "",
 ) -> _Part:
-    """That from `start` on along `label`, of which the view named `window` has no more than that."""
+    """The part from `start` on along `label`; the view named `window` holds that part alone."""
     terms = {}
     for name, view in views.items():
         each = zip(names[name], view.shape, view.strides, strict=True)

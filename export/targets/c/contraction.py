@@ -11,13 +11,13 @@ from rnn_export.export.targets.c.weights import LANES
 
 @dataclass(frozen=True)
 class Term:
-    """A tensor of C, and for each label of its axes how far apart neighbours are; along other labels it is repeated."""
+    """A tensor of C with a stride for each label of its axes; along other labels it is repeated."""
 
     tensor: CTensor
     strides: Mapping[str, int]
 
     def at(self, variables: Mapping[str, str]) -> str:
-        """The C of its value where the loops are; labels without a variable are at their first."""
+        """The C of its flat index at the loop variables; labels without a variable are at 0."""
         used = [(variables[label], stride) for label, stride in self.strides.items() if label in variables]
         return " + ".join(f"{variable} * {stride}" for variable, stride in used) or "0"
 
@@ -56,7 +56,7 @@ def contract(code: CodeBuilder, y: Term, terms: Sequence[Term], sizes: Mapping[s
 
 
 def in_a_row(y: Term, terms: Sequence[Term], sizes: Mapping[str, int]) -> bool:
-    """Whether what `contract` reads most lies in a row, as the terms are."""
+    """True if the values that `contract` reads most are contiguous."""
     kept = [label for label in y.strides if sizes[label] > 1]
     summed = [label for label in sizes if label not in y.strides and sizes[label] > 1]
     return not summed or bool(_rows(y, terms, summed)) or _weights_and_rows(y, terms, kept, summed) is not None
@@ -114,7 +114,7 @@ def _by_rows(
     along: str,
     variables: Mapping[str, str],
 ) -> None:
-    """The same where both terms have the values of one label side by side."""
+    """As `contract`, where both terms are contiguous along one label."""
     count = math.prod(sizes[label] for label in kept)
     short = sizes[along] < LANES or (sizes[along] <= 2 * LANES and count >= LANES)
     others = [label for label in summed if short or label != along]

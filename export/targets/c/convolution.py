@@ -17,7 +17,7 @@ from rnn_export.export.targets.c.windows import SlidingWindow
 
 
 def conv(code: CodeBuilder, node: ir.Node) -> None:
-    """Many places lie across vectors; else each is a row: what its window holds, times the kernels."""
+    """Many output positions lie across vectors; else each is a row: its window times the kernels."""
     weight, bias = code.required(node, 1), code.constant(node, 2)
     groups, window = node.attributes.get_int("group", 1), _apart(code, node)
     x = code.read(node, 0) if window is None else window.joined()
@@ -53,7 +53,7 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _some_places(code: CodeBuilder, node: ir.Node, sliding: SlidingWindow) -> tuple[SlidingWindow, CTensor]:
-    """The places that are read, where one reader takes some in a row of one axis; and where they are written."""
+    """The output positions that the one reader takes, if it takes a range of one axis; and their tensor."""
     uses, length = list(node.outputs[0].uses()), sliding.places[0]
     reader = uses[0].node if len(uses) == 1 and len(sliding.places) == 1 else node
     taken = _taken(reader, length)
@@ -66,7 +66,7 @@ def _some_places(code: CodeBuilder, node: ir.Node, sliding: SlidingWindow) -> tu
 
 
 def _taken(reader: ir.Node, length: int) -> range | None:
-    """Of `length` places along axis 2, those that a Gather or Slice takes, one or several in a row."""
+    """The range of `length` positions along axis 2 that a Gather or Slice takes, or None."""
     values = reader.inputs[1:]
     constants = [v.const_value.numpy() for v in values if v is not None and v.const_value is not None]
     if not values or len(constants) < len(values):
@@ -90,7 +90,7 @@ def _taken(reader: ir.Node, length: int) -> range | None:
 def _by_channel(
     code: CodeBuilder, sliding: SlidingWindow, x: CTensor | Shift, y: CTensor, weight: Array, bias: Array
 ) -> None:
-    """Of groups of one channel: too small to be products, in fp32 whatever the precision."""
+    """Groups of one channel: too small to be products, in fp32 at any precision."""
     outputs, values, places = len(weight), math.prod(sliding.window), math.prod(sliding.places)
     kernels, biases = code.weights.name_of(weight), code.weights.name_of(bias)
     code.macs += y.size * values
@@ -116,12 +116,12 @@ def _by_channel(
 
 
 def _channel(outputs: int, channels: int) -> str:
-    """The channel that the output `o` is of."""
+    """The input channel of the output `o`."""
     return "o" if outputs == channels else f"o / {outputs // channels}"
 
 
 def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
-    """The window that it has one place in, along time alone, where that was not joined."""
+    """The unjoined window that gives one output position, along time alone."""
     assert node.inputs[0] is not None
     window, rank = code.windows.get(node.inputs[0]), len(shape_of(node.outputs[0]))
     plain = rank == 3 and shape_of(node.outputs[0])[2] == 1 and not any(node.attributes.get_ints("pads", [0, 0]))
@@ -129,7 +129,7 @@ def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
 
 
 def _row_of_window(code: CodeBuilder, sliding: SlidingWindow, window: Shift, group: int, channels: int) -> str:
-    """The address of what the one place of a group sees, of a state and what enters it."""
+    """The address of a group's one window, gathered from a state and new values."""
     (size,), first = sliding.window, group * channels
     values = code.alloc("float", (channels, size))
     code.used(window.entering)
@@ -141,7 +141,7 @@ def _row_of_window(code: CodeBuilder, sliding: SlidingWindow, window: Shift, gro
 
 
 def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequence[int]) -> tuple[str, int]:
-    """The address of a row for each place, and the values from one to the next: x itself where it has them in a row.
+    """The address of a row for each position, and the values from one to the next: x itself if it has them in a row.
 
     x is (channels, *sizes) in `images` (images, all channels, *sizes).
     """

@@ -13,7 +13,7 @@ from rnn_export.export.targets.c.tensors import CTensor
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:
-    """Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Dropout after training: the same values as they lie."""
+    """Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Dropout after training: the same values in place."""
     training = code.constant(node, 2) if node.op_type == "Dropout" else None
     if training is not None and training.any():
         raise refusal(node, "it is in training mode")
@@ -41,7 +41,7 @@ def transpose(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _read_as_it_lies(value: ir.Value) -> bool:
-    """Whether only products of two computed matrices read a tensor, or tensors that are the same transposed."""
+    """True if only products of two computed matrices read a tensor, directly or after transposing it."""
     readers = [use.node for use in value.uses()]
     if value.is_graph_output() or value.dtype != ir.DataType.FLOAT or not readers:
         return False
@@ -53,7 +53,7 @@ def _read_as_it_lies(value: ir.Value) -> bool:
 
 
 def _adds_ones(node: ir.Node) -> bool:
-    """Whether it adds or leaves out axes of one entry, and does nothing else."""
+    """True if the node only adds or removes axes of one entry."""
     if node.op_type not in ("Reshape", "Squeeze", "Unsqueeze") or node.inputs[0] is None:
         return False
     before, after = ([n for n in shape_of(v) if n != 1] for v in (node.inputs[0], node.outputs[0]))
@@ -61,7 +61,7 @@ def _adds_ones(node: ir.Node) -> bool:
 
 
 def in_order(sizes: Sequence[int], order: Sequence[int]) -> bool:
-    """Whether the values of an array of `sizes` lie as they do once its axes are in `order`."""
+    """True if an array of `sizes` keeps its memory layout with its axes in `order`."""
     moved = [axis for axis in order if sizes[axis] != 1]
     return moved == sorted(moved)
 
@@ -107,7 +107,7 @@ def slice_(code: CodeBuilder, node: ir.Node) -> None:
 def slice_along(
     code: CodeBuilder, node: ir.Node, x: CTensor, part: Sequence[tuple[int, int]], shape: Sequence[int], output: int = 0
 ) -> None:
-    """Part of x, (first, step) along each axis: a view where it lies in one piece."""
+    """Part of x, (first, step) along each axis: a view if it is contiguous."""
     offset = sum(first * s for (first, _), s in zip(part, strides_of(x.shape), strict=True))
     dense, strides = strides_of(shape), [step * s for (_, step), s in zip(part, strides_of(x.shape), strict=True)]
     if all(n == 1 or to == source for n, to, source in zip(shape, dense, strides, strict=True)):
@@ -123,7 +123,7 @@ def expand(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def depth_to_space(code: CodeBuilder, node: ir.Node) -> None:
-    """Of (images, block, block, channels, height, width), or with CRD (images, channels, block, block, ...)."""
+    """Axes (images, block, block, channels, height, width), or CRD's (images, channels, block, block, ...)."""
     x, block, y = code.read(node, 0), node.attributes.get_int("blocksize"), code.new_output(node)
     images, channels, height, width = y.shape[0], y.shape[1], *x.shape[2:]
     by_column = node.attributes.get_string("mode", "DCR") == "CRD"
@@ -169,7 +169,7 @@ def tile(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def constant_of_shape(code: CodeBuilder, node: ir.Node) -> None:
-    """One that was too large to be folded."""
+    """A node too large to be folded."""
     value, y = node.attributes.get("value"), code.new_output(node)
     code.emit(f"for (int i = 0; i < {y.size}; i++)")
     code.emit(f"    {y.address}[i] = {'0' if value is None else scalar_literal(value.as_tensor().numpy())};")

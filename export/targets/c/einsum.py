@@ -1,4 +1,4 @@
-"""Einsum: pair after pair; what is constant on one side is a product with a constant matrix."""
+"""Einsum, pair by pair; a pair with a constant is a product with a constant matrix."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def _read(code: CodeBuilder, term: Term) -> Term:
 
 
 def _by_product(code: CodeBuilder, node: ir.Node, y: Term, x: Term, w: Term, sizes: Mapping[str, int]) -> bool:
-    """Write it as rows of x times the constant w, a matrix for each place of what they have in common; else say no."""
+    """Write it as rows of x times the constant w, a matrix for each index of common labels; else return False."""
     both = [label for label in x.strides if label in w.strides]
     stack = [label for label in both if label in y.strides]
     summed = [label for label in both if label not in y.strides]
@@ -112,7 +112,7 @@ def _matrices(w: Term, groups: Sequence[Sequence[str]], sizes: Mapping[str, int]
 
 
 def _laid_out(code: CodeBuilder, x: Term, order: Sequence[str], sizes: Mapping[str, int]) -> CTensor:
-    """The values with labels in this order, where they lie if that is how they lie."""
+    """The values with labels in this order, in place if they have it."""
     strides = strides_of([sizes[label] for label in order])
     if all(x.strides[label] == stride for label, stride in zip(order, strides, strict=True)):
         return x.tensor

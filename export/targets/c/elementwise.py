@@ -1,4 +1,4 @@
-"""Operators that treat every value alike, with ONNX's rules of broadcasting."""
+"""Elementwise operators, with ONNX's rules of broadcasting."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _first_joined(code: CodeBuilder, tensors: list[CTensor], formula: str) -> list[CTensor]:
-    """Two of any number of tensors, the first being what a formula of {a} and {b} made of all but the last."""
+    """Two of any number of tensors, the first being all but the last joined by a formula of {a} and {b}."""
     while len(tensors) > 2:
         pair = tensors[:2]
         result = code.alloc(pair[0].c_type, np.broadcast_shapes(*(t.shape for t in pair)))
@@ -85,7 +85,7 @@ def modulo(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def library(code: CodeBuilder, node: ir.Node) -> None:
-    """What the host's libm computes."""
+    """A function of the host's libm."""
     tensors = code.read_all(node)
     if any(t.c_type != "float" for t in tensors):
         raise refusal(node, "it is written for float32 alone")

@@ -1,4 +1,4 @@
-"""What operators that treat every value alike compute, as formulas of C."""
+"""Formulas of C for elementwise operators."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
-"""DFT and STFT: fast transforms over tables of roots of one, of any length.
+"""DFT and STFT: fast transforms over tables of roots of unity, of any length.
 
-Lengths are products of 4, 2, 3, 5 and any primes up to 61, whose passes stand in kernels/fourier.h; any other is a
-convolution of such a length (L. Bluestein, 1970). What is real is transformed in pairs, half as long.
+Lengths are products of 4, 2, 3, 5 and any primes up to 61, whose passes are in kernels/fourier.h; any other is a
+convolution of such a length (L. Bluestein, 1970). Real values are transformed in pairs, half as long.
 """
 
 import math
@@ -63,8 +63,8 @@ def stft(code: CodeBuilder, node: ir.Node) -> None:
 class Transform:
     """One transform of `n` values, of which `given` are there, each of `inner` numbers side by side.
 
-    `real`: what goes in has no imaginary part; `onesided`: of what comes out, or with `inverse` of what goes in, the
-    frequencies up to n / 2 alone are there.
+    `real`: the input has no imaginary part; `onesided`: of the output, or with `inverse` of the input, only the
+    frequencies up to n / 2 are there.
     """
 
     code: CodeBuilder
@@ -109,7 +109,7 @@ class Transform:
         self._store(result[::-1] if self.inverse else result, y, length, in_pairs)
 
     def _load_pairs(self, read: Read, to: Pair) -> None:
-        """Of real values, every other one as if it were imaginary."""
+        """Load every other real value as if it were imaginary."""
         for part, name in enumerate(to):
             there = (min(self.given, self.n) + 1 - part) // 2
             with self.code.loops(["j", "q"], [there, self.inner]):
@@ -131,7 +131,7 @@ class Transform:
             self.code.emit(f"memset({name} + {first * self.inner}, 0, {values} * sizeof(float));")
 
     def _conjugate(self, to: Pair) -> None:
-        """The frequencies beyond n / 2 of what is real once it is back."""
+        """The frequencies beyond n / 2 of an inverse to real values."""
         a, b = to
         self.code.emit(f"memset({b}, 0, {self.inner} * sizeof(float));")
         with self.code.loops(["j", "q"], [(self.n - 1) // 2, self.inner]):
@@ -140,7 +140,7 @@ class Transform:
             self.code.emit(f"{b}[{at}] = -{b}[{other}];")
 
     def _mirror(self, y: str) -> None:
-        """The frequencies beyond n / 2 of what was real."""
+        """The frequencies beyond n / 2 of real values."""
         with self.code.loops(["j", "q"], [self.n // 2 - 1, self.inner]):
             at, other = f"(({self.n} - 1 - j) * {self.inner} + q) * 2", f"((j + 1) * {self.inner} + q) * 2"
             self.code.emit(f"{y}[{at}] = {y}[{other}];")
@@ -161,7 +161,7 @@ class Transform:
 
 
 def _transform(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -> tuple[Pair, Pair]:
-    """Write the transform of n values that lie `here`; where the result lies, and where memory is free."""
+    """Write the transform of n values that lie `here`; return the memory of the result and a free one."""
     radices = _radices(n)
     if radices is None:
         return _by_convolution(code, n, inner, here, there)
@@ -211,7 +211,7 @@ def _radices(n: int) -> list[int] | None:
 
 
 def _room(n: int) -> int:
-    """Values that a transform of n needs room for: n, or a length of small factors for its convolution."""
+    """The size of a transform of n: n, or a length of small factors for its convolution."""
     if _radices(n) is not None:
         return n
     power = 1 << (2 * n - 2).bit_length()

@@ -1,7 +1,7 @@
-"""Operators that read or write where indices say.
+"""Operators that read or write at indices.
 
-An index beyond an axis reads its last or first value, and writes nothing. The state notes it, unless the graph shows
-that there is none, or it is an input, which is looked at before a step.
+An index beyond an axis reads its last or first value, and writes nothing. The state notes it, unless the graph rules
+it out, or the index is an input, which is checked before a step.
 """
 
 import math
@@ -177,9 +177,9 @@ def _emit_row(code: CodeBuilder, index: str, size: int, note: str) -> None:
 
 
 def _note(code: CodeBuilder, node: ir.Node, size: int, column: int | None = None) -> str:
-    """The C that notes an index beyond an axis of so many values; nothing where there is none.
+    """The C that notes an index beyond an axis of `size` values; empty if there is none.
 
-    `column` is which of the last axis of the indices goes along that axis. Raises ExportError where one is constant.
+    `column` is their place in the last axis of the indices. Raises ExportError if a constant one is beyond.
     """
     index = code.input(node, 1)
     low, high = range_of(node.inputs[1])

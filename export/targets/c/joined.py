@@ -1,4 +1,4 @@
-"""Windows over time as authors write them, `cat([cache[1:], x])`, as lifted ones are: the end of both, joined."""
+"""Rewrite windows over time, `cat([cache[1:], x])`, to the form of lifted ones: the end of both, joined."""
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +11,7 @@ MOST = 2**31 - 1
 
 
 def join_windows(model: ir.Model) -> None:
-    """Rewrite next states that are a state without its first frames and as many new ones: Slice of Concat of all."""
+    """Rewrite next states that are a state without its first frames and as many new ones: Slice of a Concat."""
     states = set(model.graph.inputs)
     for node in [value.producer() for value in model.graph.outputs]:
         if node is None or node.op_type != "Concat" or len(node.inputs) != 2 or node.graph is None:
@@ -30,7 +30,7 @@ def join_windows(model: ir.Model) -> None:
 
 
 def _is_end(cut: ir.Node, axis: int, new: int) -> bool:
-    """Whether a Slice leaves out the first `new` frames, and nothing else."""
+    """True if a Slice leaves out the first `new` frames, and nothing else."""
     state, value = cut.inputs[0], cut.outputs[0]
     assert state is not None
     before, after = list(shape_of(state)), list(shape_of(value))

@@ -1,4 +1,4 @@
-"""Gemm and MatMul; and products with constant matrices, in the precision that the step is written in."""
+"""Gemm and MatMul; and products with constant matrices, in the precision of the step."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def matmul(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _fused_bias(code: CodeBuilder, node: ir.Node, n: int, y: CTensor) -> Array:
-    """The constant that the only reader of a product adds to each row of it, which is then written; else zeros."""
+    """The constant bias that the only reader of a product adds to it, which is then fused; else zeros."""
     uses = list(node.outputs[0].uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not node.outputs[0].is_graph_output():
         add = uses[0].node
@@ -87,7 +87,7 @@ def gemm(code: CodeBuilder, node: ir.Node) -> None:
 class Operand:
     """Rows of `matrix.shape[1]` values at `address`, and the matrix (outputs, values) that they are multiplied with.
 
-    From one row to the next it is `row_stride` values. `name` is what a calibration knows the values by.
+    From one row to the next it is `row_stride` values. `name` is that of the values in a calibration.
     """
 
     matrix: Array
@@ -104,7 +104,7 @@ class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
     `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits
-    in int8: what a convolution reads is of many channels, some of them quiet.
+    in int8: a convolution reads many channels, some of them quiet.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ def _tiles(matrices: list[Array], width: int) -> Array:
 def bf16_words(matrix: Array) -> Array:
     """(outputs, k) as words of two bfloat16, (outputs, k / 2): k in the lower half, k + 1 the float that the word is.
 
-    Both are rounded to the nearest that there is. What is below 2^-60 becomes 0 in the lower half, and in the upper one
+    Both are rounded to the nearest that there is. Values below 2^-60 become 0 in the lower half, and in the upper one
     2^-60 if the lower is not 0: products that are no normal floats take a CPU a hundred times as long.
     """
     full = np.pad(matrix, ((0, 0), (0, matrix.shape[1] % 2))).astype(np.float32)

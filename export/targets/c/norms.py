@@ -1,4 +1,4 @@
-"""Operators that put values on one scale: softmax, and norms over features, channels and groups."""
+"""Normalizations: softmax, and norms over features, channels and groups."""
 
 import math
 

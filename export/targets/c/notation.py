@@ -1,4 +1,4 @@
-"""Numbers, sizes and indices, as C has them."""
+"""Numbers, sizes and indices, written in C."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rnn_export.arrays import Array
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:
-    """A shape of which every size is a number."""
+    """A shape with a number for every size."""
     return () if value.shape is None else tuple(value.shape.numpy())
 
 

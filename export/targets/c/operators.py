@@ -1,4 +1,4 @@
-"""Which operators can be written in C, and by what; and a whole graph as statements."""
+"""Write operators, and whole graphs, as statements of C."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -85,10 +85,10 @@ OPERATORS: Mapping[str, Callable[[CodeBuilder, ir.Node], None]] = {
 
 
 def write_step(model: ir.Model, code: CodeBuilder, addresses: Mapping[str, str]) -> list[CTensor]:
-    """Write the nodes of `model`, and give its outputs; its inputs lie at `addresses`, by name.
+    """Write the nodes of `model`, and return its outputs; its inputs lie at `addresses`, by name.
 
-    The first outputs may be written in turn where inputs lie, and then the states, `state->...`, where they were.
-    Raises ExportError that names node and operator where one cannot be written.
+    The outputs may be written in turn over the inputs, and then the states, `state->...`, over the old ones.
+    Raises ExportError that names node and operator if one cannot be written.
     """
     join_windows(model)
     states = [address for address in addresses.values() if address.startswith("state->")]
@@ -120,7 +120,7 @@ def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
 
 
 def _copy_overwritten(code: CodeBuilder, results: Sequence[CTensor], states: Sequence[str]) -> list[CTensor]:
-    """The results, copied where one that is written before them would overwrite what they lie in."""
+    """The results, copied if one that is written before them would overwrite their memory."""
     outputs = len(results) - len(states)
     safe = []
     for i, result in enumerate(results):

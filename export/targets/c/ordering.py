@@ -1,4 +1,4 @@
-"""Operators that compare values along an axis: the largest, the k largest, and where they are."""
+"""Operators that compare values along an axis: the largest, the k largest, and their indices."""
 
 import math
 
@@ -8,7 +8,7 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder
 
 
 def arg(code: CodeBuilder, node: ir.Node) -> None:
-    """ArgMax and ArgMin: the place of the first, or with `select_last_index` the last, of the most extreme values."""
+    """ArgMax and ArgMin: the index of the first, or with `select_last_index` the last, of the most extreme values."""
     x, y = code.read(node, 0), code.new_output(node)
     outer, n, inner = _around(x.shape, node.attributes.get_int("axis", 0))
     sign = ">" if node.op_type == "ArgMax" else "<"
@@ -35,7 +35,7 @@ def hardmax(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def top_k(code: CodeBuilder, node: ir.Node) -> None:
-    """The k largest or smallest in order, and their places: each value moves up past those that it beats."""
+    """The k largest or smallest in order, and the indices: each value moves up past those that it beats."""
     x, k = code.read(node, 0), int(code.required(node, 1).reshape(-1)[0])
     axis = node.attributes.get_int("axis", -1) % len(x.shape)
     outer, n, inner = _around(x.shape, axis)
@@ -60,6 +60,6 @@ def top_k(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _around(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
-    """The number of places before an axis, along it and after it."""
+    """The sizes before an axis, along it and after it."""
     axis %= len(shape)
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])

@@ -1,6 +1,6 @@
-"""A long step in parts: operators in a row as a function of their own.
+"""Split a long step into functions of consecutive operators.
 
-The time that compilers take grows with the square of the length of a function.
+Compile time grows with the square of the length of a function.
 """
 
 import re
@@ -15,10 +15,10 @@ _DECLARED = re.compile(r"(\w+)(\[| = )")
 
 
 class Parts:
-    """`statements` of a step, and `declarations` of what they and `seen` name; long runs are calls of `functions`.
+    """`statements` of a step, and `declarations` of names in them and `seen`; long runs are calls of `functions`.
 
-    Each function has pointers of its own. `operators` have the statements of each. `call` is how that of a function
-    begins. Operators that a team shares stay where they are, as they see all of the step.
+    Each function has pointers of its own. `operators` has the statements of each, `call` the beginning of a function
+    call. Operators that a team shares stay in the step, all of which they see.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Parts:
         self.declarations = [*self._needed({*words(statements), *seen}).values()]
 
     def _needed(self, used: set[str]) -> dict[str, str]:
-        """The declarations of names that are used, and of what those name; `used` has these then too."""
+        """The declarations of names that are used, and of names in those; `used` has these then too."""
         for name in reversed(self._declarations):
             if name in used:
                 used.update(words([self._declarations[name]]))
         return {name: line for name, line in self._declarations.items() if name in used}
 
     def _called(self, run: Sequence[str]) -> Iterator[str]:
-        """A run as the call of a function, where it is worth one."""
+        """A run as the call of a function, if it is worth one."""
         if len(run) < LINES // 2 or _is_shared(run):
             yield from run
             return

@@ -22,9 +22,9 @@ _SEEN = re.compile(r"\b(?:in|out|t|s)\d+\b")
 
 @dataclass(frozen=True)
 class Phase:
-    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` is what each thread has for itself.
+    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` are the tensors of each thread.
 
-    `ahead` are the lines that fetch what other threads wrote, all at once, before the first of it is read.
+    `ahead` are the lines that fetch values of other threads, all at once, before the first of them is read.
     """
 
     blocks: int
@@ -37,7 +37,7 @@ class Phase:
         return "\n".join([*self.ahead, dedent("\n".join(self.lines))])
 
     def seen(self, weights: Weights) -> list[str]:
-        """Names of what it finds in the step, beside the state."""
+        """Names that it reads from the step, beside the state."""
         names = sorted(set(_SEEN.findall(self.text)) - {tensor.address for tensor in self.own})
         return [*names, *["weights"] * weights.reads_file(self.text)]
 

@@ -1,8 +1,8 @@
-"""Convolutions whose places lie across vectors, so that one weight is read for many of them, and an image as it lies.
+"""Convolutions whose output positions lie across vectors, so that one weight is read for many, the image in place.
 
-An image is cut into polyphase components, one for each offset within a stride, in which a window moves by one; what
-stands around it is zero. A place is then an index of a plane of one component and channel, and each value of a window
-is at a constant distance from there: a tap.
+An image is cut into polyphase components, one for each offset within a stride, in which a window moves by one; its
+padding is zero. A position is then an index of a plane of one component and channel, and each value of a window is
+at a constant distance from there: a tap.
 """
 
 import math
@@ -28,7 +28,7 @@ BLOCKS = (4, 2, 1)
 
 @dataclass(frozen=True)
 class Polyphase:
-    """How an image lies: the sizes of a plane, and the offsets within a stride that some value of a window has."""
+    """An image layout: the sizes of a plane, and the offsets within a stride that some value of a window has."""
 
     plane: Sequence[int]
     used: Sequence[tuple[int, ...]]
@@ -49,7 +49,7 @@ class Polyphase:
 
 
 def many_places(sliding: SlidingWindow) -> bool:
-    """Whether there are enough of them, in a plane that is not mostly what stands around the image."""
+    """True if there are enough positions, in a plane that is not mostly padding."""
     parts, places = Polyphase.of(sliding), math.prod(sliding.places)
     count = _count(sliding, parts)
     return FEWEST <= count <= 2 * places and len(parts.used) <= MOST_COMPONENTS
@@ -90,7 +90,7 @@ def across_places(
 
 
 def _count(sliding: SlidingWindow, parts: Polyphase) -> int:
-    """From the first place to the last, with those between rows that are none."""
+    """The span from the first position to the last, with gaps between rows."""
     strides = strides_of(parts.plane)
     return sum((places - 1) * stride for places, stride in zip(sliding.places, strides, strict=True)) + 1
 
@@ -134,7 +134,7 @@ def _lay_out(code: CodeBuilder, sliding: SlidingWindow, parts: Polyphase, x: CTe
 
 
 def _rows_apart(code: CodeBuilder, sliding: SlidingWindow, parts: Polyphase, wide: CTensor, y: CTensor) -> None:
-    """The places of every output without what lies between their rows."""
+    """Copy the positions of every output without the gaps of rows."""
     outputs, length = y.shape[1], sliding.places[-1]
     variables, rows = sliding.variables("l")[:-1], sliding.places[:-1]
     target = index_expression(variables, strides_of(sliding.places)[:-1])

@@ -1,4 +1,4 @@
-"""Pools: the largest, the mean or the length of what a window holds."""
+"""Pools: the largest value, the mean or the length of a window."""
 
 import math
 
@@ -59,7 +59,7 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _counted(node: ir.Node, sliding: SlidingWindow) -> tuple[str, str]:
-    """What is counted of a window for its mean, nothing where that is all; and what the sum is divided by."""
+    """The test that a value of a window counts for its mean, empty if all do; and the divisor of the sum."""
     if node.attributes.get_int("count_include_pad", 0):
         ends = [size + pad for size, pad in zip(sliding.sizes, sliding.pads[len(sliding.sizes) :], strict=True)]
         tests = [f"{sliding.index(axis)} < {end}" for axis, end in enumerate(ends) if sliding.last(axis) >= end]

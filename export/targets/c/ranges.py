@@ -1,4 +1,4 @@
-"""Between which numbers whole numbers of a step lie, as far as the graph shows it."""
+"""Bounds of the whole numbers of a step, as far as the graph shows them."""
 
 import math
 
@@ -16,7 +16,7 @@ MOVED = (
 
 
 def range_of(value: ir.Value | None, deep: int = 12) -> Range:
-    """The least and the largest number that `value` may hold, infinite where no `deep` operators before it say."""
+    """The least and the largest number that `value` may hold, infinite if `deep` operators before it tell none."""
     if value is None or deep == 0:
         return ANY
     if value.const_value is not None:

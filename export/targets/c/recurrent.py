@@ -29,7 +29,7 @@ class Direction:
     """One direction of a node: matrices (gates * units, values), biases (gates * units,), and addresses of rows.
 
     Rows lie without gaps: those of the input at `x`, the states before and after the frame at `h` and `h_next`, and
-    that of the LSTM's cells, which changes in place, at `c`. The node has `frames` of them in a step.
+    that of the LSTM's cell, which changes in place, at `c`. The node has `frames` of them in a step.
     """
 
     node: ir.Node
@@ -50,7 +50,7 @@ class Direction:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether units are computed `BLOCK` at a time, so that the weights of the next are read meanwhile."""
+        """True if units are computed `BLOCK` at a time, so that the weights of the next are read meanwhile."""
         return self.units % BLOCK == 0
 
     def from_x(self) -> Operand:
@@ -107,7 +107,7 @@ def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int,
 
 
 def _in_place(code: CodeBuilder, node: ir.Node, c_first: CTensor) -> bool:
-    """Whether nobody else reads the cells, a copy or a state that is after the step what this node makes of them."""
+    """True if nothing else reads the cell, which is a copy or a state whose next value this node gives."""
     value, after = input_of(node, 6), code.next_states.get(c_first.address)
     while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         producer = value.producer()
@@ -118,7 +118,7 @@ def _in_place(code: CodeBuilder, node: ir.Node, c_first: CTensor) -> bool:
 
 
 def _seen_as(value: ir.Value | None) -> ir.Value | None:
-    """The value that one in another shape is."""
+    """The value before it was reshaped."""
     while value is not None and (producer := value.producer()) is not None and producer.op_type in SHAPED:
         value = producer.inputs[0]
     return value
@@ -150,16 +150,16 @@ def _in_blocks(operand: Operand, gates: int, block: int) -> Operand:
 
 
 def _block(code: CodeBuilder, units: int) -> int:
-    """Units of a block: all of a layer of two blocks, whose functions are then computed beside each other."""
+    """Units of a block: all of a layer of two blocks, whose functions are then computed side by side."""
     return units if code.precision == "fp32" and units == 2 * BLOCK else BLOCK
 
 
 @contextmanager
 def _blocks(code: CodeBuilder, step: Direction, block: int, own: Sequence[CTensor]) -> Iterator[None]:
-    """A loop over the blocks, `u`: from the first to the last, or to and fro where that finds weights in a cache.
+    """A loop over the blocks, `u`: from the first to the last, or to and fro if that finds weights in a cache.
 
-    What was read last is still there: a block that fits the nearest cache of a layer that does not, or as much of a
-    layer as the next cache holds. No result depends on which way it goes.
+    The weights read last are still there: a block that fits the nearest cache of a layer that does not, or as much of a
+    layer as the next cache holds. No result depends on the direction.
     """
     count, nbytes = step.units // block, WEIGHT_BYTES[code.precision] * int(step.W.size + step.R.size)
     ways = []

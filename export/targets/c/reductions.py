@@ -1,4 +1,4 @@
-"""Operators that make one value of several along some axes: sums, products, extremes, and running sums."""
+"""Reductions along axes: sums, products, extremes, and running sums."""
 
 import math
 

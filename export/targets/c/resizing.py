@@ -1,4 +1,4 @@
-"""Resize: each value of an axis is a weighted sum of a few, whose places and weights are known."""
+"""Resize: each value of an axis is a weighted sum of a few, with known indices and weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -34,14 +34,14 @@ NEAREST: Mapping[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Taps:
-    """For each value of the result along an axis (values, taps): the places in the input, and their weights."""
+    """For each value of the result along an axis (values, taps): indices in the input, and weights."""
 
     places: Array
     weights: Array
 
 
 def resize(code: CodeBuilder, node: ir.Node) -> None:
-    """Axis after axis; raises ExportError for what is not known of its attributes."""
+    """Axis after axis; raises ExportError for unknown attributes."""
     x, attributes = code.read(node, 0), node.attributes
     mode, way = (
         attributes.get_string("mode", "nearest"),

@@ -1,8 +1,8 @@
-"""Windows over time: a state that is joined with what is new, and then all but its first frames are the next state.
+"""Windows over time: a state is joined with new frames, and all but the first frames are the next state.
 
-Such a state and what enters it are not joined where a convolution can read both as they lie. The next state is the old
-one, moved along in its place once everything has read it. One that is large slides instead: its memory has room for
-some steps more, over which the window moves by its address alone, and only then back to the front.
+The two are not joined if a convolution can read both in place. The next state is the old one, moved along in place
+once everything has read it. A large one slides instead: its memory has space for some steps more, over which the
+window moves by its address alone, and only then back to the front.
 """
 
 import math
@@ -25,9 +25,9 @@ MOST_STEPS, LEAST_STEPS, PART = 64, 4, 8
 
 @dataclass(frozen=True)
 class _Window:
-    """Along which axis a Concat joins a state and what is new, how many values go in and out, and how many it has.
+    """A Concat of a state and new values: its `axis`, the `new` values of a row, and the `size` of the state.
 
-    `read` says that the next state is read in the step, and the old one by nothing else.
+    With `read`, the next state is read in the step, and the old one by nothing else.
     """
 
     axis: int
@@ -50,13 +50,13 @@ def slides(model: ir.Model, next_states: Mapping[str, ir.Value], addresses: Mapp
 
 
 def _steps(window: _Window, number: int) -> int:
-    """Of several windows each moves back after a number of its own, so that no step moves all of them."""
+    """The steps that a window slides until it moves back: several differ, so that no step moves all."""
     steps = min(window.size // (PART * window.new), MOST_STEPS)
     return steps - number % (steps // LEAST_STEPS) if steps >= LEAST_STEPS else 0
 
 
 def shift_of(code: CodeBuilder, node: ir.Node) -> Shift | None:
-    """What a Concat is a window of, where its end becomes the state again and nothing else is done with that."""
+    """The window that a Concat forms, if the end of it is the next state of its first input."""
     if len(node.inputs) != 2 or node.inputs[0] is None or node.inputs[1] is None:
         return None
     state, x = code.tensor_of(node.inputs[0]), code.tensor_of(node.inputs[1])
@@ -97,7 +97,7 @@ def _window(node: ir.Node, next_state: ir.Value) -> _Window | None:
 
 
 def _in_scratch(code: CodeBuilder, x: CTensor) -> CTensor:
-    """What stays as it is until the end of the step: not where an output or a state may be written."""
+    """A tensor that keeps its values until the end of the step: no memory of an output or a state."""
     if x.buffer is not None:
         return x
     copied = code.alloc("float", x.shape)
@@ -106,7 +106,7 @@ def _in_scratch(code: CodeBuilder, x: CTensor) -> CTensor:
 
 
 def defer(code: CodeBuilder, node: ir.Node, shift: Shift) -> None:
-    """Let the next state lie where the state does: from the end of the step on, or from now on where it is read."""
+    """Put the next state in the memory of the state: from the end of the step on, or now if it is read."""
     kept = code.next_states[shift.state.address]
     producer = kept.producer()
     assert producer is not None

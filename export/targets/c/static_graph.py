@@ -1,4 +1,4 @@
-"""The step graph as the C writer takes it: a fixed batch, a number for every size, and constants computed."""
+"""Prepare the step graph for the C writer: a fixed batch, a number for every size, and folded constants."""
 
 import onnx
 import onnx_ir as ir
@@ -21,7 +21,7 @@ ONCE = (common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminat
 
 
 def static_graph(step: bytes, batch: int = 1) -> ir.Model:
-    """Of so many streams; raises ExportError where a shape does not follow, or an operator cannot be written."""
+    """The graph of `batch` streams; raises ExportError if a shape does not follow or an operator is unknown."""
     model = onnx.load_from_string(rewrite(step, DecomposeRecurrent(lambda node: not has_kernel(node))))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -47,7 +47,7 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
 
 
 def has_kernel(node: ir.Node) -> bool:
-    """Whether a recurrent node is computed as a whole; others are written out."""
+    """True if a recurrent node is computed as a whole; others are decomposed."""
     attributes = node.attributes
     plain = not ({"clip", "layout", "input_forget"} & {a.name for a in attributes.values() if a.value})
     extra = any(input_of(node, i) is not None for i in (4, 7))

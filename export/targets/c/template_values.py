@@ -1,4 +1,4 @@
-"""What the templates of a step are filled in with."""
+"""The values for the templates of a step."""
 
 import math
 import re
@@ -28,7 +28,7 @@ from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, size
 
 
 def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
-    """What sets a state to the start, one row of every state being `initial`."""
+    """C that sets a state to the start; `initial` is one row of every state."""
     lines = []
     for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):
         value = np.asarray(initial[state.name])
@@ -43,10 +43,10 @@ def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> s
 def template_values(
     spec: StreamSpec, init: str, code: CodeBuilder, results: Sequence[CTensor], batch: BatchStep | str
 ) -> Values:
-    """For the step itself; weights that nothing names are forgotten.
+    """Values of the step itself; weights that nothing names are dropped.
 
-    `init` are the statements that set a state to the start, `results` where the outputs and then the next states lie.
-    `batch` is the step of several streams, or why there is none.
+    `init` are the statements that set a state to the start, `results` the tensors of outputs and then next states.
+    `batch` is the step of several streams, or why not.
     """
     declarations, stack = code.declarations()
     slides = {slide.member.removeprefix("state->"): slide for slide in code.slides.values()}
@@ -129,13 +129,13 @@ def _member(code: CodeBuilder, address: str) -> str:
 
 
 def _operators(code: CodeBuilder) -> Iterator[list[str]]:
-    """The statements of each node in turn, and of what follows the last."""
+    """The statements of each node in order, and those behind the last."""
     edges = [0, *(end for _, end in code.written), len(code.statements)]
     yield from (code.statements[start:end] for start, end in pairwise(edges))
 
 
 def _timed(code: CodeBuilder) -> Iterator[list[str]]:
-    """The same, behind each node's a mark that ends its time."""
+    """The same, with a mark behind each to end its time."""
     for number, lines in enumerate(_operators(code)):
         yield [*lines, f"    RNN_TOOK({number})"] if number < len(code.written) else lines
 
@@ -197,18 +197,18 @@ def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
 
 
 def _packed(state: StateSpec) -> str:
-    """Where in a state lie those that are packed into it; nothing where none are."""
+    """The offsets of the states packed into a state; empty if none are."""
     lie = ", ".join(f"{printable(part.name)} {part.shape} from {part.offset}" for part in state.parts)
     return f": {lie}" if lie else ""
 
 
 def _slide(slide: Slide | None, number: int | None) -> Values:
-    """Of a state: its number among those that slide, and the values behind it in its memory."""
+    """A state's number among those that slide, and the values behind it in its memory."""
     return {"slides_on": slide is not None, "slide": number, "room": 0 if slide is None else slide.room}
 
 
 def _port_values(ports: Sequence[Values]) -> Values:
-    """The ports, and what C says of all of them in one line."""
+    """The ports, and C of one line for all of them."""
     inputs, outputs = ([port for port in ports if port["way"] == way] for way in ("in", "out"))
 
     def each(text: str, of: Iterable[Values], separator: str = ", ") -> str:
@@ -284,7 +284,7 @@ def _golden_array(name: str, array: Array, dtype: str) -> str:
 
 
 def printable(text: str) -> str:
-    """As it can stand in a comment and in a string of C."""
+    """`text` made safe for comments and strings of C."""
     return re.sub(r"[^\w .,:/+()\[\]-]", "_", text)
 
 

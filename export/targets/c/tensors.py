@@ -1,4 +1,4 @@
-"""Tensors of a step in C, where they lie, and those that move along."""
+"""Tensors of a step in C, their memory, and windows that move in it."""
 
 import math
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class CTensor:
 
 @dataclass(frozen=True)
 class Slide:
-    """A state of `size` values that moves on by `step` values over memory with room for `steps` steps behind it.
+    """A state of `size` values that moves on by `step` values over memory with `steps` steps behind it.
 
-    In C, `member` is that memory, `front` the values before the state there, and `pointer` where it begins.
+    In C, `member` is that memory, `front` the values before the state there, and `pointer` its first address.
     """
 
     member: str
@@ -62,11 +62,11 @@ class Slide:
 
     @property
     def now(self) -> str:
-        """Where it begins at any time in the step; `pointer` is where it did at first."""
+        """Its address at any time in the step; `pointer` is that at the start."""
         return f"({self.member} + {self.front})"
 
     def moved(self) -> list[str]:
-        """Move on, where there is room; else back to where the memory begins, without what leaves."""
+        """Move on, if there is space; else back to the front of the memory, without what leaves."""
         count = self.size - self.step
         line = f"RNN_EACH({count}, {{ rnn_store_part({self.member} + i, rnn_load_part(from + i, m), m); }});"
         lines = [f"if ({self.front} == {self.room}) {{", f"    const float *const from = {self.pointer} + {self.step};"]
@@ -75,9 +75,9 @@ class Slide:
 
 @dataclass(frozen=True)
 class Shift:
-    """A whole state, what enters it at its end, in scratch memory, along which axis, and how it slides if it does.
+    """A state, the values `entering` at its end along `axis`, and its `slide` if it slides.
 
-    One whose next state is `read` in the step has moved by then, and not at the end.
+    With `read`, the next state is read in the step, so the state moves before that, not at the end.
     """
 
     state: CTensor
@@ -87,13 +87,13 @@ class Shift:
     read: bool = False
 
     def joined(self) -> CTensor:
-        """Both as one array, which lies nowhere."""
+        """Both as one array without memory."""
         shape = list(self.state.shape)
         shape[self.axis] += self.entering.shape[self.axis]
         return CTensor("", self.state.c_type, tuple(shape))
 
     def value(self, row: str, at: int) -> str:
-        """The C of a value along the last axis of both, in a row of what stands before it."""
+        """The C of a value along the last axis of both, in a `row` of the axes before."""
         length, new = self.state.shape[-1], self.entering.shape[-1]
         if at < length:
             return f"{self.state.address}[({row}) * {length} + {at}]"
@@ -101,14 +101,14 @@ class Shift:
 
     @property
     def row(self) -> tuple[int, int]:
-        """The values of a row of the state, and those of them that enter."""
+        """The values in a row of the state, and in a row that enters."""
         inner = math.prod(self.state.shape[self.axis + 1 :])
         return self.state.shape[self.axis] * inner, self.entering.shape[self.axis] * inner
 
     def statements(self) -> list[str]:
-        """Move the state: all of it as one row of values, and then what enters over what came from the next row.
+        """Move the state: all of it as one row of values, and then the new values over those of the next row.
 
-        One that slides stays where it is in most steps, and begins further on in its memory.
+        One that slides stays in place in most steps, and begins further on in its memory.
         """
         x, size, state = self.entering, self.state.size, self.state.address
         row, new = self.row
@@ -123,7 +123,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Strided:
-    """The values of `tensor` along other axes: their sizes, and for each how far apart neighbours are.
+    """The values of `tensor` along other axes: the sizes and strides of these.
 
     Those of a window go on in `entering` along `axis`, behind those of its state.
     """
@@ -165,7 +165,7 @@ class Strided:
 
     @property
     def whole(self) -> tuple[int, ...]:
-        """The shape with what enters."""
+        """The shape with `entering`."""
         if self.entering is None:
             return self.shape
         sizes = list(self.shape)
@@ -174,7 +174,7 @@ class Strided:
 
 
 def assign_offsets(buffers: Sequence[Buffer]) -> int:
-    """Give each the lowest place that no other has at the same time, the largest first; the floats of them all."""
+    """Give each the lowest offset free while it is in use, the largest first; return the floats of them all."""
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: -b.size):
         taken = sorted((b.offset, _end(b)) for b in placed if b.first <= buffer.last and buffer.first <= b.last)
@@ -188,5 +188,5 @@ def assign_offsets(buffers: Sequence[Buffer]) -> int:
 
 
 def _end(buffer: Buffer) -> int:
-    """Where the next may start: on a cache line."""
+    """The next offset: on a cache line."""
     return buffer.offset + round_up(buffer.size, CACHE_LINE // SIZES["float"])

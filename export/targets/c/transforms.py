@@ -1,8 +1,8 @@
-"""Products and convolutions with the basis of a Fourier transform, as the transforms that they are: C has fast ones.
+"""Replace products and convolutions with the basis of a Fourier transform by DFT: C has fast transforms.
 
 A basis is a constant matrix: cosines, or sines, of whole turns, each row times a number of its own, such as the value
 of a window there, and each column too. A product with it is the real, or the imaginary, part of a transform of the
-values times these numbers; one with the basis of a transform back is a transform there, of as many frequencies with
+values times these numbers; one with the basis of an inverse transform is a transform of as many frequencies with
 zeros behind them. A convolution whose kernels are cosines and then sines is a transform of each frame.
 """
 
@@ -30,7 +30,7 @@ ROUNDED = 3e-7
 
 @dataclass(frozen=True)
 class Basis:
-    """`scale` of each row, times the cosines (`part` 0), or less the sines (1), of `length` values, times `weight`."""
+    """`scale` of each row, times cosines (`part` 0) or negative sines (1) of `length` values, times `weight`."""
 
     length: int
     part: int
@@ -39,7 +39,7 @@ class Basis:
 
 
 class FindTransforms(InPlacePass):
-    """Write DFT where products, or convolutions, with its basis stand."""
+    """Replace products, or convolutions, with its basis by DFT."""
 
     def call(self, model: ir.Model) -> PassResult:
         opset, modified = model.opset_imports.get("", 0), False
@@ -77,7 +77,7 @@ def basis_of(matrix: Array) -> Basis | None:
 
 
 def _basis(matrix: Array, length: int, part: int, near: float) -> Basis | None:
-    """One part of the transform of `length` values as `matrix`, or as its first columns, is within `near` of it."""
+    """One part of the transform of `length` values that is within `near` of `matrix`, or None."""
     rows, columns = matrix.shape
     # Whole turns are left out before the angle loses digits.
     angles = np.outer(np.arange(rows), np.arange(columns)) % length * (2 * np.pi / length)
@@ -90,7 +90,7 @@ def _basis(matrix: Array, length: int, part: int, near: float) -> Basis | None:
 
 
 def _scale(column: Array, wave: Array) -> Array:
-    """By what a wave is multiplied; where it is zero nothing is known of it, and it is as elsewhere."""
+    """The factor of a wave; where the wave is zero it is unknown, and taken as elsewhere."""
     moves = np.abs(wave) > 0.5 / len(wave)
     scale = np.divide(column, wave, out=np.zeros(len(wave)), where=moves)
     usual = np.median(scale[moves])
@@ -100,7 +100,7 @@ def _scale(column: Array, wave: Array) -> Array:
 
 
 def _weight(matrix: Array, waves: Array) -> Array:
-    """By what each column of `waves` is multiplied in `matrix`, as the sum of squares is least."""
+    """The factor of each column of `waves` in `matrix`, by least squares."""
     squares = np.square(waves).sum(0)
     moves = squares > ROUNDED * squares.max()
     weight = np.divide((matrix * waves).sum(0), squares, out=np.ones(len(squares)), where=moves)
@@ -116,7 +116,7 @@ def _product(node: ir.Node, matrix: Array) -> bool:
 
 
 def _convolution(node: ir.Node, kernels: Array) -> bool:
-    """One of kernels that are all cosines and then all sines, over the frames that it cuts."""
+    """Rewrite kernels that are all cosines and then all sines as transforms of the frames."""
     x, size = node.inputs[0], kernels.shape[0]
     plain = all(n == 1 for name in ("dilations", "group") for n in _ints(node, name)) and not any(_ints(node, "pads"))
     length = x.shape[2] if x is not None and x.shape is not None else None
@@ -148,7 +148,7 @@ def _replacing(node: ir.Node) -> Replacement:
 
 
 def _transformed(op: Replacement, x: ir.Value | None, basis: Basis) -> ir.Value:
-    """What the product of the values on the last axis of `x` with a basis is."""
+    """The product of the values on the last axis of `x` with a basis, by DFT."""
     if np.any(basis.scale != 1):
         x = op.Mul(x, op.constant(basis.scale))
     length, axis = (op.constant(np.array(n, np.int64)) for n in (basis.length, -2))

@@ -69,7 +69,7 @@ def _add(
 
 
 def _pads(node: ir.Node, sizes: Sequence[int], result: Sequence[int], window: Sequence[int]) -> list[int]:
-    """Values that are cut off before each axis: given, or half of what the result is too small for."""
+    """Values that are cut off before each axis: given, or half of the excess over the result."""
     attributes, rank = node.attributes, len(window)
     padding = attributes.get_string("auto_pad", "NOTSET")
     if padding in ("NOTSET", "VALID") and "output_shape" not in attributes:

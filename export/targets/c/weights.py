@@ -1,4 +1,4 @@
-"""The constants of a step in C: as arrays in the source, or as one file beside it where they are large."""
+"""The constants of a step in C: as arrays in the source, or as one file beside it if they are large."""
 
 import re
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Weights:
 
     @property
     def of_step(self) -> list[Array]:
-        """Those of the step, each in its place, where the others are empty."""
+        """The arrays of the step by number; the others are empty."""
         return [a[:0] if i in self.batch_only else a for i, a in enumerate(self.arrays)]
 
     @property
@@ -71,7 +71,7 @@ class Weights:
         return "\n".join(lines)
 
     def batch_definitions(self) -> str:
-        """The same of those that the step of several streams alone reads."""
+        """The same of those for the step of several streams alone."""
         return "\n".join(_definition(f"W{i}", self.arrays[i]) for i in sorted(self.batch_only))
 
 

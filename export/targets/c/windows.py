@@ -10,9 +10,9 @@ from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """For each axis of an image: its size, the places of a window, the window's size, and how it goes over the image.
+    """For each axis of an image: its size, the positions of a window, the window's size, stride, dilation, pads.
 
-    In C, the variables l0, l1 ... count the places, and k0, k1 ... the values of a window. `pads` are those before
+    In C, the variables l0, l1 ... count the positions, and k0, k1 ... the values of a window. `pads` are those before
     every axis, and then those after.
     """
 
@@ -38,7 +38,7 @@ class SlidingWindow:
         return SlidingWindow(sizes, places, window, strides, dilations, pads)
 
     def part(self, places: range) -> "SlidingWindow":
-        """Some of the places of one axis alone."""
+        """Some of the positions of one axis."""
         pads = [self.pads[0] - places.start * self.strides[0], 0]
         return replace(self, places=[len(places)], pads=pads)
 
@@ -46,11 +46,11 @@ class SlidingWindow:
         return [f"{letter}{axis}" for axis in range(len(self.window))]
 
     def index(self, axis: int) -> str:
-        """Where a value of a window lies along an axis; the image ends at 0 and at its size."""
+        """The index of a window's value along an axis; the image ends at 0 and at its size."""
         return f"(l{axis} * {self.strides[axis]} + k{axis} * {self.dilations[axis]} - {self.pads[axis]})"
 
     def read(self) -> tuple[str, list[str]]:
-        """The flat index of a value of a window in the image, and what must hold for it to be inside."""
+        """The flat index of a value of a window in the image, and the conditions for it to be inside."""
         inside, indices = [], [self.index(axis) for axis in range(len(self.window))]
         for axis, (index, size) in enumerate(zip(indices, self.sizes, strict=True)):
             inside += [f"{index} >= 0"] * (self.pads[axis] > 0)

@@ -84,9 +84,9 @@ def sources(
     """The C of a step by file name, everything `name` made of it.
 
     `step` is the fp32 step graph, `initial` one row of every state. `scales` are the largest magnitudes of activations
-    by name, for int8; what has none is measured at each step.
+    by name, for int8; one without is measured at each step.
 
-    Raises ExportError that names node and operator where one cannot be written.
+    Raises ExportError that names node and operator if one cannot be written.
     """
     graph = static_graph(step)
     weights = Weights()
@@ -110,7 +110,7 @@ def sources(
 
 
 def kernels(precision: str, more: Collection[str] = ()) -> str:
-    """The functions that a step is made of, as one header; of those in `more` only what it has."""
+    """The functions that a step calls, as one header; of the other files only those in `more`."""
     names = [*KERNELS, *["narrow"] * (precision in NARROW), *sorted(more)]
     parts = [resources(PACKAGE).joinpath(f"kernels/{name}.h").read_text() for name in names]
     return render(PACKAGE, "templates/kernels.h", "kernels", {"kernels": "\n".join(parts)})

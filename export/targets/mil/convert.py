@@ -1,4 +1,4 @@
-"""From a program of torch's to Core ML's: runs in a process of its own (`rnn_export.apart`)."""
+"""Convert a torch program to Core ML's, in a process of its own (`rnn_export.apart`)."""
 
 import io
 import re

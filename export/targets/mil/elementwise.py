@@ -1,7 +1,7 @@
-"""Operators of MIL that take each value by itself, in numpy: parameters by MIL's own names, with its defaults.
+"""Elementwise operators of MIL, in numpy: parameters by MIL's own names, with its defaults.
 
-Source: the operator reference of coremltools (coremltools.converters.mil.mil.ops.defs). Floats come in fp32 and are
-rounded to what the program declares by whoever calls.
+Source: the operator reference of coremltools (coremltools.converters.mil.mil.ops.defs). Floats come in fp32, and the
+caller rounds them to the type that the program declares.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""A program of Core ML's in numpy: what verifies a package where no macOS is.
+"""Run a program of Core ML's in numpy, to verify a package without macOS.
 
-It runs what was written to the files and nothing else. Of a program in fp16 each result is rounded to fp16; how Core ML
-orders its sums, and what it computes on which of a machine's processors, is not known here.
+It runs the written files and nothing else. In a program in fp16 each result is rounded to fp16; the order of Core
+ML's sums, and the processors that it computes on, are not known here.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class MilRun:
 
 
 class _Call:
-    """One operation, with what is constant of it looked up once."""
+    """One operation, with its constants looked up once."""
 
     def __init__(self, operation: Operation, constants: Mapping[str, Array]) -> None:
         self.operation, self.kind = operation, operation.kind
@@ -116,7 +116,7 @@ def check_known(program: Program) -> None:
 
 
 def _plain(constant: Array) -> Any:
-    """Words and single numbers as Python has them, where they say how an operator works."""
+    """Strings and single numbers as Python has them, as parameters of operators."""
     return constant.item() if constant.dtype.kind in "Ub" and constant.ndim == 0 else _wide(constant)
 
 

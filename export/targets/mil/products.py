@@ -1,6 +1,6 @@
 """Operators of MIL that add values up, in numpy: parameters by MIL's own names, with its defaults.
 
-Sums are in fp32, those of a program in fp16 too: what a GPU or the Neural Engine adds up in, Apple does not say.
+Sums are in fp32, those of a program in fp16 too: Apple does not say how a GPU or the Neural Engine adds up.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The step as the converter of Core ML reads it: traced by TorchScript at one stream, in operators that it knows."""
+"""Trace the step for the converter of Core ML: TorchScript of one stream, in operators that it knows."""
 
 import io
 
@@ -29,7 +29,7 @@ SAME = {
 
 
 def traced(step: fx.GraphModule, spec: StreamSpec, initial: Arrays, precision: str) -> bytes:
-    """A TorchScript file: (inputs...) -> (outputs...), whose buffers `state_...` are what Core ML keeps.
+    """A TorchScript file: (inputs...) -> (outputs...), whose buffers `state_...` are Core ML's states.
 
     `step` is that of the contract in torch's own operators.
     """

@@ -1,4 +1,4 @@
-"""A step with its states inside, as the converter of Core ML reads it: buffers of fp16 that a call writes over."""
+"""A step with its states inside, for the converter of Core ML: buffers of fp16 that a call overwrites."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from rnn_export.spec import StreamSpec, sized
 
 
 class StatefulStep(nn.Module):
-    """(inputs...) -> (outputs...), of one stream; what is kept in which buffer stands in `names`.
+    """(inputs...) -> (outputs...), of one stream; the buffers have the names of `part_names`.
 
     Integers and bools go in and come out as int32, the only whole numbers that Core ML exchanges.
     """

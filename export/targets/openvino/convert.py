@@ -1,4 +1,4 @@
-"""From a step in ONNX to OpenVINO's IR: runs in a process of its own (`rnn_export.apart`)."""
+"""Convert a step in ONNX to OpenVINO's IR, in a process of its own (`rnn_export.apart`)."""
 
 import re
 import tempfile
@@ -42,7 +42,7 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
 
 
 def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
-    """A model of `rows` streams, in which every size is a number and what follows from sizes is computed."""
+    """A model of `rows` streams, with a number for every size and all that follows from sizes computed."""
     try:
         model = ov.Core().read_model(step)
     except RuntimeError as error:

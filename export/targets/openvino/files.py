@@ -10,7 +10,7 @@ ALIGNED = 64
 def joined(written: Mapping[str, tuple[bytes, bytes]]) -> tuple[dict[str, bytes], bytes]:
     """The graphs by name, each (IR, its own weights), as IR that reads one file of weights, and that file.
 
-    A constant that several graphs have stands there once.
+    A constant of several graphs is there once.
     """
     graphs, weights, places = dict[str, bytes](), bytearray(), dict[bytes, int]()
     for name, (text, own) in written.items():

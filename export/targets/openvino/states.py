@@ -1,8 +1,8 @@
-"""States inside of an OpenVINO model, and what its CPU plugin does wrong with some of them.
+"""Put states inside an OpenVINO model, and work around faults of its CPU plugin.
 
-Tried with 2026.4.1: a state that is assigned an input or another state as it lies there, or moved, is garbage or a step
-late, and nothing is said. So what is assigned is computed: the larger of a value and itself. And a state of 64 bits,
-or of int16, stays at zeros: those are refused.
+Tried with 2026.4.1: a state that is assigned an input or another state unchanged, or moved, is garbage or a step
+late, and nothing is said. So the assigned value is computed: the larger of it and itself. And a state of 64 bits, or
+of int16, stays at zeros: those are refused.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def check_states(spec: StreamSpec) -> None:
 
 
 def make_stateful(model: Any, spec: StreamSpec, initial: Arrays) -> None:
-    """Put the states inside, where they begin at their initial values whenever they are reset."""
+    """Put the states inside, with their initial values at each reset."""
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     apply_make_stateful_transformation(model, {s.input: s.output for s in spec.states})
@@ -42,7 +42,7 @@ def make_stateful(model: Any, spec: StreamSpec, initial: Arrays) -> None:
 
 
 def separate(model: Any) -> None:
-    """Compute what is assigned or given where that is an input or a state itself."""
+    """Compute each assigned state and output that is an input or a state itself."""
     for node in model.get_ops():
         if node.get_type_name() in ("Assign", "Result"):
             value = node.input(0).get_source_output()

@@ -1,7 +1,7 @@
 """The target `openvino`: one step as OpenVINO's IR, its state inside.
 
-`step.xml` takes one stream, whose states are OpenVINO's own variables: whoever runs it feeds frames, and calls
-`reset_state` for a new stream. `rows.xml` takes so many streams at once and has the states as inputs and outputs, for
+`step.xml` takes one stream, whose states are OpenVINO's own variables: its user feeds frames, and calls
+`reset_state` for a new stream. `rows.xml` takes several streams at once and has the states as inputs and outputs, for
 pools; a model of one row has none. Both read their weights from `step.bin`. All sizes in them are numbers.
 """
 
@@ -43,7 +43,7 @@ def from_step(
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The OpenVINO from which on the files can be read; what wrote them stands in each."""
+    """The oldest OpenVINO that reads the files; each file tells its writer."""
     return {"openvino": target.min_version}
 
 

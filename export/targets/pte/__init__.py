@@ -1,1 +1,1 @@
-"""Files of ExecuTorch's, `.pte`: how the target `executorch` comes to them, and the program in C++ that runs one."""
+"""ExecuTorch's `.pte` files: their conversion for the target `executorch`, and a program in C++ that runs one."""

@@ -1,4 +1,4 @@
-"""From a step of torch's to ExecuTorch's file: runs in a process of its own (`rnn_export.apart`)."""
+"""Convert a torch step to ExecuTorch's file, in a process of its own (`rnn_export.apart`)."""
 
 import io
 import logging
@@ -56,7 +56,7 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
 
 
 def begins_as(step: torch.export.ExportedProgram, raw: bytes, spec: StreamSpec) -> bool:
-    """Whether the file begins with the states of the program.
+    """True if the file begins with the states of the program.
 
     ExecuTorch may take a folded constant of the same bytes for the initial value of a state, and then finds another or
     none.
@@ -70,9 +70,9 @@ def begins_as(step: torch.export.ExportedProgram, raw: bytes, spec: StreamSpec) 
 
 
 def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool, folded: bool) -> bytes:
-    """What ExecuTorch makes of a program: kernels alone, or with XNNPACK for what that takes.
+    """A program lowered by ExecuTorch: kernels alone, or with XNNPACK for the parts it takes.
 
-    Where it is folded, weights that kernels want transposed are so in the file, and not anew in each step.
+    If `folded`, weights that kernels want transposed are so in the file, and not anew in each step.
     """
     try:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -93,7 +93,7 @@ def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool,
 
 
 def reason(said: str) -> str:
-    """What ExecuTorch says, with the operator that it is about first."""
+    """ExecuTorch's message, with the operator that it is about first."""
     if found := _NO_OPERATOR.search(said):
         return f"it has no kernel for {next(filter(None, found.groups()))}"
     if _NO_BOUND.search(said):

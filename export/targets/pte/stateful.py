@@ -1,4 +1,4 @@
-"""A step with its states inside, as ExecuTorch reads it: buffers that a call writes over."""
+"""A step with its states inside, for ExecuTorch: buffers that a call overwrites."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class StatefulStep(nn.Module):
     """(inputs...) -> (outputs...), of one stream; `states` are the initial ones.
 
     ExecuTorch copies the next states into the buffers one after the other, and then gives the outputs. So a result that
-    lies in the memory of a state, all or in part, would be what that state has become by then: it is copied first.
+    lies in the memory of a state, all or in part, would already be the next state: it is copied first.
     """
 
     def __init__(self, step: nn.Module, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> None:

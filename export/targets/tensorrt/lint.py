@@ -1,7 +1,7 @@
-"""Whether a TensorRT takes a graph, found out before it leaves: each rule names node and operator.
+"""Check at export if a TensorRT takes a graph: each finding names node and operator.
 
-A graph refused on its device is late news; one that builds there and computes something else is no news at all.
-What differs from version to version stands in `rnn_export.export.targets.tensorrt.parser_rules`.
+A graph that its device refuses is found late; one that builds there and computes something else is never found.
+The differences between versions are in `rnn_export.export.targets.tensorrt.parser_rules`.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ REWRITE = "write this part of the model in other operators"
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason why a graph will not do: the node's name, its operator, the rule it breaks, and what to do."""
+    """One reason to refuse a graph: the node's name, its operator, the rule it breaks, and advice."""
 
     node: str
     op: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def lint(model: ir.Model, rules: ParserRules, precision: str) -> list[Finding]:
-    """What breaks `rules` in a step graph that is to run in `precision`, "fp32", "fp16" or "bf16"; empty is good."""
+    """Breaches of `rules` in a step graph that is to run in `precision`, "fp32", "fp16" or "bf16"; empty is good."""
     model = with_shapes(model)
     linter = _Linter(rules, precision, model.opset_imports.get("", 0))
     return [*linter.interface(model.graph), *linter.nodes(model.graph)]
@@ -66,7 +66,7 @@ def refuse(findings: Sequence[Finding], target: str) -> None:
 
 
 class _Linter:
-    """The rules of one parser; each check yields what it finds at one node, its values typed and shaped."""
+    """The rules of one parser; each check yields its findings at one node, its values typed and shaped."""
 
     def __init__(self, rules: ParserRules, precision: str, opset: int) -> None:
         self.rules, self.precision, self.opset = rules, precision, opset
@@ -157,7 +157,7 @@ class _Linter:
                 yield _found(node, f"its inputs are {kinds}, and must be of one type", "put a Cast before it")
 
     def product(self, node: ir.Node) -> Iterator[Finding]:
-        """What makes a precision worth asking for runs in it, where ONNX lets it: no engine is fp32 by accident."""
+        """A product must run in the precision asked for, if ONNX lets it: no engine is fp32 by accident."""
         dtype, wanted = _dtype(node.inputs[0]) if node.op_type in PRODUCTS else "", PRECISIONS[self.precision].dtype
         if "float" not in dtype or dtype in ("float64", wanted):
             return
@@ -204,7 +204,7 @@ class _Linter:
             yield _found(node, rule, "write the step out as Gemm and activations")
 
     def loop(self, node: ir.Node) -> Iterator[Finding]:
-        """Only a trip count ends a loop, and where frames are collected it is known when the engine is built."""
+        """Only a trip count ends a loop, and if frames are collected it is known when the engine is built."""
         if node.op_type != "Loop":
             return
         body = node.attributes["body"].as_graph()
@@ -229,7 +229,7 @@ class _Linter:
                     yield _found(node, rule, "count them from the front")
 
     def carried(self, node: ir.Node) -> Iterator[Finding]:
-        """What a loop carries has one shape in all rounds."""
+        """A loop-carried value has one shape."""
         skipped = {"Loop": (2, 1), "Scan": (0, 0)}.get(node.op_type)
         if skipped is None:
             return
@@ -258,7 +258,7 @@ def _dtype(value: ir.Value | None) -> str:
 
 
 def _dimensions(value: ir.Value | None) -> list[int | str | None] | None:
-    """Of each axis an int, a symbol, or None where nothing is known."""
+    """For each axis an int, a symbol, or None if nothing is known."""
     if value is None or value.shape is None:
         return None
     return [dim if isinstance(dim, int) else dim.value or None for dim in value.shape]
@@ -272,7 +272,7 @@ def _source(value: ir.Value) -> ir.Value:
 
 
 def _is_constant(value: ir.Value) -> bool:
-    """Whether no parser has to compute it."""
+    """True if no parser has to compute it."""
     source = _source(value)
     node = source.producer()
     return source.is_initializer() or (node is not None and node.op_type == "Constant")

@@ -1,8 +1,8 @@
-"""What each TensorRT reads of ONNX, as data: operators, types, and what has to be constant.
+"""The ONNX that each TensorRT reads, as data: operators, types, and required constants.
 
 Sources: docs/operators.md of onnx-tensorrt at its releases 8.2, 8.5, 8.6, 10.0 and 10.15, and where that page says too
-little the importers of the same releases; for TensorRT-RTX what its parser, 1.7.1, takes and refuses. TensorRT 11 has
-the rows of 10.15, the last that is documented.
+little the importers of the same releases; for TensorRT-RTX the behaviour of its parser, 1.7.1. TensorRT 11 has the
+rows of 10.15, the last that is documented.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from rnn_export.targets import Target, version_key
 
 @dataclass(frozen=True)
 class ParserRules:
-    """What one library, in one family of versions, reads: up to which opset, which operators of the default domain.
+    """The ONNX that one library, in one family of versions, reads: its opset, and operators of the default domain.
 
     float64 is in no `dtypes`: all make it float32 and say nothing. By operator, `build_time_inputs` has the input that
-    must be known when the engine is built, `float_constants` those that are read as float32 when constant, whatever
-    they are. What is `float_only` takes no integers and what is in `no_bool` no bool, though ONNX allows them. Without
-    `int64` that is clamped to int32, silently. With `exponents` that of Pow may have another type than its base.
+    must be known when the engine is built, `float_constants` those that are read as float32 when constant, of any type.
+    Operators in `float_only` take no integers and those in `no_bool` no bool, though ONNX allows them. Without `int64`
+    it is clamped to int32, silently. With `exponents` that of Pow may have another type than its base.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ParserRules:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those that a graph can be typed in."""
+        """The precisions of a typed graph."""
         return tuple(name for name in GRAPH_PRECISIONS if PRECISIONS[name].dtype in self.dtypes)
 
 

@@ -55,7 +55,7 @@ def from_step(
 
 
 def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
-    """What a user should know of how the precision was written."""
+    """Notes for the user on how the precision was written."""
     if options.precision == "fp32":
         return []
     wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
@@ -71,7 +71,7 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """On ONNX Runtime: in fp32 the graph itself; below, what a GPU computes that adds products up in fp32."""
+    """On ONNX Runtime: in fp32 the graph itself; below, emulation of a GPU that adds products up in fp32."""
     graph = _step(artefacts, target, options)
     if options.precision != "fp32":
         return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
@@ -79,7 +79,7 @@ def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> lis
 
 
 def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """What a GPU computes that adds products of fp16 up in fp16, as some of its kernels do."""
+    """Emulation of a GPU that adds products of fp16 up in fp16, as some of its kernels do."""
     if options.precision != "fp16":
         return []
     graph = _step(artefacts, target, options)

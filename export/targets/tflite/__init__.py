@@ -1,1 +1,1 @@
-"""Files of LiteRT's, `.tflite`: how the target `litert` comes to them."""
+"""LiteRT's `.tflite` files: their conversion for the target `litert`."""

@@ -1,4 +1,4 @@
-"""How far the values of a step go on a recording: the ranges that its scales in int8 are made of."""
+"""Measure the ranges of the values of a step on a recording, for its scales in int8."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def ranges(raw: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) -> 
 
 
 class _Watch:
-    """The float step, and what its tensors hold after each call."""
+    """The float step, and its tensors' values after each call."""
 
     def __init__(self, raw: bytes, spec: StreamSpec) -> None:
         file = check_model(FILE, raw, spec)

@@ -1,4 +1,4 @@
-"""From a step of torch's to LiteRT's file: runs in a process of its own (`rnn_export.apart`)."""
+"""Convert a torch step to LiteRT's file, in a process of its own (`rnn_export.apart`)."""
 
 import io
 import re
@@ -25,8 +25,8 @@ _LONGEST = 400
 def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
     """Each program NAME.pt2, which is of one stream, as NAME.tflite of the contract `words["specs"][NAME]`.
 
-    In int8 where `words["precision"]` is that; with NAME.recording.npz, which starts from NAME.initial.npz, it has the
-    scales of that recording. Raises ExportError where LiteRT refuses it.
+    In int8 if `words["precision"]` is that; with NAME.recording.npz, which starts from NAME.initial.npz, it has the
+    scales of that recording. Raises ExportError if LiteRT refuses it.
     """
     made = {}
     for name, words_of in words["specs"].items():
@@ -52,7 +52,7 @@ def _opened(raw: bytes, spec: StreamSpec) -> bytes:
 
 
 def converted(program: bytes) -> bytes:
-    """What litert-torch makes of a saved program, which names nothing as the contract does."""
+    """A saved program converted by litert-torch, without the names of the contract."""
     import torch
 
     try:
@@ -71,7 +71,7 @@ def converted(program: bytes) -> bytes:
 
 
 def reason(said: str) -> str:
-    """What the converter says, with the operator that it is about first."""
+    """The converter's message, with the operator that it is about first."""
     if unknown := _NO_LOWERING.search(said):
         return f"it has no operator for {unknown[1]}"
     if illegal := _ILLEGAL.search(said):

@@ -1,4 +1,4 @@
-"""The names and the contract of a bundle, put into a file of LiteRT's."""
+"""Put the names and the contract of a bundle into a file of LiteRT's."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ ALIGNED = 16
 
 
 class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
-    """Puts bytes where the schema wants them, which the code that is generated for Python does not."""
+    """Aligns bytes as in the schema, which the code that is generated for Python does not."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802
         return super().StartVector(elemSize, numElems, max(alignment, ALIGNED) if elemSize == 1 else alignment)

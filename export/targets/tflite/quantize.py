@@ -1,4 +1,4 @@
-"""A step of LiteRT's in int8: its weights alone, or its values too, with a scale for each."""
+"""Quantize a step of LiteRT's to int8: the weights, or the values too, each with a scale."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
     """The float step `raw` with weights in int8, one scale for each row of a matrix.
 
     With `ranges` of its values by tensor they are in int8 as well, states among them, wherever LiteRT's quantizer has
-    the operator so. Without, LiteRT scales what a product reads at each step, and all else is float.
+    the operator so. Without, LiteRT scales a product's input at each step, and all else is float.
     """
     try:
         from ai_edge_quantizer import recipe
@@ -75,10 +75,10 @@ def _with_constants_inside(raw: bytes) -> Any:
 
 
 def _with_float_ports(model: Any) -> Any:
-    """What goes in and out is float, as in the contract: QUANTIZE stands before the step, DEQUANTIZE behind it.
+    """Make all ports float, as in the contract: QUANTIZE stands before the step, DEQUANTIZE behind it.
 
-    The quantizer can leave the ports float by itself, but then an operator that reads what is an output too gets it
-    dequantized, and takes it for int8.
+    The quantizer can leave the ports float by itself, but then an operator that reads an output gets it dequantized,
+    and takes it for int8.
     """
     (graph,), (signature,) = model.subgraphs, model.signatureDefs
     first = [_port(model, graph, port, "QUANTIZE") for port in signature.inputs]

@@ -1,1 +1,1 @@
-"""A step graph of ONNX's as a module of torch's: for targets that a program of torch's is converted to."""
+"""An ONNX step graph as a torch module, for targets that convert a torch program."""

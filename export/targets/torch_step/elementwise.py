@@ -1,4 +1,4 @@
-"""Operators that work value by value, in torch."""
+"""Elementwise operators, in torch."""
 
 from collections.abc import Callable, Mapping
 from functools import reduce

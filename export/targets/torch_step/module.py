@@ -1,4 +1,4 @@
-"""The step graph of a bundle as a module of torch's: one stream, every size a number, no recurrent operator."""
+"""The step graph of a bundle as a torch module: one stream, every size a number, no recurrent operator."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ OPERATORS: Mapping[str, Operator] = {**elementwise.OPERATORS, **moving.OPERATORS
 
 
 def one_stream(step: bytes) -> ir.Model:
-    """The step graph for a batch of one, decomposed, with what is constant computed."""
+    """The step graph for a batch of one, decomposed, with constants computed."""
     model = onnx.load_from_string(rewrite(step, DecomposeRecurrent()))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:

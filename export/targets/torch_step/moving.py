@@ -94,7 +94,7 @@ def _pad(x: Operands) -> Tensor:
 
 
 def _gather(x: Operands) -> Tensor:
-    """Places that are constant may count from the end; others are ids of rows, as LiteRT and Core ML know them."""
+    """Constant indices may count from the end; others are ids of rows, as LiteRT and Core ML know them."""
     axis, data, ids = x.attribute("axis", 0) % x[0].dim(), x[0], x.node.inputs[1]
     if ids is not None and str(ids.name) in x.constants:
         known = x.constants[str(ids.name)] % data.shape[axis]

@@ -1,4 +1,4 @@
-"""What an operator of ONNX's is written in torch from: its operands, as tensors or as numbers, and its attributes."""
+"""The operands of an ONNX node, as tensors or as numbers, and its attributes, to write it in torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ Operator = Callable[["Operands"], Tensor | tuple[Tensor, ...]]
 
 
 class Operands:
-    """The operands of one node. A constant is a tensor where it is computed with, and numbers where it is a size."""
+    """The operands of one node. A constant is a tensor in computations, and numbers as a size."""
 
     def __init__(self, node: ir.Node, tensors: Mapping[str, Tensor], constants: Mapping[str, Array]) -> None:
         self.node, self.tensors, self.constants = node, tensors, constants

@@ -21,7 +21,7 @@ def _gemm(x: Operands) -> Tensor:
 
 
 def _padding(x: Operands, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """What stands before each axis, and then behind each."""
+    """The padding before each axis, and then behind each."""
     pads, auto = x.attribute("pads", [0] * 2 * len(kernel)), x.attribute("auto_pad", "NOTSET")
     if auto in ("NOTSET", "VALID"):
         return list(pads)
