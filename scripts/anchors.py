@@ -1,4 +1,4 @@
-"""Nets that others publish figures of, stepped in C on this machine: docs/benchmarks.md says what they say."""
+"""Nets with figures that others publish, stepped in C on this machine; docs/benchmarks.md quotes those."""
 
 from __future__ import annotations
 

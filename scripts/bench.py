@@ -180,7 +180,7 @@ def lstm_cost(inputs: int, hidden: int) -> dict[str, np.ndarray]:
 
 
 def hand_written(graph: bytes, inputs: int, hidden: int) -> Callable[[np.ndarray], np.ndarray]:
-    """What one would write for this graph alone: two bindings made once, states swapped, nothing checked."""
+    """Hand-written code for this graph alone: two bindings made once, states swapped, nothing checked."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False

@@ -1,4 +1,4 @@
-"""How far sums, scans and counts are from float64 after a million frames: of streams, and of the model itself."""
+"""The error of sums, scans and counts against float64 after a million frames, of streams and of the model."""
 
 from __future__ import annotations
 

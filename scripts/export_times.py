@@ -1,4 +1,4 @@
-"""How long an export takes: CPU seconds on one thread, those of its C compiler among them, over ranges of sizes."""
+"""The times of exports: CPU seconds on one thread, with those of its C compiler, over ranges of sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYERS, UNITS = (8, 16, 32, 64), (256, 512, 1024)
 
 
 def export_times() -> Iterator[tuple[str, float]]:
-    """Of each net, the first export of a process and another of the same: medians of three processes."""
+    """For each net, the first export of a process and a second one: medians of three processes."""
     for name in _nets():
         first, again = zip(*(_in_a_process(name) for _ in range(RUNS)), strict=True)
         yield f"{name}: the first of a process", statistics.median(first)

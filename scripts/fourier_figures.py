@@ -1,4 +1,4 @@
-"""Transforms of real frames in C beside the product with a basis that they stand for, numpy's, and their limit."""
+"""Transforms of real frames in C beside the equivalent product with a basis, numpy's, and their limit."""
 
 from __future__ import annotations
 

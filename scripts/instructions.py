@@ -1,4 +1,4 @@
-"""Instructions of a step on a Cortex-M, counted by QEMU: how many there are, not how long they take."""
+"""The number of instructions of a step on a Cortex-M, counted by QEMU; it is not a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ int main(void)
 
 
 def instructions(its: Written, triple: str) -> float | None:
-    """Of one step, the mean of some; None where QEMU is not here, or a step has no weights in its source."""
+    """The mean number for a step; None without QEMU, or for a step with no weights in its source."""
     machine = find_machine(triple)
     runner, compiler = find_runner(machine), find_cross(machine)
     if not isinstance(runner, Runner) or machine.board is None or f"{its.name}.bin" in its.files:

@@ -1,4 +1,4 @@
-"""The figures of lifting: the parity table, random architectures, a million steps, and how long it takes."""
+"""The figures of lifting: the parity table, random architectures, a million steps, and the time it takes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _relative(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def random_architectures() -> Figures:
-    """How many of them are exported, and why the others are not."""
+    """The number of exported ones, and the reasons of refusals."""
     figures = survey(200)
     for name, value in figures.items():
         if isinstance(value, list) and name != "slowest":

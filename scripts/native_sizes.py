@@ -1,4 +1,4 @@
-"""The figures of the C target that are bytes: what a step takes of a microcontroller, and how large a library is."""
+"""Sizes in bytes of the C target: a step on a microcontroller, and a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of the C target: its speed from Python and from C, what fewer bits cost, how far it is from the truth."""
+"""The figures of the C target: its speed from Python and from C, and the cost and error of fewer bits."""
 
 from __future__ import annotations
 

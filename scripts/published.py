@@ -29,7 +29,7 @@ COLUMNS = ("model", "package", "outcome", "states", "error, ONNX Runtime", "erro
 
 
 def outcome(name: str) -> dict[str, Any]:
-    """What `tests.published.run` tells of a model."""
+    """`tests.published.run`'s result for a model."""
     command = [ROOT / ".venv-published" / "bin" / "python", "-m", "tests.published.run", name]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:

@@ -1,5 +1,5 @@
-"""What the toolkit does today, on paper: run it at two commits and compare, to show that a change of structure changed
-nothing else.
+"""The results of the toolkit, on paper: run it at two commits and compare, to show that a change of structure
+changed nothing else.
 
     python scripts/record.py nets OUT [NAME..]  artefacts of every net of the tests: ONNX, C, vectors, report, contract
     python scripts/record.py face OUT           --help of every command, keys of every --json, public names

@@ -1,4 +1,4 @@
-"""Which refusals of lifting and export no test has met: read after `./scripts/test`, whose processes write down theirs.
+"""Refusals of lifting and export that no test has met: read after `./scripts/test`, whose processes record theirs.
 
 rm -r .cache/refusals; ./scripts/test; python scripts/refusals.py
 

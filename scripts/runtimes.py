@@ -84,7 +84,7 @@ TIMED = ("onnx", "c", "torchscript", "openvino", "litert", "executorch", "wasm")
 
 
 def measured(case: Case, target: str) -> dict[str, Any]:
-    """Of the golden vectors of one case: the largest error relative to scale, or why there is none."""
+    """The largest error of one case's golden vectors relative to scale, or the reason of a refusal."""
     bundle = open_bundle(store.bundle(case.name))
     try:
         draft, row = written(case, bundle, target), TARGETS[target]
@@ -99,7 +99,7 @@ def measured(case: Case, target: str) -> dict[str, Any]:
 
 
 def relative(drift: Drift) -> float:
-    """Of an entry that is nothing beside the others of its tensor, the error is relative to theirs."""
+    """The relative error; for an entry tiny beside the others of its tensor, relative to theirs."""
     return min(drift.relative, drift.error / drift.scale) if drift.scale else drift.relative
 
 
@@ -171,7 +171,7 @@ def nets() -> Iterator[tuple[str, nn.Module, tuple[torch.Tensor, ...], dict[str,
 
 
 def steps(core: int | None = None) -> dict[str, Any]:
-    """Of one step, in µs, every runtime in turn on one core: median and size of what runs, by net and engine."""
+    """The time of a step in µs, every runtime in turn on one core: median and error, by net and engine."""
     found: dict[str, Any] = {}
     for name, net, example, options in nets():
         with tempfile.TemporaryDirectory() as folder:

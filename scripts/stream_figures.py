@@ -1,4 +1,4 @@
-"""What a step costs of nets that transform and attend over time: on ONNX Runtime and in C, in turn on one core."""
+"""Step costs of nets with transforms and attention over time, on ONNX Runtime and in C, in turn on one core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it gains that windows over time slide in C: the same step with all of them moved, in turn on one core."""
+"""The gain of sliding windows over time in C: the same step with all of them moved, in turn on one core."""
 
 from __future__ import annotations
 

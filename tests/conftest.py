@@ -1,4 +1,4 @@
-"""What a test costs, by the folder that it stands in."""
+"""Marks that name the cost of a test, by its folder."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def refusals_made() -> Iterator[None]:
-    """Where lifting and export refuse, by line, for `scripts/refusals.py`: of this process, which is one of several."""
+    """Record the source lines of refusals in this process, one of several, for `scripts/refusals.py`."""
     made: set[str] = set()
 
     def init(self: errors.RnnExportError, *args: Any) -> None:
@@ -72,7 +72,7 @@ def refusals_made() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def record_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests build is recorded in a folder of their own, never in the user's record, in subprocesses too."""
+    """Record the tests' builds in a folder of their own, never in the user's record, in subprocesses too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
         patch.delenv(VARIABLE, raising=False)

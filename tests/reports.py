@@ -1,4 +1,4 @@
-"""Bundles for tests of the report: one that says little, and one whose every word is meant to get out of a page."""
+"""Bundles for tests of the report: a plain one, and one whose every word is meant to get out of a page."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ def hostile(folder: Path) -> Bundle:
 
 
 def bench_of(bundle: Bundle, manifest: str, word: str = "native") -> dict[str, Any]:
-    """What a bench of `bundle` would print, as far as a report shows it."""
+    """A bench's result of `bundle`, as far as a report shows it."""
     engines = [
         {"name": f"{word} {number}", "p50": 10.0 * number, "p90": 12.0 * number, "p99": 20.0 * number,
          "steps_per_second": 1e5 / number}

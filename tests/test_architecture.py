@@ -1,4 +1,4 @@
-"""Who may import whom, what an import costs, and what no file may hold: read from the source, not from memory.
+"""Allowed imports, the cost of an import, and forbidden contents of files, read from the source.
 
 The table of packages stands in CONTRIBUTING.md, and nowhere else.
 """
@@ -88,7 +88,7 @@ def module_of(name: str) -> str | None:
 
 
 def imports(path: Path, lazy: bool = True) -> Iterator[str]:
-    """What a file imports: all of it, or without what stands inside functions and `if TYPE_CHECKING`.
+    """The imports of a file; `lazy` includes those in functions and under `if TYPE_CHECKING`.
 
     A module of ours named by a string is imported too: that is what `load_module` is for.
     """
@@ -133,7 +133,7 @@ def test_every_folder_has_a_row_and_every_row_a_folder():
 
 
 def test_the_table_goes_one_way():
-    """Whoever may be imported may not import back, by however many steps."""
+    """An imported package may not import back, even indirectly."""
     below = {row.folder: set(row.ours) for row in table()}
     while below:
         free = {folder for folder, ours in below.items() if not ours & set(below)}

@@ -1,4 +1,4 @@
-"""The bundle format: what is written is read back, what is damaged, unsafe or in the way is refused by name."""
+"""The bundle format: files are read back, and damaged, unsafe or obstructing ones are refused by name."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def write(path: Path, word: str, force: bool) -> None:
 
 
 def read(path: Path) -> dict[str, bytes] | None:
-    """What stands there, or None if nothing does; a damaged bundle raises."""
+    """The files of the bundle there, or None; a damaged bundle raises."""
     try:
         bundle = open_bundle(path)
     except BundleError as error:

@@ -1,4 +1,4 @@
-"""`rnn-export loadtest`: numbers of streams, what is said of them, and what it cannot do."""
+"""`rnn-export loadtest`: numbers of streams, the report on them, and refusals."""
 
 import json
 import subprocess

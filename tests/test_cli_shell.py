@@ -1,4 +1,4 @@
-"""The command as a shell meets it: by either name, in a pipe, completed, and in scripts that ask for what they need."""
+"""The command in a shell: by either name, in a pipe, completed, and in scripts that ask for what they need."""
 
 import os
 import shlex
@@ -28,7 +28,7 @@ def invoke(*words: str) -> tuple[int, str, str]:
 
 
 def complete(folder: Path, *words: str) -> list[str]:
-    """What bash is told to offer for the last of `words`."""
+    """Completions of bash for the last of `words`."""
     environment = {
         **os.environ,
         "_RNN_EXPORT_COMPLETE": "bash_complete",

@@ -1,4 +1,4 @@
-"""What a user imports: the same objects in whatever order, lazily, and names of the last release with a warning."""
+"""Public imports: the same objects in any order, lazily, and names of the last release with a warning."""
 
 import itertools
 import subprocess

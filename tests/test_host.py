@@ -1,4 +1,4 @@
-"""Systems other than Linux: what a process does that lacks what Unix alone has, and each way in which they differ."""
+"""Systems other than Linux: a process without all features of Unix, and each difference between them."""
 
 import ctypes
 import errno

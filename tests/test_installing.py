@@ -1,4 +1,4 @@
-"""The command that an error advises is one that can be followed: for how this copy of the package was installed."""
+"""The command that an error advises fits the way in which this copy of the package was installed."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ WHEEL = "rnn_export-0.2.0-py3-none-any.whl"
 
 @pytest.fixture
 def source(monkeypatch):
-    """Whether the package is of a checkout and what pip wrote about it, to choose."""
+    """A function that sets pip's record of the package and if it is a checkout."""
 
     def came(direct, checkout=False):
         monkeypatch.setattr(installing, "_direct_url", lambda: direct)

@@ -1,4 +1,4 @@
-"""Nothing but an error of ours leaves `export`, `lift` or `inspect`: an exception that nobody foresaw is its cause."""
+"""Only errors of the project leave `export`, `lift` or `inspect`; an unforeseen exception is their cause."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_exception_of_a_later_stage_is_an_export_error(tmp_path: Path, monkey
 
 
 def test_the_module_of_the_user_s_code_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a call that lifting did not expect to fail does."""
+    """The one whose call fails unexpectedly in lifting."""
 
     def probed(flat: Any, *_: Any) -> Any:
         monkeypatch.setattr(Inner, "forward", _failing)

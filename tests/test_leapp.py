@@ -1,4 +1,4 @@
-"""The description for LEAPP; tests/published/test_robots.py runs such by LEAPP itself."""
+"""The description for LEAPP; tests/published/test_robots.py runs one in LEAPP itself."""
 
 import hashlib
 import json

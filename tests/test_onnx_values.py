@@ -1,4 +1,4 @@
-"""Sizes that a graph computes, as a reader follows them: against what onnx.reference really gives."""
+"""Sizes computed in a graph, as the reader follows them, against those of onnx.reference."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The wheel against the tree: everything that is code is in it, under the names that it is imported by."""
+"""The wheel against the tree: it has all code, under the names by which it is imported."""
 
 import os
 import re
@@ -193,7 +193,7 @@ def test_the_sdist_holds_the_sources_once(built):
 
 @pytest.mark.slow
 def test_the_command_works_from_the_unpacked_wheel(wheel, tmp_path):
-    """What it needs beside the modules is in it: templates, kernels, linker scripts."""
+    """Files beside the modules are in it: templates, kernels, linker scripts."""
     place = tmp_path / "wheel"
     wheel.extractall(place)
 

@@ -1,4 +1,4 @@
-"""What the README and the pages of docs show is run as it stands there, and their links lead somewhere.
+"""Programs in the README and in docs are run as they stand there, and all links lead somewhere.
 
 Programs for one target are run by test_target_pages and the tests of that target.
 """

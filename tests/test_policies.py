@@ -1,4 +1,4 @@
-"""What `policy_of` refuses, and how it takes policies apart; tests/published has the libraries themselves."""
+"""`policy_of`: its refusals, and the parts of policies; tests/published has the libraries themselves."""
 
 import subprocess
 import sys

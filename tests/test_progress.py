@@ -1,4 +1,4 @@
-"""Progress where a person looks: on a terminal, in a kernel of a notebook, and nowhere else."""
+"""Progress is shown on a terminal and in a notebook's kernel, and nowhere else."""
 
 import logging
 import os

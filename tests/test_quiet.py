@@ -1,4 +1,4 @@
-"""Libraries are kept quiet in one thread, and nothing that is the process's is touched."""
+"""Libraries are kept quiet in one thread, and process-wide settings stay untouched."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ LIBRARY = "onnxscript.made_for_a_test"
 
 @pytest.fixture
 def heard() -> Iterator[list[str]]:
-    """What reaches the root's handlers."""
+    """Messages to the root's handlers."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The report of a bundle: what stands on it, what stands in the bundle, and that it is a page and nothing else."""
+"""The report of a bundle: its contents, the copy in the bundle, and that it is a page and nothing else."""
 
 import hashlib
 import json
@@ -146,7 +146,7 @@ VALUES = [None, True, -1, 0, 10**18, 1e300, -1e-300, "", "<b>", "a, b", [], [[1,
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_value_of_an_evidence_breaks_it(tmp_path: Path, seed: int):
-    """Whatever stands anywhere in parity.json, a page comes of it: in an export it would cost the bundle."""
+    """Any value in parity.json gives a page: an exception in an export would cost the bundle."""
     random, bundle = Random(seed), plain(tmp_path / "a.rnnx")
     files = {name: bundle.read(name) for name in bundle.files}
     first = json.loads(files["parity.json"])

@@ -1,4 +1,4 @@
-"""The shell scripts around the package: what installs, and what finds all of it in place."""
+"""The shell scripts around the package: those that install, and reuse of an installation."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The contract: survives JSON, and refuses whatever contradicts itself."""
+"""The contract survives JSON, and refuses contradictions in itself."""
 
 import copy
 import json
@@ -75,7 +75,7 @@ JSON = st.recursive(
 @settings(deadline=None)
 @given(st.data())
 def test_any_other_json_is_refused_or_read(data):
-    """Whatever stands in any one place: SpecError, or a contract that survives JSON."""
+    """Any value in one place gives SpecError, or a contract that survives JSON."""
     tree = json.loads(SPEC.dumps())
     holder, key = data.draw(st.sampled_from(list(places(tree))))
     holder[key] = data.draw(JSON)

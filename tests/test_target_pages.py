@@ -97,7 +97,7 @@ def done(command: list[str], place: Path) -> None:
 
 
 def as_wanted(program: str, place: Path, wanted: np.ndarray) -> None:
-    """What a program on the page writes for the frames on its stdin."""
+    """Check the output of a program for the frames on its stdin."""
     frames = np.load(place / "features.npy").tobytes()
     given = subprocess.run([program], cwd=place, input=frames, capture_output=True, check=True)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""What type checkers see of an installed package, in a folder that is not this repository."""
+"""Type checkers on an installed package, in a folder that is not this repository."""
 
 import json
 import os

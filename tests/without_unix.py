@@ -1,4 +1,4 @@
-"""A process that lacks what Unix alone has: imported first, in a fresh process, it takes all of that away.
+"""Remove all Unix-only features from a fresh process, in which this module is imported first.
 
 It is no Windows: paths and processes stay those of this system. What it shows is that nothing of Unix is asked for.
 """

@@ -65,6 +65,6 @@ def train(net: Denoiser, steps: int = 250) -> None:
 
 
 def noisy_clip() -> tuple[Tensor, Tensor]:
-    """What the denoiser has not heard: the rest of the clip, clean and with noise, (samples,)."""
+    """The rest of the clip, not heard in training, clean and with noise, (samples,)."""
     clean = clip()[HEARD:]
     return clean, with_noise(clean, LOUDER, torch.Generator().manual_seed(1))

@@ -34,5 +34,5 @@ def with_noise(clean: Tensor, decibels: float, generator: torch.Generator) -> Te
 
 
 def decibels(clean: Tensor, other: Tensor) -> float:
-    """How far the difference is below `clean`, dB: the ratio of signal to noise."""
+    """The signal-to-noise ratio of `clean` to the difference, in dB."""
     return float(10 * torch.log10(clean.square().sum() / (other - clean).square().sum()))

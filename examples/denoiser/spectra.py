@@ -1,4 +1,4 @@
-"""Draw what the denoiser does: the spectra of the clip, of the clip with noise, and of what comes out."""
+"""Draw the spectra of the clip, of the clip with noise, and of the denoiser's output."""
 
 from pathlib import Path
 

@@ -88,7 +88,7 @@ def exported(name: str, folder: Path, steps: int = 64, **sizes: int) -> tuple[nn
 
 
 def streamed(bundle: Bundle, backend: Any, samples: Array, seed: int = 0) -> Array:
-    """What a stream gives of (samples,), fed in pieces that are cut at random, and of its end: (frames, ...)."""
+    """A stream's outputs (frames, ...) for (samples,) fed in randomly cut pieces, its end included."""
     stream = load(bundle.path, backend).stream()
     cuts = np.sort(np.random.default_rng(seed).integers(0, len(samples), 9))
     pieces = [stream.run(piece) for piece in np.split(samples, cuts)]
@@ -97,12 +97,12 @@ def streamed(bundle: Bundle, backend: Any, samples: Array, seed: int = 0) -> Arr
 
 @torch.no_grad()
 def whole(net: nn.Module, bundle: Bundle, sound: Tensor) -> Array:
-    """What the net itself gives of the whole sound (1, samples): (frames, ...)."""
+    """The net's own output (frames, ...) for the whole sound (1, samples)."""
     return canonical(net(sound).numpy(), bundle.spec.outputs[0])[0]
 
 
 def microseconds(bundle: Bundle, samples: Array, rounds: int = 501, number: int = 3) -> dict[str, float]:
-    """Of a step, by backend: the median of rounds in which they take turns."""
+    """A step's time by backend: the median of rounds in turn."""
     frame = np.ascontiguousarray(samples[: bundle.spec.chunk])
     streams = {backend: load(bundle.path, backend).stream() for backend in BACKENDS}
     calls = {backend: lambda stream=stream: stream.step(frame) for backend, stream in streams.items()}

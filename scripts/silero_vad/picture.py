@@ -1,4 +1,4 @@
-"""Draw what the net hears: the sound, its speech, and why the state must be kept."""
+"""Draw the sound, the speech found in it, and why the state must be kept."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ BLUE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#56B4E9", "#555555"
 
 
 def share_found(carried: Array, reset: Array) -> float:
-    """How much of the speech is still found when the state is reset at each call.
+    """The share of speech still found when the state is reset at each call.
 
     `carried` (T,) is the probability of speech with the state kept, `reset` (T,) with the state reset at each call.
     Gives the share, 0 to 1, of the frames with `carried` >= 0.5 where `reset` is >= 0.5 too; NaN without any speech.

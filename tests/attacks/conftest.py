@@ -11,7 +11,7 @@ from ..runtime.graphs import MODELS  # noqa: TID252
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """What hostile code makes where it is run."""
+    """The file that hostile code creates."""
     return tmp_path / "it-ran"
 
 

@@ -1,4 +1,4 @@
-"""What is done with a bundle that may be hostile: all that a user does with one. Errors of our own are answers."""
+"""Open, step and restore a bundle that may be hostile; only errors that are not the project's own propagate."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _stream() -> tuple[Stream[Any], bytes]:
 
 
 def restore(rng: random.Random) -> Outcome:
-    """What comes of a snapshot that is forged; the stream goes on in any case, from where it was if it is refused."""
+    """The outcome of restoring a forged snapshot. The stream must go on, from its old state after a refusal."""
     stream, sound = _stream()
     stream.restore(sound)
     forged = snapshot_case(sound, rng)

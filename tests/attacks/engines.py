@@ -1,4 +1,4 @@
-"""The running sum on each backend, for the scripts here; what needs hardware or a server stands in."""
+"""Engines of the running sum on each backend; hardware and servers are stand-ins."""
 
 import tempfile
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What an attacker does with a bundle: edits any file of it, and makes all hashes right again."""
+"""Edits to any file of a bundle, with all hashes made right again, as an attacker does."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Children of a fork that must end: each has a time, is killed after it, and what it said comes back."""
+"""Run a function in a forked child within a time limit and return its message."""
 
 import os
 import select
@@ -11,7 +11,7 @@ HUNG = "hung"
 
 
 def in_child(work: Callable[[], str], seconds: float = 20.0) -> str:
-    """What `work` gives in a forked process, or what it raised there; HUNG where it did not end in time."""
+    """The text that `work` returns or raises in a forked process; HUNG if it did not end in time."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

@@ -1,6 +1,6 @@
 """Many forks amid steps: `python -m tests.attacks.forks --count 100`.
 
-While other threads step a stream, a pool and a batcher, the process is forked. The child uses all that the parent had,
+While other threads step a stream, a pool and a batcher, the process is forked. The child uses the parent's objects
 and loads the bundle anew. Each must work or raise an error of this project's, and the child must end.
 """
 

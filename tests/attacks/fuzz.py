@@ -119,7 +119,7 @@ class Worker:
 
 @dataclass
 class Findings:
-    """What came of the cases: by field, and all that must not be, each with the number of its case."""
+    """The outcomes by field, and each unexpected error, crash and hang with its case number."""
 
     tables: Tables = field(default_factory=dict)
     other: list[tuple[int, str, str]] = field(default_factory=list)

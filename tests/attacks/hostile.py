@@ -1,4 +1,4 @@
-"""Bundles whose code does something: each leaves a file behind where it is run, and is valid in all else."""
+"""Bundles whose code leaves a file behind when it is run, and which are valid in all else."""
 
 from collections.abc import Mapping
 from pathlib import Path

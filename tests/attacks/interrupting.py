@@ -18,11 +18,11 @@ NOTE.argtypes, NOTE.restype = [ctypes.py_object] * 3, None
 
 
 class Interrupt(BaseException):
-    """What a signal handler of the user's raises, as KeyboardInterrupt."""
+    """The exception of a user's signal handler, like KeyboardInterrupt."""
 
 
 def inside(frame: FrameType | None) -> bool:
-    """Whether the runtime is at work in `frame` or in what called it."""
+    """True if the runtime is at work in `frame` or in a caller of it."""
     while frame is not None:
         if is_runtime(frame.f_code):
             return True

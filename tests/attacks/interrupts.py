@@ -1,7 +1,7 @@
 """Many interrupts at random moments: `python -m tests.attacks.interrupts --count 10000`.
 
 A timer's signal raises an exception while a stream or a pool is stepped without end. Afterwards it must not be locked,
-and its state must be that of so many whole calls.
+and its state must be that of whole calls only.
 """
 
 import random
@@ -42,7 +42,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Target:
-    """What is interrupted: calls with the frames that each feeds, how many were fed, and whether it is locked."""
+    """The interrupted object: calls with the frames of each, the possible counts of fed frames, its lock."""
 
     calls: Sequence[tuple[int, Callable[[], Any]]]
     fed: Callable[[], set[int]]

@@ -1,4 +1,4 @@
-"""One field of a bundle, changed in a way that its reader has to notice, or has to live with.
+"""Changes to one field of a bundle, each of which its reader must notice or live with.
 
 A case is a field and a source of random numbers. Half of the changes are kept consistent (graphs of the changed
 contract, rows of the changed files), and all are rehashed, so that most of them get past `open_bundle`.

@@ -1,4 +1,4 @@
-"""What the fuzz starts from: a few sound files in memory, made once by each process."""
+"""Sound files in memory that the fuzz starts from, made once by each process."""
 
 from __future__ import annotations
 

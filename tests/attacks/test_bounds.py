@@ -1,4 +1,4 @@
-"""Findings 5, 8, 9 and 10: what is declared is bounded, and opening takes no longer than the manifest is large."""
+"""Findings 5, 8, 9 and 10: declared sizes are bounded, and the size of the manifest bounds the time to open."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""The C that is written: it is C and C++, whatever its size, and its program tells of input that it did not feed."""
+"""Generated C is valid C and C++ at any size, and its program reports input that it did not feed."""
 
 import subprocess
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Findings 2, 4, 6 and 13: a graph is of the contract, reads nothing outside of the bundle, and ends."""
+"""Findings 2, 4, 6 and 13: a graph matches the contract, reads only from the bundle, and ends."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What shares or loses in silence: copies of what owns memory, and masks of arrays."""
+"""Copies of objects that own memory are refused, and so are masked arrays."""
 
 import copy
 import pickle

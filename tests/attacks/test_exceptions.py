@@ -1,4 +1,4 @@
-"""Finding 11: whatever stands in a file, what comes is an error of the project's own that names the file."""
+"""Finding 11: a malformed file raises an error of the project's own that names the file."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""The page of findings names tests that there are."""
+"""The page of findings names existing tests."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""After a fork, amid steps of other threads too, the child works or says why it cannot: nothing hangs."""
+"""After a fork, amid steps of other threads too, the child works or gives a reason: nothing hangs."""
 
 import threading
 from contextlib import contextmanager

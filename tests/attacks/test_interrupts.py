@@ -1,4 +1,4 @@
-"""Ctrl-C at every instruction of every method: all was done or nothing, and nothing is locked afterwards."""
+"""Ctrl-C at any instruction of a method leaves its work done or undone as a whole, and no lock held."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A server whose model is replaced: no frame of the other model is given, by either wire, to a stream or a pool."""
+"""A stream or pool gets no frame of another model when a server replaces its model, by either wire."""
 
 from contextlib import suppress
 
@@ -92,7 +92,7 @@ def test_a_pool_gets_no_frame_of_another_model(serve):
 
 
 def test_a_replacement_between_the_question_and_the_answer(serve):
-    """What a server said before a sequence began does not count: it is asked once more, after the answer."""
+    """The server's description from before the sequence does not count: it is asked again afterwards."""
     (server,) = serve()
     stream = reach([server]).stream()
     infer = server.infer

@@ -1,4 +1,4 @@
-"""Signed bundles: what a signature vouches for, and what it does not."""
+"""Signed bundles: the parts that a signature covers, and the others."""
 
 import re
 import stat

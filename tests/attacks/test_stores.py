@@ -1,4 +1,4 @@
-"""Stores of what is trusted: whose they must be, who may write them, and users without one."""
+"""Trust stores: their required owner, write permissions, and users without one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`strip`: what stays for a device, and what a signature still says."""
+"""`strip`: the files kept for a device, and signatures afterwards."""
 
 import json
 import shutil

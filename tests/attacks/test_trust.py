@@ -1,4 +1,4 @@
-"""Code of a bundle runs nowhere unless something trusted says so: each of these ran before."""
+"""Code of a bundle runs only if the bundle is trusted: each of these ran before."""
 
 import json
 import re

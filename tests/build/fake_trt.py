@@ -1,4 +1,4 @@
-"""Stand-ins for the Python API of TensorRT 8.2, 8.5, 8.6, 10 and 11: what a release lacks is not there either.
+"""Stand-ins for the Python API of TensorRT 8.2, 8.5, 8.6, 10 and 11, each without the names its release lacks.
 
 Source: NVIDIA/TensorRT, python/src/infer/pyCore.cpp, pyGraph.cpp and python/src/parsers/pyOnnx.cpp at the tags 8.2.1,
 8.5.2, v8.6.1, v10.3.0 and v11.1. They record their calls and build nothing: not run on hardware.
@@ -57,7 +57,7 @@ def products(dtype: str) -> list[Layer]:
 
 @dataclass
 class Behaviour:
-    """What the stand-in does; `calls` is what was done to it, `layers` its network, `says` what the builder logs."""
+    """Settings of the stand-in; `calls` records its calls, `layers` is its network, `says` the builder's log."""
 
     layers: Sequence[Layer] = field(default_factory=half_lstm)
     inputs: Sequence[Tensor] = (Tensor("x", "FLOAT", (-1, 4)), Tensor("c", "FLOAT", (-1, 4)))

@@ -1,4 +1,4 @@
-"""Compilers, what a CPU can do, and what compiling the C of a step leaves and refuses."""
+"""Compilers, CPU features, and the files and errors of compiling a step in C."""
 
 import json
 import os
@@ -285,7 +285,7 @@ def test_code_that_crashes_ends_a_process_of_its_own(compiler, where):
 
 
 def test_first_steps_have_the_weights_of_a_file(compiler):
-    """Of so many that each window was moved back, by one stream and by several."""
+    """Enough steps to move each window back, of one stream and of several."""
     body = "    const float *w = s->weights;\n    for (int i = 0; i < 3; i++) y[i] = s->h[i] += w[i] * x[i];\n"
     files = sources("sum", SUM.spec, body, macs=1, weights=np.ones(3, np.float32).tobytes())
     assert compile_native(files, "sum", SUM.spec, compiler)

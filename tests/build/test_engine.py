@@ -1,4 +1,4 @@
-"""Engines built into bundles: really by TensorRT-RTX, and on devices that are stand-ins down to driver and library.
+"""Engines built into bundles, by the real TensorRT-RTX and on stand-ins for devices, drivers and libraries.
 
 A device is libcuda, cuda-python's runtime, the files of a Jetson and the module `tensorrt`; its engines are run by ONNX
 Runtime. Not run on hardware.
@@ -185,7 +185,7 @@ def device(monkeypatch, root, gpu, cuda) -> Callable[..., Behaviour]:
 
 
 def read(did: Behaviour, graph: bytes) -> None:
-    """What a parser finds in the graph; the plan of its engine is the graph itself."""
+    """Record the inputs and layers of the graph; the plan is the graph itself."""
     host = HostEngine(graph)
     did.inputs = [Tensor(name, NAMES[host.dtype(name)], host.shape(name)) for name in host.inputs]
     kinds = {weight.data_type for weight in onnx.load_from_string(graph).graph.initializer}

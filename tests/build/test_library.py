@@ -1,4 +1,4 @@
-"""Graphs into engines: really by TensorRT-RTX, and by stand-ins with the API of each TensorRT that is served."""
+"""Engines built from graphs, by the real TensorRT-RTX and by stand-ins for each supported API."""
 
 import re
 import sys

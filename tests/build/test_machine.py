@@ -95,7 +95,7 @@ def test_no_driver():
 
 
 def test_no_driver_on_this_machine_or_a_gpu():
-    """What this very machine has: a list of GPUs, or the reason."""
+    """This machine has GPUs, or the error names the driver."""
     try:
         assert driver().gpus
     except BackendUnavailable as error:

@@ -1,4 +1,4 @@
-"""What a build is going to do, as a value, before anything is compiled or written."""
+"""The plan of a build, as a value, before anything is compiled or written."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Templates of C: what is filled in, left out, repeated and included."""
+"""Templates of C: substitution, omission, repetition and includes."""
 
 import pytest
 

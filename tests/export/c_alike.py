@@ -1,4 +1,4 @@
-"""Cases of operators that treat every value alike."""
+"""Cases of elementwise operators."""
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def unary() -> list[Case]:
 
 
 def gelu() -> list[Case]:
-    """Of opset 20."""
+    """Opset 20."""
     return [
         case("Gelu", floats(3, 33, scale=3)),
         case("Gelu", floats(3, 33, scale=3), approximate="tanh"),

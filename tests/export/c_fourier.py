@@ -1,4 +1,4 @@
-"""Cases of transforms: lengths of every kind, along every axis, of real and complex values, there and back."""
+"""Cases of Fourier transforms: all kinds of lengths, every axis, real and complex, forward and inverse."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16, 30, 49, 60, 61, 64, 67, 100, 128,
 
 
 def transforms() -> list[Case]:
-    """Of opset 20, where the axis is an input."""
+    """Opset 20, with the axis as an input."""
     cases = []
     for n in LENGTHS:
         cases += [
@@ -37,13 +37,13 @@ def transforms() -> list[Case]:
 
 
 def spectrum(n: int, rows: int) -> np.ndarray:
-    """What a real signal has: (rows, n / 2 + 1, 2), the first and for an even n the last without an imaginary part."""
+    """The spectrum of a real signal, (rows, n / 2 + 1, 2): the first and for an even n the last value are real."""
     values = np.fft.rfft(floats(rows, n).astype(np.float64), axis=1)
     return np.stack([values.real, values.imag], -1).astype(np.float32)
 
 
 def transforms_of_old() -> list[Case]:
-    """Of opset 17, where the axis is an attribute, and of frames."""
+    """Opset 17, with the axis as an attribute, and STFT."""
     window = const(np.hanning(16).astype(np.float32))
     return [
         case("DFT", floats(2, 12, 1)),
@@ -61,7 +61,7 @@ def transforms_of_old() -> list[Case]:
 
 
 def fourier(found: Case) -> np.ndarray:
-    """What numpy makes of a case, in float64, as pairs or as real values."""
+    """numpy's result of a case, in float64, as pairs or as real values."""
     x, length, axis = (*found.inputs, None, None)[:3]
     assert isinstance(x, np.ndarray)
     along = int(axis.value) if isinstance(axis, Constant) else found.attributes.get("axis", 1)

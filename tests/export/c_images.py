@@ -97,7 +97,7 @@ def resized() -> list[Case]:
 
 
 def channel_norms() -> list[Case]:
-    """Of opset 21."""
+    """Opset 21."""
     cases = []
     for shape in ((2, 6, 5), (1, 4, 2), (2, 2, 3, 17), (1, 3, 33)):
         channels = shape[1]
@@ -120,6 +120,6 @@ def channel_norms() -> list[Case]:
 
 
 def channel_norms_of_old() -> list[Case]:
-    """Of opset 18, where a scale is of a group."""
+    """Opset 18, with a scale for each group."""
     own = [const(floats(3)), const(floats(3))]
     return [case("GroupNormalization", floats(2, 6, 5), *own, num_groups=3)]

@@ -1,4 +1,4 @@
-"""Cases of operators that read and write where indices say, and of those that find where something is."""
+"""Cases of operators that read and write by indices, and of those that find indices."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def indices() -> list[Case]:
 
 
 def caches() -> list[Case]:
-    """Of opset 24 and later."""
+    """Opset 24 and later."""
     return [
         case("TensorScatter", floats(2, 8, 4), floats(2, 2, 4), np.array([1, 6])),
         case("TensorScatter", floats(2, 8, 4), floats(2, 1, 4)),
@@ -80,7 +80,7 @@ def functions() -> list[Case]:
 
 
 def running() -> list[Case]:
-    """Of opset 26 for the products."""
+    """Opset 26 for the products."""
     cases = []
     for op in ("CumSum", "CumProd"):
         for attributes in ({}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}):

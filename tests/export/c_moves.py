@@ -137,7 +137,7 @@ def padded() -> list[Case]:
 
 
 def wrapped() -> list[Case]:
-    """Of opset 19."""
+    """Opset 19."""
     return [
         case("Pad", floats(5), [2, 3], mode="wrap"),
         case("Pad", floats(2, 3, 4), [0, 1, 3, 0, 2, 4], mode="wrap"),

@@ -1,4 +1,4 @@
-"""Cases of operators that look at several values at once."""
+"""Cases of operators over several values at once."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def reductions_of_old() -> list[Case]:
 
 
 def reductions_of_truths() -> list[Case]:
-    """Of opset 20."""
+    """Opset 20."""
     return [case(f"Reduce{name}", truth(3, 4, 2), axes) for name in ("Max", "Min") for axes in ([1], [0, -1])]
 
 

@@ -1,4 +1,4 @@
-"""Many operators in one small graph, written in C and compiled once, beside what ONNX Runtime makes of it."""
+"""Many operators in one small graph, compiled as C once, and the results of ONNX Runtime."""
 
 import ctypes
 import hashlib

@@ -1,4 +1,4 @@
-"""A step in C and the step of several streams beside it, compiled as a user does it, with the memory of each stream."""
+"""A step in C, for one stream and for several, compiled as a user does it, with the memory of each stream."""
 
 import ctypes
 import tempfile

@@ -1,4 +1,4 @@
-"""What tests of export share."""
+"""Fixtures of export tests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The step of several streams at once beside the step of each alone: the same, whatever the streams beside one do."""
+"""A step of several streams at once equals the step of each alone, whatever the other streams do."""
 
 import subprocess
 from functools import cache

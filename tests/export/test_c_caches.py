@@ -1,4 +1,4 @@
-"""Windows as authors cache them, `cat([cache[1:], x])`: read with what leaves, or as they are next."""
+"""Windows cached as `cat([cache[1:], x])`, read with the frame that leaves or as the next state."""
 
 from unittest import mock
 

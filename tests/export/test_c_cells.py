@@ -1,6 +1,6 @@
-"""The units of a cell in C against float64, once the products are there, for every width of vector.
+"""The units of a recurrent cell in C, after its products, against float64 for every vector width.
 
-The bounds are what was measured with these values, rounded up; they are the same for every width.
+The bounds are measured with these values and rounded up; they are the same for every width.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Products of two computed matrices, each read as it lies: transposed, with axes of one entry, of a window."""
+"""Products of two computed matrices, each read in place: transposed, with axes of size 1, of a window."""
 
 import re
 from itertools import product

@@ -1,6 +1,6 @@
-"""The elementary functions of the C kernels against float64, on dense grids and at the ends, for every width of vector.
+"""The elementary functions of the C kernels against float64, on dense grids and at the ends, for every vector width.
 
-The bounds are what was measured on these grids, rounded up.
+The bounds are measured on these grids and rounded up.
 """
 
 import ctypes

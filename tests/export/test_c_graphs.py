@@ -1,4 +1,4 @@
-"""Random graphs: values that live for a while, views of them, states that move, in memory that is used again."""
+"""Random graphs: lifetimes of values, views of them and states that move, in memory that is reused."""
 
 import numpy as np
 import onnxruntime as ort

@@ -1,4 +1,4 @@
-"""The cells of an LSTM change where they lie, unless somebody else reads them or their state becomes another."""
+"""The cell state of an LSTM is updated in place, unless another node reads it or it becomes another state."""
 
 import re
 

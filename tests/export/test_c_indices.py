@@ -1,4 +1,4 @@
-"""An index that a step computes, out of its table: C reads the nearest row and notes it, a stream refuses the frame."""
+"""A computed index out of range: C reads the nearest row and records it, a stream refuses the frame."""
 
 import numpy as np
 import pytest

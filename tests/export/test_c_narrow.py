@@ -1,4 +1,4 @@
-"""Products in eight bits and in bfloat16 against numpy: whole numbers exactly, on every width of vector."""
+"""Products in int8 and bfloat16 against numpy, exact for whole numbers, on every vector width."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_few_outputs_stay_as_they_are(lanes, precision):
 
 @every_width
 def test_what_a_convolution_reads_keeps_sixteen_bits(lanes):
-    """Of its weights eight are left, so with weights that are whole numbers it is nearly exact."""
+    """Its weights keep eight bits, so weights that are whole numbers are nearly exact."""
     x, w = floats(1, 5, 33), np.random.default_rng(0).integers(-127, 128, (9, 5, 3)).astype(np.float32)
     w[:, 0, 0], x[0, 0] = 127, x[0, 0] * 100
     sheet = Sheet([case("Conv", x, const(w))])

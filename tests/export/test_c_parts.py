@@ -1,4 +1,4 @@
-"""Long steps are functions of a part each: no other numbers but for a compiler's rounding, and no warning."""
+"""Long steps are split into several functions: equal up to a compiler's rounding, and no warning."""
 
 import re
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What cannot be written in C is refused, with the node, the reason and what to do."""
+"""A graph without a form in C is refused, with the node, the reason and advice."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def refused(nodes, *, inputs=(X,), outputs=(Y,), states=(), **constants) -> str:
 
 
 def through(op, inputs, attributes=None, **constants) -> str:
-    """Of one node in the middle that gets x as (1, 1, 3)."""
+    """The refusal of one node on x as (1, 1, 3)."""
     nodes = [
         ("Reshape", ["x", "image"], ["x3"], {}),
         (op, inputs, ["y3"], {"name": "middle", **(attributes or {})}),

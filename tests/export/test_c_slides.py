@@ -72,7 +72,7 @@ def test_a_step_in_parts(form):
 
 
 def test_several_move_back_at_different_steps():
-    """What one loses is what the next gains."""
+    """A frame lost by one enters the next."""
     nodes = [
         ("Slice", ["h", "[0]", "[1]", "two"], ["oldest"], {}),
         JOIN,

@@ -1,4 +1,4 @@
-"""What stands behind -DNAME_THREADS: nothing of it without, the same bits with it, and no race."""
+"""Code behind -DNAME_THREADS: absent without it, the same bits with it, and no race."""
 
 import re
 from unittest import mock

@@ -1,4 +1,4 @@
-"""A product, or a convolution, with the basis of a transform is computed as one, and no other is."""
+"""Only a product or a convolution with the basis of a transform is computed as a transform."""
 
 from dataclasses import dataclass, field
 

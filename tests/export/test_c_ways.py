@@ -1,4 +1,4 @@
-"""Layers whose weights a step reads to and fro: which way, no result depends on."""
+"""Layers whose weights are read in alternating order, with the same result."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Windows over time: moved in their place where that is all that becomes of them, and joined where it is not."""
+"""Windows over time: moved in place where nothing else is made of them, and joined otherwise."""
 
 import re
 
@@ -54,7 +54,7 @@ def test_a_window_is_what_onnx_runtime_has(form):
 
 
 def test_one_window_enters_the_next():
-    """What one state loses is what the other gains, and an output is read where a state is."""
+    """The frame that one state drops enters the other, and an output is read from a state."""
     nodes = [
         ("Slice", ["h", "[0]", "[1]", "two"], ["oldest"], {}),
         JOIN,

@@ -1,4 +1,4 @@
-"""The operators of MIL in numpy against torch's own, where their parameters are others than numpy's."""
+"""The operators of MIL in numpy against torch's own, where their parameters differ from numpy's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Hand-made recurrent nodes against the same written out, in onnxruntime and onnx.reference."""
+"""Recurrent nodes against their decomposition, in onnxruntime and onnx.reference."""
 
 from typing import Any
 

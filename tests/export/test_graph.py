@@ -211,7 +211,7 @@ def keyed():
 
 
 def all_names(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
-    """Of nodes and of values, those inside of nodes too."""
+    """Names of nodes and values, inside of nodes too."""
     nodes = [node.name for node in graph.node]
     values = [*(v.name for v in (*graph.input, *graph.initializer)), *(n for node in graph.node for n in node.output)]
     for body in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):

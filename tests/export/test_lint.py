@@ -1,4 +1,4 @@
-"""One graph for each rule, refused with node and operator; what RTX really does with it; and real steps, which pass."""
+"""One graph for each rule, refused by node and operator; RTX's own verdict; and real steps, which pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which module of the model a node of a step is of: kept in the graph, read without onnx, and in its name."""
+"""The module path of each node of a step: kept in the graph, read without onnx, and in the node's name."""
 
 import numpy as np
 import onnx

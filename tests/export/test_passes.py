@@ -1,4 +1,4 @@
-"""How passes run: conditions are checked, what they raise arrives as it was, and bytes stay bytes."""
+"""Graph passes check conditions, raise errors unchanged, and keep the bytes of an unchanged graph."""
 
 from __future__ import annotations
 

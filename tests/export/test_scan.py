@@ -1,4 +1,4 @@
-"""What a model drives itself frame after frame is a Scan over its step: any length, any batch, the same numbers."""
+"""A model's own loop over frames is a Scan over its step: any length, any batch, the same numbers."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Values written into a part of a tensor: joined from pieces in a graph, so that every backend has it."""
+"""Writes into a part of a tensor are joined from pieces in a graph, which every backend has."""
 
 import numpy as np
 import onnx

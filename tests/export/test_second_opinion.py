@@ -1,4 +1,4 @@
-"""What stands in the place of onnx.reference's own operators, against torch."""
+"""Replacements of onnx.reference's own operators, against torch."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from rnn_export.export.verify.second_opinion import INSTEAD
 
 
 def of_one(op: str, inputs: dict[str, np.ndarray], **attributes: object) -> np.ndarray:
-    """What the second opinion says of one operator."""
+    """The second opinion's result of one operator."""
     ports = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()
     ]

@@ -1,4 +1,4 @@
-"""torch.onnx is spared the trace that it makes of each program, where that changes nothing."""
+"""torch.onnx's trace of each program is skipped only where that changes nothing."""
 
 import numpy as np
 import onnxruntime

@@ -194,7 +194,7 @@ def results() -> dict[str, dict[str, np.ndarray]]:
 
 
 def differing(got: np.ndarray, want: np.ndarray) -> np.ndarray:
-    """Of which pairs (pairs, values) are not close; NaN and Inf are the same."""
+    """True for pairs (pairs, values) that are not close; NaN and Inf match."""
     return ~np.isclose(got, want, RTOL, ATOL, equal_nan=True).all(1)
 
 

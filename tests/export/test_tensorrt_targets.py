@@ -1,4 +1,4 @@
-"""The targets that TensorRT builds an engine for: what is written, what it was verified on, what is refused."""
+"""Targets for TensorRT engines: their files, their verification and their refusals."""
 
 import functools
 import hashlib

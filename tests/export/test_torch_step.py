@@ -1,4 +1,4 @@
-"""A step in ONNX as a module of torch's: operators in the forms that the C writer is tried in, against ONNX Runtime."""
+"""ONNX steps as torch modules: operators in the test forms of the C writer, against ONNX Runtime."""
 
 import numpy as np
 import onnx
@@ -101,7 +101,7 @@ def test_what_goes_in_comes_out():
 
 
 def test_as_a_program_in_torch_s_own_operators():
-    """What converters are given: one graph of plain operators, whose refusals are ours."""
+    """Converters get one graph of plain operators; refusals are the project's own."""
     x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     sheet = Sheet([case("Softmax", x), case("ReduceMean", x, [1], keepdims=0)])
     program = step_of_graph(sheet.graph(sheet.spec), sheet.spec)

@@ -1,4 +1,4 @@
-"""What ordinary noise does not show: each kind of input and each entry is held to its own scale."""
+"""Trials beyond ordinary noise: each kind of input and each entry is held to its own scale."""
 
 import copy
 import json
@@ -90,7 +90,7 @@ def held(model: StreamingModel, files: dict[str, bytes] | None = None, recording
 
 
 def good(model: StreamingModel, **options):
-    """What comes of a model that passes, with its graphs on ONNX Runtime."""
+    """The report and vectors of a model that passes, on ONNX Runtime."""
     report, golden = held(model, graphs_of(model), **options)
     assert report.ok
     assert golden.trials is not None
@@ -176,7 +176,7 @@ def test_a_graph_that_is_off_beyond_a_bound_is_caught():
 
 
 class MixedRows(nn.Module):
-    """What is loud in one row is heard in the others."""
+    """Loud values in one row reach the others."""
 
     def __init__(self) -> None:
         super().__init__()

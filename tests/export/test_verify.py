@@ -1,4 +1,4 @@
-"""A wrong graph is caught whatever is wrong with it, and said by check, tensor and step."""
+"""A graph with any fault is caught, and reported by check, tensor and step."""
 
 import copy
 import re
@@ -199,7 +199,7 @@ def deep():
 
 
 def lifting_held(model: StreamingModel, recording=None):
-    """What is held to the user's module before any graph is looked at."""
+    """Verify the lifted module against the user's, without a graph."""
     return verify_model(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
@@ -236,7 +236,7 @@ def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
 
 
 class LoudInReverse(nn.Module):
-    """What is loud in reverse, which noise is not."""
+    """Reverses loud values, which noise lacks."""
 
     def forward(self, x):
         return x + torch.relu(x - 50).flip(1)

@@ -1,4 +1,4 @@
-"""How many weights a step reads, as the manifest says it."""
+"""The number of weights a step reads, in the manifest."""
 
 import numpy as np
 import onnx

@@ -1,4 +1,4 @@
-"""Operators that ONNX has not, written by those that it has: small matrices, and entries by their order."""
+"""Decompositions of operators that ONNX lacks: small matrices, and entries by their order."""
 
 import numpy as np
 import onnxruntime as ort

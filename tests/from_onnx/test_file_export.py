@@ -1,4 +1,4 @@
-"""From a file to a bundle: its layouts, its constants, and what is held to what."""
+"""ONNX files exported to bundles: layouts, constants and verification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nets of ONNX's own test data that have a memory, and the newest operators that are a step with a state."""
+"""Stateful nets of ONNX's own test data, and the newest operators that are a step with a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which inputs of a file are taken for states, and when it is asked."""
+"""Inputs of a file taken as states, and errors that ask for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is read whole, with what lies beside it, and nothing else."""
+"""A file is read whole, with its external data, and nothing else."""
 
 from __future__ import annotations
 

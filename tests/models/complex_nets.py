@@ -1,4 +1,4 @@
-"""Nets with complex numbers, as people write them, and what each is called with."""
+"""Nets with complex numbers, as people write them, and their arguments."""
 
 import math
 

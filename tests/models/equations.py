@@ -1,4 +1,4 @@
-"""The equations of the cells in plain numpy float64, one row of the batch at a time: what every other form is held to.
+"""The equations of the cells in plain numpy float64, one row of the batch at a time: the reference for all forms.
 
 Each takes `(weights, x, states)` and returns `(outputs, states)`:
 `weights` is the module's state dict as numpy arrays (`arrays(module)`), `x` is (time, batch, input),

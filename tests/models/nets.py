@@ -597,7 +597,7 @@ class CausalChomp(nn.Module):
 
 
 class CausalConstant(nn.Module):
-    """What stands before the first frame is not zero."""
+    """Pads before the first frame with 0.7, not 0."""
 
     def __init__(self) -> None:
         super().__init__()

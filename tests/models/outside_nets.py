@@ -1,4 +1,4 @@
-"""Models that keep a flag or a count where `copy.deepcopy` does not reach, or in objects that no state is made of."""
+"""Models that keep a flag or a count beyond the reach of `copy.deepcopy`, or in objects that give no state."""
 
 from collections.abc import Callable
 from typing import Any

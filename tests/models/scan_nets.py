@@ -134,7 +134,7 @@ def chunkwise_attention(query, key, value, decay, initial_state=None, output_fin
 
 
 def chunkwise_with_normaliser(q, k, c_initial=None, n_initial=None, return_last_states=False, chunk_size=4):
-    """Of two states, a sum of what came and how much it was: axes (B, D, T)."""
+    """Two states, a weighted sum and its normaliser: axes (B, D, T)."""
     if c_initial is None:
         c_initial, n_initial = torch.zeros_like(q[..., :1]), torch.zeros_like(q[..., :1])
     sums, counts = c_initial + (q * k.exp()).cumsum(-1), n_initial + k.exp().cumsum(-1)

@@ -1,4 +1,4 @@
-"""A model as a function, and its lifted step held to it: step after step, the states fed back, against the model."""
+"""A lifted step against the model as a function: step after step, with the states fed back."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Pooled(nn.Module):
 
 
 def process() -> dict[str, Any]:
-    """What is the process's, and is changed while a module is exported."""
+    """Process-wide settings that exporting a module changes."""
     return {
         "sympy": sizes.sympy,  # type: ignore[attr-defined]
         "einsum": torch.backends.opt_einsum.enabled,

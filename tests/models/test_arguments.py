@@ -1,4 +1,4 @@
-"""How a call gives what goes in: by a star, inside a dict beside data; a cell that gives its next state alone."""
+"""Forms of arguments: starred, or in a dict beside data; a cell that gives its next state alone."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ H = torch.zeros(2, 4)
 
 
 def stepped(lifted, *states):
-    """What the lifted step gives, frame by frame, from `states`."""
+    """Outputs of the lifted step, frame by frame, from `states`."""
     ys = []
     for frame in FRAMES:
         y, *states = lifted.module(frame, *states)

@@ -1,4 +1,4 @@
-"""Before, and behind, a loop over time of the model's own stands what else is windows over time: both stream."""
+"""A model's own loop over time streams together with windows over time before and behind it."""
 
 from collections.abc import Callable
 

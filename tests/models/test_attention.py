@@ -1,4 +1,4 @@
-"""Attention that a mask narrows to a band of frames streams; what attends to all of them is refused."""
+"""Attention that a mask limits to a window of frames streams; attention to all frames is refused."""
 
 import math
 
@@ -129,7 +129,7 @@ def test_what_differs_for_frames_far_from_the_first_is_refused():
 
 
 def three(s, x):
-    """Of batches of three rows, an entry of a part of `qkv` is as far from the next frame's as it is long."""
+    """With three rows, the frame stride of a part of `qkv` equals the length of that part."""
     q, k, v = s.qkv(x).chunk(3, -1)
     return s.attend(q, k, v, attn_mask=~band(x.shape[1], 2))[0]
 

@@ -1,4 +1,4 @@
-"""Decisions by values that are computed both ways: counts of calls, flags, thresholds, each of one stream."""
+"""Branches on values, computed on both sides: counts of calls, flags and thresholds, each of one stream."""
 
 from __future__ import annotations
 

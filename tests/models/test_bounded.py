@@ -1,4 +1,4 @@
-"""An axis with an end is no time: it is said, and never taken for one frame in silence."""
+"""An axis with an end is not time: this is reported, and never silently one frame."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_table_of_positions_is_a_bound(make, frames):
 
 @pytest.mark.parametrize("short", [7, 40])
 def test_what_is_done_to_short_sequences_alone_is_no_bound(short):
-    """Of the lengths that are tried two, and then none, are beyond it: the example is."""
+    """Two, and then none, of the tried lengths are beyond it; the example is."""
 
     def forward(s, x):
         y = s.conv(x)

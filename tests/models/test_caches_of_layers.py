@@ -1,4 +1,4 @@
-"""Keys and values of several layers that attend: caches that grow up to an end, or are of it from the start."""
+"""Key and value caches of several attention layers, which grow up to an end or have full size at once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Frames that attend within chunks and to some before: steps of whole chunks are late in no layer."""
+"""Attention within chunks and to some frames before: steps of whole chunks have no delay."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Attention to all frames before is bounded where somebody says so: to the last frames, or by an end of the stream."""
+"""Attention to all past frames is bounded on request: to the last frames, or by an end of the stream."""
 
 import math
 
@@ -78,7 +78,7 @@ MODELS = {
 
 @pytest.mark.parametrize(("function", "parts"), MODELS.values(), ids=MODELS)
 def test_each_frame_attends_to_the_last_of_them(function, parts):
-    """What is held to is the model with a mask written out."""
+    """The reference is the model with an explicit mask."""
     model = Call(lambda s, x: function(s, x), **parts)
     banded = Call(lambda s, x: function(s, x, causal(x, N)), **parts)
     lifted = assert_whole(model, X, time_axis=1, lengths=range(1, 14), truth=banded, max_context=N)

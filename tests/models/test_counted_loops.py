@@ -1,4 +1,4 @@
-"""`while_loop` whose iterations constants number, in each frame: written out. Any other is refused."""
+"""`while_loop` with a constant number of iterations in each frame is unrolled; others are refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Decisions by the value of a tensor: seen through where one way is right, assumed where it is said, else refused."""
+"""Branches on the value of a tensor: resolved if one side is always right, assumed if declared, else refused."""
 
 import importlib.util
 import json
@@ -206,7 +206,7 @@ def test_a_fast_path_gives_way_to_the_general_one(tmp_path):
 
 
 class AlikeAtBothEnds(Net):
-    """Of what is not loud, and of what is loud beyond all measure, both ways make the same."""
+    """For quiet input and for extremely loud input both branches give the same."""
 
     def forward(self, x):
         x = torch.where(x.abs() > 4, x, 0.0)
@@ -414,7 +414,7 @@ class Noting(nn.Module):
 
 
 def test_a_trace_leaves_nothing_in_the_model():
-    """Whether torch took all of it or stopped at the decision: what it set could be copied no more."""
+    """The values that a trace sets, finished or not, could be copied no more."""
     model = Noting().eval()
     with pytest.raises(LiftError):
         export_program(model, (torch.ones(1, 4),), (None,))

@@ -1,4 +1,4 @@
-"""What an operator's definition says of cells is what trying it shows, wherever they stand."""
+"""The definition of an operator and a trial of it agree on indices, on any axis."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ FORMS = {
 
 
 def depends(operator, args, few, more, axes) -> object:
-    """What `operator` on `few`, tensors with cells in `axes`, and on `more` of them depends on; or why nothing."""
+    """The dependences of `operator` on `few`, tensors with indices in `axes`, and on `more`; or the error type."""
     held, graph = nn.Module(), fx.Graph()
     given = [graph.placeholder(f"x{i}") for i in range(len(few))]
     taken = []

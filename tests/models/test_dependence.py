@@ -1,4 +1,4 @@
-"""What a stream depends on is decided by the operators: never by what noise of ordinary size happens to excite."""
+"""The dependences of a stream follow from the operators, never from the response to ordinary noise."""
 
 import copy
 from collections import deque
@@ -350,7 +350,7 @@ def test_a_state_that_frames_see_as_of_the_call_is_told_by_the_graph(forward):
 
 
 def asked(operator, *args, x=None) -> list:
-    """What `operator` on x (2, 9, 3), or on another tensor, depends on along axis 1, 10 long in another run."""
+    """The dependences of `operator` on x (2, 9, 3), or another tensor, along axis 1, 10 long in another run."""
     graph = fx.Graph()
     node = graph.call_function(operator, (given := graph.placeholder("x"), *args))
     graph.output((node,))

@@ -1,4 +1,4 @@
-"""What stands before a sequence and behind it, and windows of it, as code writes them without an operator for it."""
+"""Boundary padding and windows of a sequence, as code writes them without an operator for it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def before(s: nn.Module, x: Tensor) -> Tensor:
 
 
 def chosen(s: nn.Module, x: Tensor) -> Tensor:
-    """What stands before the first frame is chosen by masks of rows that are true, and false, at every call."""
+    """Row masks, all true or all false at every call, choose the padding before the first frame."""
     first, ended = torch.ones(x.shape[0], dtype=torch.bool), torch.zeros(x.shape[0], dtype=torch.bool)
     front = torch.zeros(x.shape[0], 4, 3)
     front[:] = torch.where((first & ~ended).view(-1, 1, 1), x[:, :1], front)

@@ -1,4 +1,4 @@
-"""Loops that do something else far behind the frames that they are traced over: found by the numbers in their code."""
+"""Loops that change long after the traced frames, found by the numbers in their code."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_scripted_loops_too():
 
 
 def test_a_count_in_a_tensor_is_followed():
-    """What the refusal advises."""
+    """As the refusal advises."""
 
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         h, given, count = x.new_zeros(len(x), 4), [], x.new_zeros((len(x), 1), dtype=torch.int64)

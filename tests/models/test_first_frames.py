@@ -1,4 +1,4 @@
-"""What all frames have in common is made of the first ones: a state keeps them, and a layer may start from them."""
+"""Values made of the first frames and common to all: a state keeps them, and a layer may start from them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Loops whose first iterations are unlike the others, that look back further than one frame, or are an operator."""
+"""Loops with different first iterations, that look back further than one frame, or are an operator."""
 
 import collections
 
@@ -15,7 +15,7 @@ X = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
 
 
 def forget_mult(s, x):
-    """Of a QRNN: h is None before the first frame."""
+    """A QRNN's loop; h is None before frame 0."""
     z, f, o = s.wide(x).chunk(3, -1)
     h, ys = None, []
     for t in range(x.shape[1]):

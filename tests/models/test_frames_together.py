@@ -1,4 +1,4 @@
-"""Frames that are put together, taken apart, or made more of, and what runs over them."""
+"""Frames that are joined, split or upsampled, and layers that run over them."""
 
 from __future__ import annotations
 

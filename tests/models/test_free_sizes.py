@@ -1,4 +1,4 @@
-"""Numbers made of sizes, as tensors: rounded and cut by they stay free, and all else is what torch does with them."""
+"""Tensors computed from sizes: symbolic where code rounds and slices by them, else the same as in torch."""
 
 import pytest
 import torch

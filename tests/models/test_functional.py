@@ -1,4 +1,4 @@
-"""A program is traced anew only where it must be, and does the same either way."""
+"""A program is traced again only if it must be, with the same results."""
 
 import pytest
 import torch

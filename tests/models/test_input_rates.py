@@ -1,4 +1,4 @@
-"""Inputs of several rates: a spectrum and its samples, of which a stream takes so many for each frame."""
+"""Inputs of several rates: a spectrum and the samples that a stream takes for each frame of it."""
 
 import numpy as np
 import pytest

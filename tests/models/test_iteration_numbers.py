@@ -1,4 +1,4 @@
-"""Loops that reckon with the number of their iteration: it is counted in each stream."""
+"""Loops that compute with their iteration number, a counter in each stream."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whole numbers that calls keep: entries that they pick, parts that they choose, and which of them nothing asks."""
+"""Integer counters in module state: entries and parts that they select, and counters that nothing reads."""
 
 import copy
 import math
@@ -160,7 +160,7 @@ def test_a_ring_in_onnx_and_c(function, tmp_path):
 
 
 def test_a_number_that_nothing_but_an_index_asks_is_a_state():
-    """What it picks is the same for hundreds of calls."""
+    """It picks the same part for hundreds of calls."""
 
     def forward(self, x):
         self.h = self.cells[self.i // 1000 % 3](x, self.h)
@@ -367,7 +367,7 @@ def test_the_models_own_number_stays_a_number_where_the_model_is_the_reference(t
 
 
 def test_a_number_that_was_frozen_does_not_pass_verification(tmp_path, monkeypatch):
-    """What the reference feeds back is what the model returned."""
+    """The reference feeds back the output of the model."""
     monkeypatch.setattr(stages, "keep_states", lambda flat: None)
     monkeypatch.setattr(stages.FlatModel, "held", property(lambda self: {}))
     lifted = lift(ring(of_dict), (X, COUNTED), states={"state": 1}, time_axis=None)

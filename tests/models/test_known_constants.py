@@ -1,4 +1,4 @@
-"""Numbers that the code makes of constants are numbers; what it makes of values that are fed is refused by its line."""
+"""Numbers computed from constants are known; those computed from input values are refused with their line."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Masks and other tables of frames by frames that `forward` makes in its own lines, of the length."""
+"""Masks and other tables of frames by frames, computed in `forward` from the length."""
 
 import math
 
@@ -60,7 +60,7 @@ def segments(s, x):
 
 
 def without_context(s, x):
-    """What looks ahead by no frames is joined of pieces without any."""
+    """A look-ahead of no frames is joined of empty pieces."""
     ahead = torch.cat([x[:, start:start] for start in range(0, x.shape[1], 4)], 1)
     return written(s, torch.cat([ahead, x], 1))
 

@@ -1,4 +1,4 @@
-"""Loops whose code takes the number of the iteration, and loops over a part of the frames, against the whole model."""
+"""Loops that use the iteration number, and loops over a part of the frames, against the whole model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def compared(s: nn.Module, x: Tensor) -> Tensor:
 
 
 def carried(s: nn.Module, x: Tensor) -> Tensor:
-    """What a refusal of other numbers says to write."""
+    """As a refusal of other numbers advises."""
     h, n, ys = zeros(x), torch.zeros(x.shape[0], 1), []
     for v in x.unbind(1):
         n = n + 1

@@ -1,4 +1,4 @@
-"""The parts of rolling a loop up, each alone: references, operands of a body, two lengths side by side."""
+"""The parts of rolling a loop up, each alone: references, operands of a body, two lengths compared."""
 
 import pytest
 import torch

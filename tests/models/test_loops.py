@@ -1,4 +1,4 @@
-"""A cell in the model's own loop over time, however it is written, is rolled up; what is no such loop is refused."""
+"""A cell in the model's own loop over time, in any form, is rolled up; other loops are refused."""
 
 import pytest
 import torch
@@ -228,7 +228,7 @@ def buffered(s, x):
 
 
 def feedback(s, x):
-    """What was put out is fed back."""
+    """The output is fed back."""
     h, y, ys = zeros(x), zeros(x, 4), []
     for t in range(x.size(1)):
         h = s.cell(x[:, t] + y, h)
@@ -290,7 +290,7 @@ def test_a_loop_is_one_body(model, example, options, states):
 
 
 def test_where_a_loop_starts_is_stored():
-    """What the body makes of it alone may be kept in its place."""
+    """The state may hold the body's value of the start alone."""
     lifted = lift(Call(learned, **LEARNED), (X,))
     assert [(s.initial, o.kind) for s, o in zip(lifted.spec.states, lifted.origins, strict=True)] == [
         ("stored", "loop")

@@ -1,4 +1,4 @@
-"""Masks and other tables of frames by frames that code makes row after row, in Python."""
+"""Masks and other tables of frames by frames that Python code fills row by row."""
 
 import cProfile
 import sys
@@ -31,7 +31,7 @@ def band_of_lists(size, *, width=4):
 
 
 def added_band(size):
-    """What is added to scores, farther frames with less."""
+    """A bias of scores, less for farther frames."""
     table = torch.full((size, size), float("-inf"))
     for i in range(size):
         for j in range(max(i - 3, 0), i + 1):

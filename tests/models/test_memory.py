@@ -1,4 +1,4 @@
-"""What a model remembers in itself: buffers and attributes become states; what has no one shape is refused."""
+"""Module state: buffers and attributes become states; those without a fixed shape are refused."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -236,7 +236,7 @@ def counting(s, x):
 
 @dataclass
 class Kept:
-    """What a model of somebody hands around."""
+    """An object of a user's, passed along."""
 
     level: Tensor
     name: str = "level"
@@ -519,7 +519,7 @@ def test_numbers_that_nothing_reads_are_no_states():
 
 @pytest.mark.parametrize("name", ["x", "first", "warm_up", "frame", "past_end"])
 def test_what_is_kept_may_have_any_name(name):
-    """Of an argument, of a state that streaming adds."""
+    """That of an argument, or of an added state."""
 
     def forward(s, x):
         y, kept = s.conv(x.transpose(1, 2)).transpose(1, 2), getattr(s, name)

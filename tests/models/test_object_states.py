@@ -1,4 +1,4 @@
-"""Memory that a model takes and gives back as an object: a cache of layers, which the first call makes."""
+"""States that a model takes and returns as an object: a cache of layers, which the first call makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that take one stream at a time: what fixes their batch is said, and streams and pools step row by row."""
+"""Models of one stream at a time: the cause is reported, and streams and pools step row by row."""
 
 import re
 
@@ -371,7 +371,7 @@ def test_inspect_shows_what_fixes_the_batch(tmp_path):
 
 
 class Cached(nn.Module):
-    """What is kept is for as many rows as come."""
+    """Its state is for as many rows as come."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Packed rows that all have every frame: streams as without the packing, states passed in and out too."""
+"""Packed rows of full length stream as without the packing, also with states passed in and out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States packed into one tensor: the same stream, and a contract that says what lies where."""
+"""States packed into one tensor: the same stream, and a contract with the layout."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Loops that do something else from frame to frame, and the same again every so many frames."""
+"""Loops whose body varies from frame to frame, with a fixed period."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def behind_another_loop(s: nn.Module, x: Tensor) -> Tensor:
 
 
 def behind_a_window(s: nn.Module, x: Tensor) -> Tensor:
-    """Of fewer frames than the input has."""
+    """On fewer frames than the input has."""
     return another_cell(s, s.window(x.mT).mT)
 
 

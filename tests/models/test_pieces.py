@@ -1,4 +1,4 @@
-"""Loops over pieces of so many frames that attend to each other, with frames before and after them or without."""
+"""Loops over segments of frames that attend to each other, with or without frames before and after."""
 
 import math
 

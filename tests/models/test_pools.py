@@ -1,4 +1,4 @@
-"""Pools over time whose last window the end of the sequence may cut (`ceil_mode`), and what a mean is divided by."""
+"""Pools over time with a last window that the end may cut (`ceil_mode`), and the divisor of a mean."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def of(pool):
 
 
 def before_attention(pool):
-    """What reads the length of a pooled value in numbers of its own."""
+    """A mask from the length of a pooled value."""
 
     def forward(s, x):
         x = pool(x).mT
@@ -33,7 +33,7 @@ def before_attention(pool):
 
 
 def late(pool):
-    """Of frames that are there one after the other, some frames late."""
+    """On frames that arrive in order, some frames late."""
     return Call(lambda s, x: pool(s.c(x)), c=nn.Conv1d(4, 4, 3, padding=1))
 
 

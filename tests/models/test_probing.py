@@ -1,4 +1,4 @@
-"""Models that must be named for what they are before they are probed, and probes that stay small."""
+"""Unsupported models are named before they are probed, and probes stay small."""
 
 from __future__ import annotations
 

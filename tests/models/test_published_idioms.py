@@ -1,4 +1,4 @@
-"""How published models write what they remember, each idiom as small as it gets, against the model itself."""
+"""Idioms of state in published models, each as small as it gets, against the model itself."""
 
 from __future__ import annotations
 

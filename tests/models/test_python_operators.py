@@ -1,4 +1,4 @@
-"""Operators that a package registers with torch and writes in Python: a graph has what they are made of."""
+"""Operators that a package registers with torch and writes in Python are decomposed in a graph."""
 
 from __future__ import annotations
 

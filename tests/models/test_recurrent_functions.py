@@ -1,4 +1,4 @@
-"""torch's recurrent functions, whoever calls them: subclasses that name the class, bound methods, `torch._VF`."""
+"""torch's recurrent functions under any caller: subclasses that name the class, bound methods, `torch._VF`."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The smallest models that meet refusals which no other test is about: `scripts/refusals.py` lists what none meets."""
+"""The smallest models for refusals without another test; `scripts/refusals.py` lists untested ones."""
 
 from __future__ import annotations
 

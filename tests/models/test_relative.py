@@ -1,4 +1,4 @@
-"""Scores of relative positions, as published models write them, along a band; what differs along it is refused."""
+"""Relative position scores in an attention window, as published; those that vary along it are refused."""
 
 import pytest
 import torch
@@ -182,7 +182,7 @@ def test_tables_of_frames_by_frames_are_rows_of_a_band(scores, values):
 
 
 def by_frame(s, q):
-    """What is added follows from the frame itself, and not from how far a key is."""
+    """The bias follows from the frame itself, and not from the distance of a key."""
     frames = q.shape[2]
     return torch.einsum("bhid,ijd->bhij", q, torch.arange(frames).sin()[:, None, None].expand(frames, frames, 4))
 

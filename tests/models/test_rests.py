@@ -1,4 +1,4 @@
-"""Code that fills a last window up, and adds nothing where whole windows came: one stream for all lengths."""
+"""Code that pads a last window only if it is partial: one stream for all lengths."""
 
 from collections.abc import Callable
 

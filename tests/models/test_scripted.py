@@ -81,7 +81,7 @@ class Around(nn.Module):
 
 
 class Mixed(nn.Module):
-    """What a trace writes otherwise than a script: convolutions, both ways, and a layer of several others."""
+    """Layers that a trace writes unlike a script: both kinds of convolution, and a stack of layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Arguments that hold the lengths of sequences: a stream has none, and every row all of its frames."""
+"""Arguments with sequence lengths: a stream has none, and every row has all of its frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES, FULL = torch.randn(2, 7, 4), torch.tensor([7, 7])
 
 
 def masked(s, x, x_lens):
-    """What is behind the end of a row is 0; the lengths come back."""
+    """Frames behind the end of a row are 0; the lengths come back."""
     longest = int(torch.max(x_lens).item())
     mask = torch.arange(longest)[None] < x_lens[:, None]
     return s.layer(x * mask[..., None])[0], x_lens

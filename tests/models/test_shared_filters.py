@@ -1,4 +1,4 @@
-"""One filter for every row of a batch, where rows stand among the channels of a convolution in groups."""
+"""One filter for every row of a batch, with the rows as channels of a grouped convolution."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A lifted model as a program of torch's by its sizes alone: what torch.export would make of it, without tracing it."""
+"""A lifted model as a torch program from its sizes alone, equal to torch.export's, without tracing it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sizes that follow from a count in a state: memories that fill up, and are cut where it says."""
+"""Sizes from a counter in a state: memories that fill up, and are cut by it."""
 
 import copy
 import math
@@ -73,7 +73,7 @@ def attend_fused(s, x, memory):
 
 
 def statistics(s, x, memory):
-    """Of what is there: mean, most, least, sums in its order, from the last to the first, filled up again."""
+    """Statistics of the filled part: mean, most, least, spread, and reversed running sums after a zero."""
     buf, past = memory
     there = torch.cat([buf[W - min(W, past.item()) :], x.transpose(0, 1)])[:, 0]
     most, least = there.amax(0), there.amin(0)

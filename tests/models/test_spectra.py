@@ -136,7 +136,7 @@ def counted(x):
 
 
 def counted_behind(x):
-    """Of frames of which there are fewer than of the input."""
+    """On fewer frames than the input has."""
     y = F.conv1d(x, torch.ones(5, 1, 5), groups=5)
     return y / F.conv1d(x.new_ones(y.shape[0], 1, y.shape[2]), torch.ones(1, 1, 5), padding=2)
 

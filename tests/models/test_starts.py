@@ -1,4 +1,4 @@
-"""What states start from: parts that are written into zeros, and values of which a model makes NaN."""
+"""Initial states: parts that are written into zeros, and values that a model turns into NaN."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_numbers_are_written_beside_frames():
 
 
 def belief(logs=False):
-    """Of four hidden states, as of the frames so far."""
+    """The belief in four hidden states so far."""
 
     def forward(s, x, p):
         of_x = s.seen(x)

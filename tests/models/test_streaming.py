@@ -1,4 +1,4 @@
-"""What moves frames, becomes a stream: its past in states, its delay told; and what a stream cannot have is refused."""
+"""Operators that move frames stream, with their past in states and their delay reported; others are refused."""
 
 import re
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The streaming forms of speech encoders, with caches of one size: what of them is there yet is told by a count."""
+"""Streaming forms of speech encoders, with caches of one size and a counter of their filled part."""
 
 import math
 

@@ -31,7 +31,7 @@ class Row(nn.Module):
 
 
 class Rows(nn.Module):
-    """What all of them give for a frame, side by side."""
+    """All rows' outputs for a frame, concatenated."""
 
     def __init__(self, rows: dict[str, Row]) -> None:
         super().__init__()

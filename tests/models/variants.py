@@ -1,4 +1,4 @@
-"""Every variant of the cells beside its equation, and what the tests of the cells feed them."""
+"""Every variant of the cells beside its equation, and the inputs of the tests of the cells."""
 
 from functools import partial
 

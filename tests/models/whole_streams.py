@@ -1,4 +1,4 @@
-"""A model as a stream that ends: its steps and what is left at the end, against the model on the whole sequence."""
+"""A stream's steps and its outputs at the end, against the model on the whole sequence."""
 
 from __future__ import annotations
 

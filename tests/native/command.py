@@ -1,4 +1,4 @@
-"""The command `build` on bundles of real models, and what a test looks at after it."""
+"""The command `build` on bundles of real models, and checks of its results."""
 
 from pathlib import Path
 

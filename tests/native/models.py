@@ -1,4 +1,4 @@
-"""Real models as C: what is written for each, its sources by bare name, and the step as a shared library."""
+"""Real models as C: the files of each, its sources by bare name, and the step as a shared library."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Written:
 
     @property
     def heard(self) -> dict[str, Array]:
-        """What the first row of the golden vectors hears, (frames, ...) by input."""
+        """The first row of the golden inputs, (frames, ...) by input."""
         return {name: array[0] for name, array in self.golden.inputs.items()}
 
     @property

@@ -1,4 +1,4 @@
-"""What the tests of this folder need on a machine: in CI it must be there, elsewhere they skip."""
+"""Tools that the tests of this folder need: required in CI, elsewhere they skip without them."""
 
 import os
 import shutil

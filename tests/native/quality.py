@@ -1,5 +1,6 @@
-"""How C is held to what it promises: compiled with every warning an error, run under sanitizers and valgrind, and its
-symbols read. All of it takes the sources of a step as files by bare name, of any model.
+"""Checks of C: every warning an error, sanitizers, valgrind, and the symbols.
+
+All of them take the sources of a step as files by bare name, of any model.
 """
 
 import subprocess
@@ -25,7 +26,7 @@ def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def run(command: Sequence[str], folder: Path) -> str:
-    """What a command printed; an AssertionError shows what it said where it failed."""
+    """The output of a command; an AssertionError shows it if the command failed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\ngave {done.returncode}:\n{done.stdout}{done.stderr}"
     assert not done.stderr, done.stderr
@@ -101,5 +102,5 @@ def written(found: Mapping[str, str]) -> set[str]:
 
 
 def given(found: Mapping[str, str]) -> set[str]:
-    """What others may call or read."""
+    """The exported symbols."""
     return {symbol for symbol, letter in found.items() if letter in "TRDBC"}

@@ -1,4 +1,4 @@
-"""`rnn-export build --target c` for other machines: what is told, what is loaded, and self-tests that fail."""
+"""`rnn-export build --target c` for other machines: messages, loading, and self-tests that fail."""
 
 import json
 import re

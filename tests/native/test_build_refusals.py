@@ -1,4 +1,4 @@
-"""What `rnn-export build --target c` refuses, in one message each, before the bundle is touched."""
+"""Refusals of `rnn-export build --target c`, in one message each, before the bundle is touched."""
 
 import sys
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_a_compiler_that_is_none(lstm: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_the_export_extra(lstm: Path, plain: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there is compiled; what is not there cannot be written."""
+    """Existing sources are compiled; missing ones cannot be written."""
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert refused(build(plain)) == (
         f"{plain} has no C sources: write them where torch is, rnn-export export SOURCE --target c."

@@ -114,7 +114,7 @@ int main()
 
 
 def test_the_end_of_a_sequence(tmp_path: Path) -> None:
-    """Of a model that looks ahead: the frames that come after the last one."""
+    """A model that looks ahead: the frames that come after the last one."""
     need("g++", "gcc")
     its = Written.of(open_bundle(store.bundle("look-ahead")), "fp32")
     lay_out(its.files, tmp_path)
@@ -126,7 +126,7 @@ def test_the_end_of_a_sequence(tmp_path: Path) -> None:
 
 
 def test_a_bare_machine_needs_nothing_of_cpp(written: Get, tmp_path: Path) -> None:
-    """Of C++'s own library there may be nothing."""
+    """C++'s own library may be missing."""
     need("arm-none-eabi-g++")
     its = written("lstm", "fp32")
     lay_out(its.files, tmp_path)

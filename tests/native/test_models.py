@@ -1,4 +1,4 @@
-"""The C of real models, by every compiler that is here: it holds what it promises, and does what the bundle does."""
+"""The C of real models, by every compiler found: it passes all checks, and does the same as the bundle."""
 
 import platform
 import subprocess
@@ -161,7 +161,7 @@ def test_cmake(model: str, precision: str, compiler: str, written: Get, tmp_path
 
 
 def streamed(its: Written) -> list[Array]:
-    """What Stream.run gives for the golden inputs, (steps, values) for each output; NaN where it gives nothing."""
+    """The outputs of Stream.run for the golden inputs, (steps, values) each; NaN where it gives nothing."""
     given = Engine.of(its.bundle, "native", its.precision).stream().run(dict(its.heard))
     named = given if isinstance(given, dict) else {its.spec.outputs[0].name: given}
     steps, wanted = its.steps - its.late, []
@@ -176,7 +176,7 @@ def streamed(its: Written) -> list[Array]:
 
 
 def told(its: Written, folder: Path) -> list[Array]:
-    """What `stream`, which is made of main.c, writes for them."""
+    """The output of `stream`, built from main.c, for them."""
     rows = zip(*its.inputs, strict=True)
     stdin = b"".join(value.tobytes() for row in rows for value in row)
     weights = [f"{its.name}.bin"] * (its.weights is not None)

@@ -1,4 +1,4 @@
-"""The folder of C as others take it: a subproject of CMake, an installed package, and what builds of boards read."""
+"""The folder of C as others take it: a subproject of CMake, an installed package, and a part of board builds."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The time of each operator: nothing is left of it by default; by a clock of one's own; and in a bench."""
+"""The time of each operator: compiled out by default, by a clock of one's own, and in a bench."""
 
 import json
 import re

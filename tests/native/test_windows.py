@@ -1,4 +1,4 @@
-"""Windows that slide over their memory: what goes in and out of it, while they do, is what lies still elsewhere."""
+"""Windows that slide over their memory: states go in and out as on a backend without sliding."""
 
 import numpy as np
 import pytest

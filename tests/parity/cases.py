@@ -1,4 +1,4 @@
-"""The table of cases: a model, how it is exported, and how its user calls it, which is the truth.
+"""The table of cases: a model, its export options, and its user's call of it, which is the truth.
 
 Canonical layout: inputs and outputs (rows, frames, ...), without frames where the contract has no time there; states
 (rows, ...).

@@ -1,4 +1,4 @@
-"""Nets that others trained, as modules of PyTorch, and what their own programs say; see `tests/data`.
+"""Nets that others trained, as PyTorch modules, and their own programs' outputs; see `tests/data`.
 
 Axes: B batch, T time, F features, H hidden.
 """
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Reference:
-    """What a third party's program gives for `inputs` (T, ...), from its start.
+    """A third party's outputs for `inputs` (T, ...), from its start.
 
     `outputs` are (T, ...) in the order of the module's. `states` are those after the frames `at`, all of them side by
     side, (len(at), cells).

@@ -1,4 +1,4 @@
-"""docs/runtimes.md: its tables are of cases and targets that there are, and agree with each other."""
+"""docs/runtimes.md: its tables name existing cases and targets, and agree with each other."""
 
 import re
 from pathlib import Path

@@ -77,14 +77,14 @@ class Exported:
         return self.lifted.spec.timed(tensor)
 
     def by_time(self, given: Named) -> Named:
-        """What a step gave, with a time axis whatever the number of its frames."""
+        """A step's outputs, with a time axis for any number of frames."""
         return {
             t.name: given[t.name].reshape(ROWS, -1, *t.frame) if self.timed(t) else given[t.name]
             for t in self.lifted.spec.outputs
         }
 
     def without_delay(self, outputs: Named) -> Named:
-        """What a bare graph gives, less the frames that come before there is anything to say."""
+        """A bare graph's outputs, without the frames of the delay."""
         spec = self.lifted.spec
         return {
             t.name: outputs[t.name][:, t.frames_of(spec.delay) :] if self.timed(t) else outputs[t.name]

@@ -13,7 +13,7 @@ from .parts import Part
 
 
 class Ahead(Part):
-    """What it gives of the last frames, only the end of the sequence tells."""
+    """A part whose last frames follow only from the end of the sequence."""
 
     ahead = True
 

@@ -93,7 +93,7 @@ class Architecture:
         return replace(self, model=copy.deepcopy(self.model).double()), doubled
 
     def takes(self, inputs: list[Tensor]) -> bool:
-        """Whether the model runs on them, and gives at least a frame of every output."""
+        """True if the model runs on them and gives at least a frame of every output."""
         try:
             return all(y.numel() for y in self.truth(inputs))
         except RuntimeError:  # too few frames

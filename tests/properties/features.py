@@ -1,4 +1,4 @@
-"""What an architecture has, by which the survey counts."""
+"""Features of an architecture, counted by the survey."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLANS = {
 
 
 def features(plan: Plan) -> list[str]:
-    """Of PARTS and PLANS."""
+    """By PARTS and PLANS."""
     kinds = plan.kinds | set(_reflecting(plan))
     of_parts = (name for name, of in PARTS.items() if kinds & set(of))
     return [*of_parts, *(name for name, has in PLANS.items() if has(plan))]
@@ -59,6 +59,6 @@ def _centred(sketch: Sketch) -> bool:
 
 
 def measured(spec: StreamSpec) -> list[str]:
-    """What the contract says."""
+    """Those of the contract."""
     other = any(spec.timed(t) and t.rate != Fraction(1) for t in spec.outputs)
     return [*(["tail"] if spec.tail else []), *(["delay"] if spec.delay else []), *(["another rate"] if other else [])]

@@ -1,4 +1,4 @@
-"""Whole models around the parts: what goes in and comes out, and where the memory of a stream is kept."""
+"""Whole models around the parts: their inputs, outputs, and the place of a stream's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part of a model is, x (B, T, C) -> (B, T', C'); what a cell is, one frame at a time; and parts of parts."""
+"""Parts of models, x (B, T, C) -> (B, T', C'); cells, one frame at a time; and parts of parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = tuple[Tensor, ...]
 
 
 class Part(nn.Module):
-    """What it tells of itself.
+    """Properties of a part.
 
     Attributes:
         width: features of what it gives.

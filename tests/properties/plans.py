@@ -1,4 +1,4 @@
-"""What an architecture is made from, as plain data."""
+"""The plan of an architecture, as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUFFERS = ("reassigned", "copied", "born", "set", "attribute")
 
 @dataclass(frozen=True)
 class Plan:
-    """What an architecture is made from: `build(Plan(...))` makes it again.
+    """The plan of an architecture: `build(Plan(...))` makes it again.
 
     Attributes:
         way: "whole" sequences; "declared" states beside them; "frames", one per call.
@@ -56,7 +56,7 @@ class Plan:
     seed: int = 0
 
     def __repr__(self) -> str:
-        """What differs from the defaults."""
+        """The fields unlike the defaults."""
         said = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
         return f"Plan({', '.join(said)})"
 
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def ahead(self) -> bool:
-        """Whether only the end of a sequence gives its last frames."""
+        """True if only the end of a sequence gives its last frames."""
         return any(part.ahead for part in self._parts()) or self.outputs == "slower"
 
     def _parts(self) -> Iterator[Part]:
@@ -100,24 +100,24 @@ class Plan:
 
     @property
     def buffered(self) -> bool:
-        """Whether the model keeps the memory of one stream in itself."""
+        """True if the model keeps the memory of one stream in itself."""
         return self.memory in BUFFERS or "BufferedLayer" in self.kinds
 
     @property
     def planted(self) -> str | None:
-        """What mixes frames or rows behind a gate."""
+        """The mix of frames or rows behind a gate."""
         return next((s.says() for sketch in self.body for s in sketch.all() if s.kind == "Planted"), None)
 
     @property
     def refusal(self) -> str | None:
-        """What a stream cannot have."""
+        """The reason of a refusal."""
         flaw = next((sketch for sketch in self.body if sketch.kind in FLAWS), None)
         if flaw is not None and not self._streams(flaw):
             return flaw.says()
         return "chunk is no multiple of the stride" if self.chunk % self.unit else None
 
     def _streams(self, flaw: Sketch) -> bool:
-        """Whether what no stream had once goes by now: by whole periods, and decisions of one frame of one row.
+        """True if a former flaw streams by now: by whole periods, and decisions of one frame of one row.
 
         Behind a gate for what is above zero, a mean is above zero, or of zeros, for which both ways are one.
         """

@@ -1,5 +1,5 @@
-"""Mutants: an architecture that a stream can have, and at a random place in it an operator that mixes frames or rows,
-behind a gate that ordinary noise does not open. A lifting that believes what noise shows lets it pass.
+"""Mutants: a streamable architecture, and at a random place in it an operator that mixes frames or rows, behind a gate
+that ordinary noise does not open. A lifting that relies on such noise lets it pass.
 """
 
 from __future__ import annotations

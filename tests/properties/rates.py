@@ -1,4 +1,4 @@
-"""Parts that give more frames than they take, and parts between fewer frames and as many again."""
+"""Parts that upsample, and parts between a downsampling and an upsampling."""
 
 from __future__ import annotations
 

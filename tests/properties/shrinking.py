@@ -1,4 +1,4 @@
-"""The smallest plan that fails still."""
+"""The smallest plan that still fails."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def smallest(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 
 
 def _can_be(plan: Plan) -> bool:
-    """Whether the model runs at all."""
+    """True if the model runs at all."""
     try:
         architecture = build(plan)
         architecture.truth(architecture.draw(1, plan.lost + 4 * math.lcm(plan.chunk, plan.unit), 0))

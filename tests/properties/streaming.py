@@ -111,7 +111,7 @@ class Streams:
         return given
 
     def held(self, row: int | None = None) -> dict[str, Array] | None:
-        """What `finish` takes beside the frames."""
+        """The inputs of `finish` beside frames."""
         held = {t.name for t in self.spec.inputs if not self.spec.timed(t)}
         return {name: x for name, x in self.fed(0, 0, row).items() if name in held} or None
 
@@ -119,14 +119,14 @@ class Streams:
         return list(given.values()) if isinstance(given, dict) else [given]
 
     def left(self, given: Any) -> Outputs:
-        """Of what `finish` gives; of several outputs one without time has no entry."""
+        """Outputs of `finish`; of several outputs one without time has no entry."""
         return [given.get(t.name) for t in self.spec.outputs] if isinstance(given, dict) else [given]
 
     def run(self, stream: Stream, start: int, stop: int, row: int | None = None) -> Outputs:
         return self.bare(stream.run(_single(self.fed(start, stop, row))))
 
     def ended(self, stream: Stream, feed: Callable[[Stream], list[Outputs]], row: int | None = None) -> list[Outputs]:
-        """What comes of all frames, and what is left at the end."""
+        """Outputs of all frames, and those left at the end."""
         given = feed(stream)
         for tensor, y in zip(self.spec.outputs, zip(*given, strict=True), strict=True):
             if self.spec.timed(tensor):
@@ -171,7 +171,7 @@ class Streams:
         return given
 
     def _frame(self, start: int) -> dict[str, Array]:
-        """What a step takes of all rows."""
+        """A step's inputs for all rows."""
         feed = self.fed(start, start + self.spec.chunk)
         one = {t.name for t in self.spec.inputs if self.spec.timed(t) and self.spec.chunk == 1}
         return {name: x[:, 0] if name in one else x for name, x in feed.items()}
@@ -226,7 +226,7 @@ class Streams:
         return max(errors)
 
     def error(self, pieces: list[Outputs], row: int | None = None) -> float:
-        """Of what came out in pieces, against the model for all rows at once and for each alone."""
+        """The error of joined pieces against the model for all rows at once and for each alone."""
         worst = 0.0
         for i, (true, tensor) in enumerate(self._outputs()):
             timed = self.spec.timed(tensor)

@@ -59,8 +59,9 @@ LATE, VAGUE, CRASH = "refused by parity alone", "refused without a place", "cras
 
 @dataclass
 class Verdict:
-    """What became of an architecture: the largest relative `error`, how `late` it is for no reason, in frames, and what
-    was `found` in its contract, as `features.measured` says it.
+    """The outcome of an architecture.
+
+    `error` is the largest relative one, `late` a delay for no reason, in frames, `found` its `features.measured`.
     """
 
     kind: str
@@ -141,7 +142,7 @@ class Case:
 
     @property
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Of features, its contract's beside its own."""
+        """Pairs of its and its contract's features."""
         return combinations(sorted([*self.features, *self.verdict.found]), 2)
 
 
@@ -174,7 +175,7 @@ def survey(
 
 
 def figures_of(cases: list[Case]) -> dict[str, Any]:
-    """What `survey` gives of its cases."""
+    """The figures of a survey's cases."""
     figures: dict[str, Any] = {"drawn": len(cases), **dict.fromkeys((EXACT, REFUSED), 0)}
     figures |= {kind: [] for kind in (WRONG, REFUSED_FALSELY, LATE, VAGUE, CRASH)}
     for case in cases:

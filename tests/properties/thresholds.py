@@ -1,4 +1,4 @@
-"""Parts with two sides, of which ordinary input may see one: gates, clamps, noise gates, latches; and parts over rows.
+"""Parts with two sides, one unseen by ordinary input: gates, clamps, noise gates, latches; and parts over rows.
 
 As in parts.py: a part maps x (B, T, C) -> (B, T, C), a cell steps one frame (B, C).
 """

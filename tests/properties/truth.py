@@ -1,4 +1,4 @@
-"""What the untouched model gives, and how far something else is from it."""
+"""Outputs of the untouched model, and the error of others against them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scale(true: Array, timed: bool) -> Array:
 
 
 class Rounded(TorchDispatchMode):
-    """What functions with code of their own give is off by a rounding, as that of other code is."""
+    """Perturb functions with code of their own by a rounding, as other code does."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Rounded(TorchDispatchMode):
 
 
 class Truth:
-    """What the untouched model gives, (rows, frames, ...), for all rows at once or for each `alone`."""
+    """Outputs of the untouched model, (rows, frames, ...), for all rows at once or for each `alone`."""
 
     def __init__(self, architecture: Architecture, inputs: list[Tensor], alone: bool) -> None:
         self.architecture, self.inputs, self.alone = architecture, inputs, alone

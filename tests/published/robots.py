@@ -333,7 +333,7 @@ def episodes(trained: Trained, path: Path) -> dict[str, Any]:
 
 
 def taken(trained: Trained) -> dict[str, Any]:
-    """How far the other forms are from the policy, and the messages of what is refused."""
+    """The number of other forms, their largest error, and the messages of refusals."""
     model, (example,) = policy_of(trained.policy)
     apart, messages = 0.0, []
     for policy, normalizer in trained.forms:

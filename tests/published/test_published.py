@@ -33,7 +33,7 @@ def published_python():
 
 
 def run(name):
-    """What `tests.published.run` tells of one model, in a process of its own."""
+    """The result of `tests.published.run` for one model, in its own process."""
     command = [published_python(), "-m", "tests.published.run", name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, check=False)

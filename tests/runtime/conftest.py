@@ -165,7 +165,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: CudaRuntime) -> Machine:
 
 @pytest.fixture
 def compiler() -> None:
-    """Where there is none, what needs one has nothing to test."""
+    """Skip the test if there is no compiler."""
     try:
         find_compiler()
     except BackendUnavailable as error:

@@ -100,7 +100,7 @@ def of_model(model: Model, step: nn.Module | None = None, target: str = "executo
 
 
 def of_case(name: str, target: str = "executorch") -> Program:
-    """Of the parity table."""
+    """A parity table case."""
     model, given, options = next(case for case in CASES if case.name == name).build()
     lifted = lift(model, given, **options)
     initial = {name: value.numpy() for name, value in lifted.initial.items()}

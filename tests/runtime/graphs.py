@@ -1,4 +1,4 @@
-"""Small models written by hand as ONNX graphs. Each says what it computes, so that numpy can say it too."""
+"""Small hand-written models as ONNX graphs. Each states its computation, so that numpy can repeat it."""
 
 import hashlib
 from collections.abc import Sequence

@@ -131,7 +131,7 @@ class HostDevice:
 
 
 class HostGraph:
-    """What was captured on a HostDevice."""
+    """A graph captured on a HostDevice."""
 
     def __init__(self, device: HostDevice, number: int, captured: list[Work]) -> None:
         self.device, self.number, self.captured = device, number, captured

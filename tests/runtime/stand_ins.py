@@ -1,4 +1,4 @@
-"""A machine with a GPU that is none: stand-ins with the signatures of cuda-python and TensorRT, in host memory."""
+"""A simulated machine with a GPU: stand-ins with the signatures of cuda-python and TensorRT, in host memory."""
 
 # ruff: noqa: N802, N815 (the names are CUDA's)
 
@@ -47,7 +47,7 @@ class Code(int):
 
 
 class Handle:
-    """What is opaque of CUDA's: turned into a number by int() only."""
+    """An opaque CUDA handle, turned into a number by int() only."""
 
     def __init__(self) -> None:
         self.work: list[tuple[tuple, Callable[[], None]]] = []
@@ -201,7 +201,7 @@ class CudaRuntime:
         self.bytes(flags, count)[np.isnan(decode(rows, kind, np.dtype(np.float64))).any(1)] = 1
 
     def bytes(self, pointer: int, nbytes: int) -> np.ndarray:
-        """Of one allocation, which they must not leave."""
+        """Bytes that lie inside of one allocation."""
         (owner,) = (b for b in self.memory.values() if b.pointer <= pointer < b.pointer + b.nbytes)
         start = pointer - owner.pointer
         assert start + nbytes <= owner.nbytes

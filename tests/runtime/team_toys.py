@@ -1,4 +1,4 @@
-"""Hand-written steps that a team of threads computes, whole, whatever they are: whoever comes first."""
+"""Hand-written steps for a team of threads: the first free thread computes the whole step."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A batcher: whoever calls, from wherever, each stream's outputs are those of a Stream of its own, in order."""
+"""A batcher gives the outputs of a separate Stream for each stream, in order, to callers on any thread."""
 
 import asyncio
 import random
@@ -348,7 +348,7 @@ def test_streams_that_are_over_fail_alone(held):
 
 
 def test_a_frame_that_the_graph_refuses_fails_alone(host):
-    """Whether a token is in the table only the graph knows; it refuses the whole round."""
+    """Only the graph can reject a token beyond the table; it refuses the whole round."""
     pool = host("tokens").pool()
     ids = [pool.open() for _ in range(9)]
     with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:

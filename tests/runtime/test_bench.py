@@ -1,4 +1,4 @@
-"""A bench: what it counts and in which order is asserted, how long anything takes is not."""
+"""A bench: its counts and their order are asserted, durations are not."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What a bench times: engines of hand-made bundles, held to their golden vectors first."""
+"""Engines of hand-made bundles in a bench, held to their golden vectors first."""
 
 import os
 import sysconfig
@@ -23,7 +23,7 @@ STREAMING = [name for name in MODELS if not name.startswith("previous")]
 
 
 def golden_of(engine: Engine, frames: int = 24) -> Golden:
-    """What a run gives, as golden vectors of two rows."""
+    """A run, as golden vectors of two rows."""
     spec, random = engine.spec, np.random.default_rng(0)
 
     def feed(tensor):

@@ -1,4 +1,4 @@
-"""The closed loop itself: however the frames are cut, a driver gives what it gives on the whole."""
+"""The closed loop: any cuts of the frames give the outputs of the whole sequence."""
 
 from dataclasses import dataclass, field
 

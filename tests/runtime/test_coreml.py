@@ -1,4 +1,4 @@
-"""Core ML: the target, and the backend on a stand-in for what coremltools has on a Mac. Nothing here runs on macOS."""
+"""Core ML: the target, and the backend on a stand-in for coremltools on a Mac. Nothing here runs on macOS."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def program_of(path: Path, precision: str = "fp32"):
 
 @dataclass
 class StandInModel:
-    """What MLModel has: states that begin at zeros, of fp16, and a prediction that writes them over."""
+    """MLModel's interface: fp16 states that begin at zeros, and a prediction that overwrites them."""
 
     package: str
     compute_units: str
@@ -225,7 +225,7 @@ def test_elsewhere_it_says_why_not_and_auto_passes_it_over(bundle, monkeypatch):
 
 
 def test_the_program_keeps_pairs_of_fp16_and_begins_by_itself(bundle):
-    """What Core ML gives anew is zeros: the first step takes the stored states of the model, with nothing set."""
+    """Fresh Core ML states are zeros: the first step takes the stored states of the model, with nothing set."""
     program, spec = program_of(bundle), open_bundle(bundle).spec
     kept = part_names(spec, "fp32")
     assert kept == {f"lstm.l0.{n}": (f"state_lstm_l0_{n}", f"state_lstm_l0_{n}_low") for n in "hc"}
@@ -350,7 +350,7 @@ def test_a_package_that_is_none_of_a_bundle(bundle, mac, case):
 
 
 def test_any_damaged_bit_is_a_bundle_error_or_harmless(bundle):
-    """Whatever a bit changes, what comes of it is an answer or one kind of error."""
+    """A damaged bit gives an answer or one kind of error."""
     model, random = bytearray(files_of(bundle)["model.mlmodel"]), np.random.default_rng(0)
     refused = 0
     for _ in range(150):

@@ -1,6 +1,6 @@
-"""Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees what it holds.
+"""Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees its memory.
 
-What is over rows runs on a GPU too, where there is one.
+Tests over rows run on a GPU too, if there is one.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""Opening bundles and streams: what `load` and `Engine.stream` take and refuse."""
+"""Opening bundles and streams: arguments of `load` and `Engine.stream`."""
 
 import os
 import re

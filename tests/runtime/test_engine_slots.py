@@ -437,7 +437,7 @@ def test_slots_on_cuda_give_back_all_they_held(cuda):
 
 
 def cuda_session() -> OrtSession:
-    """Of the CPU, which says that it is of CUDA."""
+    """A CPU session that claims to be on CUDA."""
     graphs = graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).graphs
     return OrtSession(replace(graphs, device="cuda:0"))
 

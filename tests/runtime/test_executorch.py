@@ -1,4 +1,4 @@
-"""ExecuTorch: the targets and the backend. That its streams and pools are those of the others, the suite here shows."""
+"""ExecuTorch: the targets and the backend. The common suite here covers its streams and pools."""
 
 import json
 import os
@@ -193,7 +193,7 @@ def test_streams_know_nothing_of_each_other(detector):
 
 
 def test_methods_of_one_program_lie_in_one_memory():
-    """Which is why each stream has a program of its own, as the page says."""
+    """So each stream has a program of its own, as the page says."""
     raw, x = files()["stored"], torch.ones(1, 3)
     program = open_program(raw)
     one = program.load_method("step")

@@ -1,4 +1,4 @@
-"""Recordings through a stream: what is too short to give anything is refused before it is run."""
+"""Recordings through a stream: those too short to give anything are refused before they run."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Figures of a task: what a function of the user's may give, and what is said where it gives something else."""
+"""Figures of a task: the values that a user's function may give, and the errors for others."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The end of a sequence on every backend: what is left, what cannot be fed after it, and how another one begins."""
+"""The end of a sequence on every backend: its last outputs, refused frames after it, and a new sequence."""
 
 from functools import cache
 
@@ -88,7 +88,7 @@ def test_a_snapshot_says_whether_the_sequence_is_over(engine):
 
 
 def test_the_end_of_some_streams_of_a_pool(engine):
-    """Of unlike ages, and with a rest below a chunk; the others go on."""
+    """Unlike ages, and a rest below a chunk; the others go on."""
     xs, want = case(8, rows=3)
     pool = engine.pool(4)
     old, young, other = (pool.open() for _ in range(3))
@@ -143,7 +143,7 @@ def test_a_batcher_ends_a_stream_whose_frames_were_taken():
 
 
 def test_an_output_without_time_has_no_end(bundle):
-    """Of it the last stands: of a running sum and its last value, the end gives of neither."""
+    """The end gives no frames of the running sum, and none of its last value."""
     engine, x = load(bundle("fewer")), np.ones((8, 3), np.float32)
     stream, pool = engine.stream(), engine.pool(2)
     assert set(stream.run(x)) == {"y", "total"}

@@ -44,7 +44,7 @@ CHECKS = ["step", "sequence", "chunked", "reset", "snapshot", "batch-invariance"
 
 
 class Draft:
-    """What a bundle that is not written yet shows to an engine."""
+    """An engine's view of a bundle that is not written yet."""
 
     def __init__(self, model: Model, files: Mapping[str, bytes]) -> None:
         self.spec: StreamSpec = model.spec

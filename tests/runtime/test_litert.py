@@ -1,4 +1,4 @@
-"""LiteRT: the target and the backend. That its streams and pools are those of the others, the suite here shows."""
+"""LiteRT: the target and the backend. The common suite here covers its streams and pools."""
 
 import json
 import os
@@ -199,7 +199,7 @@ def test_ids_beyond_the_table_and_beyond_32_bits(litert_engine):
 
 
 def test_a_sum_ends_at_the_largest_number(litert_engine):
-    """Of LiteRT's own kernels: an overflow is seen by nobody, as the page says."""
+    """LiteRT's own kernels: an overflow goes unnoticed, as the page says."""
     stream, big = litert_engine("sum").stream(), np.full(3, np.finfo(np.float32).max)
     stream.step(big)
     np.testing.assert_array_equal(stream.step(big), big)

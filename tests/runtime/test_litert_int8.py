@@ -95,7 +95,7 @@ def test_it_is_told_with_the_scales_of_its_states(detector):
 
 
 def test_a_state_goes_out_and_in_without_a_rounding(detector):
-    """What comes back is of the scale that it is fed in: else each step would round it twice."""
+    """A state comes back in the scale of its input: else each step would round it twice."""
     stream = load(detector, backend="litert", precision="int8").stream()
     stream.run(np.random.default_rng(2).standard_normal((40, 8)).astype(np.float32))
     scales = open_bundle(detector).target("litert", "int8").requires["state_scales"]

@@ -1,4 +1,4 @@
-"""Streams that may have so many frames: refused beyond, with nothing fed, until they are reset."""
+"""Streams with a maximum of frames: frames beyond are refused and not fed, until a reset."""
 
 from dataclasses import replace
 

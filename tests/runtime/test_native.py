@@ -1,5 +1,4 @@
-"""The backend native: which builds it loads, what it refuses, weights beside the code, and ctypes in the place of the
-extension."""
+"""The backend native: builds that it loads or refuses, weights beside the code, and ctypes without the extension."""
 
 import ctypes
 import json

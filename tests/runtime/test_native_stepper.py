@@ -1,4 +1,4 @@
-"""The compiled `step`: it gives and refuses what Python's does, leaks nothing, allocates nothing, shares the turn."""
+"""The compiled `step` gives and refuses the same as Python's, leaks and allocates nothing, and shares the GIL."""
 
 import gc
 import sys
@@ -316,7 +316,7 @@ def test_rows_of_ids(compiled):
 
 
 def leaks(call: Callable[[], object], count: int = 2000) -> bool:
-    """Whether calls leave blocks of Python behind: one at each, and not the few that caches grow by."""
+    """True if calls leak blocks of Python: more than one in ten calls, which caches do not grow by."""
     for _ in range(100):
         call()
     # A collection also empties the lists of tuples and numbers that Python keeps for their next use.

@@ -1,4 +1,4 @@
-"""OpenVINO: the target and the backend. That its streams and pools are those of the others, the suite here shows."""
+"""OpenVINO: the target and the backend. The common suite here covers its streams and pools."""
 
 import json
 import re

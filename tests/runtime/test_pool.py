@@ -1,4 +1,4 @@
-"""A pool: every stream in it is what a Stream of its own would be, whatever the others do."""
+"""A pool: every stream in it acts as a Stream of its own would, whatever the others do."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ NAMES = [
 
 
 def random_rows(rng: np.random.Generator, spec: StreamSpec, n: int):
-    """What n streams are fed in a round, as `pool.step` takes it."""
+    """Inputs of n streams in a round, as `pool.step` takes them."""
     chunk = {True: (spec.chunk,) if spec.chunk > 1 else (), False: ()}
     low = 0 if spec.inputs[0].name == "id" else -4
     rows = {t.name: rng.integers(low, 5, (n, *chunk[spec.timed(t)], *t.frame)).astype(t.dtype) for t in spec.inputs}

@@ -1,4 +1,4 @@
-"""A pool against as many streams of their own, through whatever order of calls hypothesis finds."""
+"""A pool against as many separate streams, through any order of calls that hypothesis finds."""
 
 import math
 
@@ -150,7 +150,7 @@ class Streams(RuleBasedStateMachine):
     @precondition(lambda self: self.alone)
     @rule(data=st.data())
     def poison(self, data):
-        """What a step made of a state may be NaN; a snapshot of it is taken, and never gone on from."""
+        """A step may make a state NaN; a snapshot of it is taken, and each restore of it is refused."""
         stream = self.one(data)
         states = {n: np.full_like(a, np.nan) for n, a in self.alone[stream].states.items()}
         poisoned = Snapshot(int(self.pool.frames(stream)[0]), states, {})
@@ -169,7 +169,7 @@ class Streams(RuleBasedStateMachine):
                 np.testing.assert_array_equal(value, self.alone[stream].states[name])
 
     def is_refused(self, snapshot, *restores):
-        """Whether a snapshot holds NaN or Inf, which nobody goes on from."""
+        """True if a snapshot holds NaN or Inf, which no restore takes."""
         if all(np.isfinite(value).all() for value in unpack(self.spec, 1, snapshot).states.values()):
             return False
         for restore in restores:
@@ -269,7 +269,7 @@ class Streams(RuleBasedStateMachine):
     @precondition(lambda self: self.alone)
     @rule(data=st.data())
     def bad_frame(self, data):
-        """Of floats one that is not finite, of tokens one that is none: some of the graph's pieces have run by then."""
+        """A float that is not finite, or a token that is none: some of the graph's pieces have run by then."""
         ids = self.some(data, 1)
         self.bad(ids, data.draw(st.integers(0, len(ids) - 1)))
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads is what the pool and the batcher count."""
+"""Prometheus reads the counts of the pool and the batcher."""
 
 import re
 import socket

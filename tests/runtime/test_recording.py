@@ -1,4 +1,4 @@
-"""Recordings from files and arrays: what is read, and each way in which one does not fit."""
+"""Recordings from files and arrays: their values, and each way in which one does not fit."""
 
 import io
 import re

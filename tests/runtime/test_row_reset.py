@@ -40,7 +40,7 @@ def far_engine(request) -> Iterator[Callable[[str], Engine]]:
 
 
 def inputs(name: str, rows: int, steps: int, seed: int = 0) -> list:
-    """What each step is fed, by name, (rows, chunk, ...)."""
+    """Inputs of each step by name, (rows, chunk, ...)."""
     spec, random = MODELS[name].spec, np.random.default_rng(seed)
     given = []
     for _ in range(steps):

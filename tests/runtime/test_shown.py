@@ -1,4 +1,4 @@
-"""What a person sees of the values that the runtime gives: short reprs, and tables in a notebook."""
+"""The display of the runtime's objects: short reprs, and tables in a notebook."""
 
 from html.parser import HTMLParser
 from pathlib import Path

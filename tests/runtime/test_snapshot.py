@@ -210,7 +210,7 @@ def test_every_flipped_bit_is_found(engine):
 
 
 def test_more_frames_than_any_stream_has(engine):
-    """Whoever writes a snapshot can write its checksum too, and a server takes them from its callers."""
+    """A forger of a snapshot can forge its checksum too, and a server takes both from its callers."""
     stream = engine("sum").stream()
     whole = bytearray(stream.snapshot()[: -CHECK.size])
     for frames_fed in (2**62, 2**64 - 1):

@@ -1,4 +1,4 @@
-"""What a stream gives: step, run in any pieces, batches, delay, scalars, out=, states and reset."""
+"""Streams: step, run in any pieces, batches, delay, scalars, out=, states and reset."""
 
 import gc
 import tracemalloc

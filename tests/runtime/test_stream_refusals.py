@@ -1,4 +1,4 @@
-"""What a stream refuses: each with its message, and with the state left as it was."""
+"""Refusals of a stream: each with its message, and with the state left as it was."""
 
 import re
 import signal

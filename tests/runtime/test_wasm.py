@@ -1,4 +1,4 @@
-"""The backend wasm: what it loads, and what it refuses with the reason."""
+"""The backend wasm: loading, and refusals with the reason."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every case as TensorRT-RTX takes it: the graph, a closed loop over it, the engines, and what they cost."""
+"""Every case as TensorRT-RTX takes it: the graph, a closed loop over it, the engines, and their cost."""
 
 from __future__ import annotations
 

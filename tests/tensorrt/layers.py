@@ -1,4 +1,4 @@
-"""TensorRT layers that compute element by element or move values, in numpy: read once, each gives a function."""
+"""TensorRT layers that compute element by element or move values, in numpy: each is read into a function."""
 
 from __future__ import annotations
 

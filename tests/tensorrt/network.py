@@ -1,6 +1,6 @@
-"""A network as TensorRT-RTX understood it, executed in numpy: no GPU, and nothing of ONNX is left to agree with.
+"""A network as TensorRT-RTX parsed it, executed in numpy without a GPU and independently of ONNX.
 
-What a kind of layer computes is said in NVIDIA's documentation of TensorRT's operators; `layers` and `sums` follow it.
+NVIDIA's documentation of TensorRT's operators defines each kind of layer; `layers` and `sums` follow it.
 """
 
 from __future__ import annotations

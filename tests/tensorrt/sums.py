@@ -17,7 +17,7 @@ Reduce = trt.ReduceOperation
 
 @dataclass(frozen=True)
 class Products:
-    """How fp16 terms are added up: in fp32 and rounded at the end, or rounded to fp16 after each of them."""
+    """Sums of fp16 terms: in fp32 and rounded at the end, or rounded to fp16 after each of them."""
 
     accumulate: str
 

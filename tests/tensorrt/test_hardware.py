@@ -53,7 +53,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def check_near(got: np.ndarray, want: np.ndarray, precision: str) -> None:
-    """Of (rows, time, ...), step by step, within the tolerance of the precision."""
+    """Compare (rows, time, ...) step by step, by the precision's tolerance."""
     found = drift("step", "output", got, want, np.arange(1, want.shape[1] + 1), TOLERANCES[precision])
     assert found.step is None, found
 

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX understood of every streaming case, with no GPU: its network executed, its engines built.
+"""TensorRT-RTX's network of every streaming case is executed and its engines built, without a GPU.
 
 Nothing here runs an engine: that takes a GPU.
 """

@@ -1,4 +1,4 @@
-"""Requests to a server with NVIDIA's own client, in the words of the wire: without rnn_export.runtime.remote."""
+"""Requests to a server with NVIDIA's own client, without rnn_export.runtime.remote."""
 
 from __future__ import annotations
 

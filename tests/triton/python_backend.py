@@ -49,7 +49,7 @@ class Request:
 
 
 class Response:
-    """What a model answers to a request."""
+    """A model's answer to a request."""
 
     def __init__(self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
         self.error = error

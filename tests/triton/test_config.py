@@ -1,4 +1,4 @@
-"""What is written for Triton, read with Triton's own definition and held to the graphs, which run in ONNX Runtime."""
+"""Generated Triton configs, read with Triton's own definition and held to the graphs in ONNX Runtime."""
 
 import base64
 import json

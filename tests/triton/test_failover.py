@@ -1,4 +1,4 @@
-"""Remote engines on real servers: nothing is lost and nothing is wrong, whatever becomes of a server."""
+"""Remote engines on real servers: no frame is lost or wrong, whatever becomes of a server."""
 
 import json
 import time

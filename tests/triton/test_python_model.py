@@ -1,4 +1,4 @@
-"""What Triton's python backend runs, in this process: that of today, and of a repository that release 0.1 wrote."""
+"""The model in Triton's python backend, in this process: today's, and that of a repository of release 0.1."""
 
 import json
 import shutil

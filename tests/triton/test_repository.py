@@ -1,4 +1,4 @@
-"""What is written, what is refused, and that nothing is left half done."""
+"""Triton repositories: their files, refusals, and no half-written rest."""
 
 import ast
 import errno
@@ -30,7 +30,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def told(*command: object, **environment: str) -> str:
-    """What a script says, with PATH and nothing else around it."""
+    """A script's output, with PATH and `environment` alone."""
     done = subprocess.run(
         command, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, check=True, cwd="/"
     )
@@ -59,7 +59,7 @@ def imports(source: str) -> set[str]:
 
 
 def test_the_model_needs_numpy_and_the_runtime_alone():
-    """What else it imported would have to be in the Python of every server."""
+    """Any other import would have to be in the Python of every server."""
     written = (ROOT / "export/triton/model.py.template").read_text()
     assert len(written.splitlines()) <= 10
     assert imports(written) == {"rnn_export.runtime.serve.triton_model"}
@@ -147,7 +147,7 @@ def test_a_program_that_is_not_there(bundle, tmp_path):
 
 
 def test_precisions(bundle, tmp_path):
-    """What a bundle has several of is served in fp32, unless another one is asked for."""
+    """A bundle of several precisions is served in fp32, unless another is asked for."""
     opened = open_bundle(bundle("sum"))
     rows = [
         *opened.targets,

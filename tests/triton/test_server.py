@@ -1,4 +1,4 @@
-"""Bundles served by a real Triton, called with NVIDIA's own client: every sequence is what a local stream is."""
+"""Bundles served by a real Triton, called with NVIDIA's own client: every sequence equals a local stream."""
 
 import queue
 import time
@@ -49,7 +49,7 @@ def x(*values: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "backend"), [("lstm", "onnxruntime"), ("lstm_in_c", "native")])
 def test_interleaved_sequences_are_local_streams(serve, bundle, name, backend):
-    """Of 64 sequences at once, in an order that changes: row for row what a stream of the same backend gives.
+    """64 sequences at once, in a changing order, equal streams of the same backend row for row.
 
     `auto` runs C where the server's machine is the one that it was compiled for.
     """

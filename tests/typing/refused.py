@@ -1,4 +1,4 @@
-"""What a type checker has to refuse: every line that ends in `# refused`, and no other."""
+"""A type checker must refuse every line that ends in `# refused`, and no other."""
 
 import numpy as np
 from torch import nn, zeros

@@ -1,4 +1,4 @@
-"""What a user writes, type-checked under --strict and never run: every name here has a real type."""
+"""Code of a user, type-checked under --strict and never run: every name here has a real type."""
 
 import asyncio
 

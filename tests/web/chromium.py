@@ -75,7 +75,7 @@ class Chromium:
         self.wait("document.readyState === 'complete'")
 
     def run(self, code: str) -> Any:
-        """What the body `code` of an async function returns in the page, as JSON; an exception of it is one here."""
+        """Return the JSON result of `code`, an async function body, in the page; its exceptions are raised here."""
         how = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
         given = self._ask("Runtime.evaluate", expression=f"(async () => {{ {code} }})()", **how)
         if "exceptionDetails" in given:
@@ -97,7 +97,7 @@ class Chromium:
             time.sleep(0.05)
 
     def emulate(self, scheme: str, width: int, height: int = 800) -> None:
-        """Whoever looks prefers the "light" or the "dark" scheme, in a window of this size."""
+        """Set the preferred scheme, "light" or "dark", and the size of the window."""
         self._ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._ask("Emulation.setDeviceMetricsOverride", **size)

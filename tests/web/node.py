@@ -1,4 +1,4 @@
-"""Node, and what the tests of this folder need: in CI it must be there, elsewhere they skip."""
+"""Node and the tools that tests of this folder need: required in CI, elsewhere they skip."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def need(*what: str) -> None:
 
 
 def node(folder: Path, code: str, given: Any = None) -> Any:
-    """What the body `code` of an async function returns, as JSON, with the package in `folder` imported."""
+    """The JSON result of `code`, an async function body, with the package in `folder` imported."""
     script = PRELUDE.replace("FOLDER", folder.as_uri()).replace("CODE", code)
     command = ["node", "--input-type=module", "--eval", script]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120, check=False)

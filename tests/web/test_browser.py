@@ -1,4 +1,4 @@
-"""The page and the package in a real Chromium: self-test, steps, an AudioWorklet, the microphone, and what is drawn."""
+"""The page and the package in a real Chromium: self-test, steps, an AudioWorklet, the microphone, and the drawing."""
 
 import threading
 import wave

@@ -1,4 +1,4 @@
-"""`rnn-export build --target wasm`: from the C of a bundle on the base install, from its step, and what is refused."""
+"""`rnn-export build --target wasm`: from the C of a bundle on the base install, from its step, and refusals."""
 
 import json
 import shutil

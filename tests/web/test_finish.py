@@ -1,4 +1,4 @@
-"""The end of a sequence in the package of the target wasm: what is left is what Python's streams give."""
+"""The end of a sequence in the package of the target wasm: its last outputs equal Python's."""
 
 import base64
 import json

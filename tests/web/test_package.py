@@ -1,4 +1,4 @@
-"""The package of the target wasm in Node: the same steps and snapshots as Python's, and what it refuses."""
+"""The package of the target wasm in Node: the same steps and snapshots as Python's, and its refusals."""
 
 import base64
 import json

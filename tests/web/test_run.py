@@ -51,7 +51,7 @@ def shaped(spec, tensor, values):
 
 
 def apart(spec, snapshot):
-    """What of a snapshot is not computed: its head, and the frames that wait."""
+    """Parts of a snapshot not computed: its head, and the frames that wait."""
     raw = base64.b64decode(snapshot)
     return raw[:56], raw[56 + spec.state_bytes : -4]
 

@@ -1,4 +1,4 @@
-"""`rnn-export serve-web`: what is served, to whom, and how it ends."""
+"""`rnn-export serve-web`: the files, the clients, and its end."""
 
 import http.client
 import json

@@ -18,7 +18,7 @@ Built = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Net:
-    """How it is made, and the targets that it is exported to in fp32; in fewer bits it is C alone."""
+    """The factory of a net and its targets in fp32; lower precisions are exported to C alone."""
 
     build: Callable[[], Built]
     targets: tuple[str, ...] = ("onnx", "c")
@@ -76,7 +76,7 @@ def two_rates() -> Built:
 
 
 class BelowThePeak(nn.Module):
-    """How far each frame is below the largest before it: a state that starts from -inf."""
+    """Each frame's distance below the largest so far: a state that starts from -inf."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - x.cummax(1).values

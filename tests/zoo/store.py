@@ -63,7 +63,7 @@ def fingerprint(root: Path, of_machine: Iterable[str]) -> str:
 
 
 def machine() -> list[str]:
-    """What else a bundle depends on: Python, libraries, the compiler and what it may use of this CPU."""
+    """Other dependencies of a bundle: Python, libraries, the compiler and the features of this CPU."""
     compiler = find_compiler()
     says = subprocess.run([*compiler.command, "--version"], capture_output=True, text=True, check=False).stdout
     cpu = sorted(this_cpu().features)
@@ -72,7 +72,7 @@ def machine() -> list[str]:
 
 @cache
 def folder() -> Path:
-    """Where the bundles of these sources are; those of the oldest others go."""
+    """The folder of these sources' bundles; the oldest others are removed."""
     place = CACHE / fingerprint(ROOT, machine())
     place.mkdir(parents=True, exist_ok=True)
     os.utime(place)

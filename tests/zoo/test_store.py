@@ -1,4 +1,4 @@
-"""What the cache of bundles depends on."""
+"""Fingerprints of the bundle cache."""
 
 import shutil
 from pathlib import Path
