@@ -1,5 +1,5 @@
-"""One export at a time in a process: what torch changes while it traces a module, and what is changed around it, is the
-process's, and two that save it and put it back in turn would leave it changed.
+"""One export at a time in a process: tracing a module changes settings of the whole process, and two exports that save
+and restore them in turn would leave them changed.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """A function run in a process of its own: for converters of others, which print, warn, and may end their process.
 
-What the child says on stdout and stderr is kept, and shown only where it fails. What goes in and comes out are files by
-name; numbers and words go in as JSON. An error of ours that the function raises is raised here.
+The child's stdout and stderr are kept, and shown only where it fails. Inputs and results are files by name; numbers and
+words go in as JSON. An error of ours that the function raises is raised here.
 """
 
 import json
@@ -30,7 +30,7 @@ answer(*sys.argv[2:])
 def run_apart(module: str, function: str, files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
     """`function(files, words)` of `module`, which gives files, in a process of its own.
 
-    Raises what it raises where that is an error of ours, else ExportError with the last thing that the process said.
+    Raises its exception where that is an error of ours, else ExportError with the last line of the process.
     """
     with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
         _write(Path(place, GIVEN), files)
@@ -58,7 +58,7 @@ def run_apart(module: str, function: str, files: Mapping[str, bytes], words: Map
 
 
 def answer(module: str, function: str, place: str, words: str) -> None:
-    """In the child: call the function, and leave what it gives or raises in `place`."""
+    """In the child: call the function, and leave its result or error in `place`."""
     try:
         made = getattr(load_module(module), function)(_read(Path(place, GIVEN)), json.loads(words))
     except RnnExportError as error:

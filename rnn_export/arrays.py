@@ -20,7 +20,7 @@ DOT = 8192
 
 
 def all_finite(array: Array) -> bool:
-    """Whether no value is NaN or infinite."""
+    """True if no value is NaN or infinite."""
     flat = array.reshape(-1)
     if flat.dtype.char in "fd" and _squares_finite(flat):
         return True
@@ -29,7 +29,7 @@ def all_finite(array: Array) -> bool:
 
 
 def _squares_finite(flat: Array) -> bool:
-    """Whether the squares have a finite sum, and so every value is finite: one pass, at a third of what two take."""
+    """True if the squares have a finite sum, and so every value is finite: one pass, in a third of two's time."""
     # The product warns of what is over the largest value.
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(flat), DOT):
@@ -40,12 +40,12 @@ def _squares_finite(flat: Array) -> bool:
 
 
 def has_nan(array: Array) -> bool:
-    """Whether a value is NaN, which is the largest of all then."""
+    """True if a value is NaN, which is then the largest of all."""
     return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array.reshape(-1)))
 
 
 def is_masked(x: Any) -> bool:
-    """Whether `x`, or an array in a list of them, has a mask, which numpy would leave out without a word."""
+    """True if `x`, or an array in a list of them, has a mask, which numpy would silently leave out."""
     if isinstance(x, list | tuple):
         return bool(x) and isinstance(x[0], np.ndarray) and any(map(is_masked, x))
     return isinstance(x, np.ma.MaskedArray)
@@ -67,8 +67,8 @@ def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 def unpack_arrays(raw: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read an `.npz` file.
 
-    Raises ValueError, and nothing else, on damage, pickles, what numpy does not write, or more bytes than such a file
-    unpacks to.
+    Raises ValueError, and nothing else, on damage, pickles, files not of numpy, or more bytes than such a file unpacks
+    to.
     """
     with _door(), zipfile.ZipFile(io.BytesIO(raw)) as archive:
         members = archive.infolist()

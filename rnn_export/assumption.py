@@ -1,4 +1,4 @@
-"""What a contract takes for granted of a decision in the model's code."""
+"""A contract's assumption about a decision in the model's code."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +9,11 @@ from rnn_export.errors import SpecError
 
 @dataclass(frozen=True)
 class Assumption:
-    """What the contract takes for granted of a decision that the model's code takes by the value of a tensor.
+    """The contract's assumption about a decision that the model's code takes by the value of a tensor.
 
-    `at` is the line, "file.py:190". `value` is how it is decided. `why`: "said" by the user; "either", where that way
-    is right whatever the tensor holds; "raises", where the other way raises an exception; "weights", where nothing that
-    is fed can change it.
+    `at` is the line, "file.py:190". `value` is the decision. `why`: "said" by the user; "either", where that branch is
+    right whatever the tensor holds; "raises", where the other branch raises an exception; "weights", where no input can
+    change it.
     """
 
     at: str

@@ -11,7 +11,7 @@ LOWEST, HIGHEST = 1e-9, 1e3
 
 
 def height_of(error: float, low: float, high: float) -> float:
-    """From 0 at `low` to 1 at `high`, by powers of ten; what is outside is drawn at the edge."""
+    """From 0 at `low` to 1 at `high`, by powers of ten; a value outside is drawn at the edge."""
     part = (math.log10(min(max(error, low), high)) - math.log10(low)) / (math.log10(high) - math.log10(low))
     return min(max(part, 0.0), 1.0)
 
@@ -28,7 +28,7 @@ def line_of(curve: Curve, box: tuple[float, float, float, float], low: float, hi
 
 
 def sparkline(curve: Curve, allowed: float | None, width: int = 96, height: int = 22) -> Html:
-    """A small picture of one curve, with what is allowed as a dashed line; drawn in the colour of the text."""
+    """A small picture of one curve, with the tolerance as a dashed line; drawn in the colour of the text."""
     if not curve:
         return Html("")
     high = max(1e-3, *(min(error, HIGHEST) for _, error in curve), *([allowed] if allowed else []))

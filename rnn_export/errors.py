@@ -1,4 +1,4 @@
-"""One family of errors. Each message says what was found, why it cannot work and what to do next."""
+"""One family of errors. Each message has the finding, the reason why it cannot work and a fix."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BuildError(RnnExportError):
 
 
 class ParityError(RnnExportError):
-    """What was exported does not do what the model does."""
+    """The exported step does not do what the model does."""
 
 
 class BundleError(RnnExportError):
@@ -59,7 +59,7 @@ class BundleError(RnnExportError):
 
 
 class TrustError(RnnExportError):
-    """Nobody can tell what may run here, or a signature or key is not what it should be."""
+    """It is unknown what may run here, or a signature or key is not what it should be."""
 
 
 class BackendUnavailable(RnnExportError):
@@ -67,7 +67,7 @@ class BackendUnavailable(RnnExportError):
 
 
 class StreamError(RnnExportError):
-    """A frame, a state or a snapshot does not fit the stream; the stream's state is what it was before."""
+    """A frame, a state or a snapshot does not fit the stream; the stream's state is unchanged."""
 
 
 class PoolFull(StreamError):
@@ -110,7 +110,7 @@ class Untrusted(BackendUnavailable):
 
 
 class ToolUnavailable(BackendUnavailable):
-    """A compiler, driver or library of this machine cannot be used: `detail` is what is wrong, `fix` what to do."""
+    """A compiler, driver or library of this machine cannot be used: `detail` is the fault, `fix` the remedy."""
 
     def __init__(self, detail: str, fix: str) -> None:
         super().__init__(f"{detail}: {fix}.")
@@ -118,7 +118,7 @@ class ToolUnavailable(BackendUnavailable):
 
 
 class DeviceError(RnnExportError):
-    """A call of a GPU's runtime or driver failed; a backend catches it and says what it was doing."""
+    """A call of a GPU's runtime or driver failed; a backend catches it and names its operation."""
 
 
 class FrozenAxis(LiftError):
@@ -142,7 +142,7 @@ class BoundedAxis(LiftError):
 
 
 class WrongChunk(LiftError):
-    """A step of `chunk` frames is no multiple of what the strides take at once; `fits` is the next chunk that is.
+    """A step of `chunk` frames does not fit the strides; `fits` is its least multiple that does.
 
     `why` names these strides, each with its place.
     """
@@ -162,7 +162,7 @@ class TraceFailed(LiftError):
 class DecidedByValue(LiftError):
     """The code takes a decision by the value of a tensor, in the user's `file` at `line`, as its `source` has it.
 
-    `line` is 0 where the code makes a number of a tensor, and what is done with that is not known.
+    `line` is 0 where the code makes a number of a tensor, and its use is not known.
     """
 
     of_number = False
@@ -186,12 +186,12 @@ class DecidedByValue(LiftError):
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
     def computed_both_ways(self, error: BaseException) -> DecidedByValue:
-        """The same, where both ways were computed and `error` was against it."""
+        """The same, where computing both branches failed with `error`."""
         why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
         return self.told(why)
 
     def told(self, tried: str) -> DecidedByValue:
-        """The same, with what was tried."""
+        """The same, with the attempts."""
         return DecidedByValue(self.file, self.line, self.source, tried)
 
     @property
@@ -201,7 +201,7 @@ class DecidedByValue(LiftError):
 
 
 class NumberByValue(DecidedByValue):
-    """The code makes a number of a tensor there; `how` it was reckoned is None where not of kept numbers alone.
+    """The code makes a number of a tensor there; `how` it is computed is None where not from counters alone.
 
     `is_end` says that it is an end of a slice.
     """
@@ -257,7 +257,7 @@ class StateMovesByCall(LiftError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """An exception's message, in one line."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     # TorchScript says last what the code of the user raised.
     return lines[-1] if lines[0].endswith("failed in the TorchScript interpreter.") else lines[0]

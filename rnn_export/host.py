@@ -1,7 +1,7 @@
-"""What operating systems have each in their own way: locks, renames of folders, a flush to the disk, owners of files.
+"""Calls that differ between operating systems: locks, renames of folders, a flush to the disk, owners of files.
 
-Linux, macOS and Windows; whatever is not here is done without, as it says. Nothing is looked for before it is used, but
-for `fcntl`, which Windows lacks. Sources: rename(2), flock(2) of Linux; renamex_np(2), fcntl(2) of macOS.
+Linux, macOS and Windows; a missing call is done without, as its function says. Each is looked up on use, but for
+`fcntl`, which Windows lacks. Sources: rename(2), flock(2) of Linux; renamex_np(2), fcntl(2) of macOS.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ def title() -> str:
 
 
 def data_folder() -> Path | None:
-    """Where this user's programs keep what is theirs; None where the user has no such place."""
+    """The folder for data of this user's programs; None where the user has none."""
     local = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_DATA_HOME")
     base = Path(local or Path(os.path.expanduser("~"), ".local/share"))
     return base if base.is_absolute() else None
@@ -54,12 +54,12 @@ def user() -> int | None:
 
 
 def is_link(path: Path) -> bool:
-    """Whether `path` is a symlink, or a junction of Windows."""
+    """True if `path` is a symlink, or a junction of Windows."""
     return path.is_symlink() or getattr(path.lstat(), "st_reparse_tag", 0) == _JUNCTION
 
 
 def refused_name(part: str) -> bool:
-    """Whether a file of that name is something else here: a device, a stream or another name's file of Windows."""
+    """True if a file of that name is something else here: a device, a stream or another name's file of Windows."""
     return os.name == "nt" and (":" in part or part.split(".")[0].lower() in _DEVICES or part[-1:] in ". ")
 
 
@@ -167,7 +167,7 @@ def _if_offered() -> Iterator[None]:
 
 
 def _rename_call(source: Path, target: Path, linux: int, mac: int) -> bool:
-    """Rename with flags that rename itself has not; False where that is not offered."""
+    """Rename with flags that `rename` lacks; False where that is not offered."""
     names = os.fsencode(source), os.fsencode(target)
     if call := _function("renameat2"):
         failed = call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], linux)
@@ -192,5 +192,5 @@ def _function(name: str) -> Any:
 
 
 def is_plain(fd: int) -> bool:
-    """Whether what is open is a file of bytes: no folder, pipe or device."""
+    """True if `fd` is a file of bytes: no folder, pipe or device."""
     return stat.S_ISREG(os.fstat(fd).st_mode)

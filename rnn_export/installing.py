@@ -1,6 +1,6 @@
-"""What brings an extra into the Python that runs: a command that works for the way in which this copy came.
+"""The command that installs an extra into the running Python, for the way in which this copy came.
 
-`direct_url.json` says where pip had it from (PEP 610): https://packaging.python.org/en/latest/specifications/direct-url/
+`direct_url.json` says where pip got it (PEP 610): https://packaging.python.org/en/latest/specifications/direct-url/
 """
 
 import json
@@ -14,7 +14,7 @@ NAME = "rnn-export"
 
 
 def pip_install(extras: str, again: bool = False) -> str:
-    """`pip install ...` with `extras`, "cpu" or "export,cpu"; `again` where what is installed is broken."""
+    """`pip install ...` with `extras`, "cpu" or "export,cpu"; `again` where a broken one is installed."""
     options, source = _source()
     words = ["pip install", *(["--force-reinstall"] if again else []), *options]
     return " ".join([*words, _quoted(source.format(f"[{extras}]"))])

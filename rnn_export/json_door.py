@@ -1,4 +1,4 @@
-"""The one door for JSON that others wrote: all that is wrong with it is a ValueError."""
+"""The one parser of JSON that others wrote: every fault in it is a ValueError."""
 
 import json
 import math

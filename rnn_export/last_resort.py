@@ -1,6 +1,6 @@
-"""Errors of nobody's, as one of ours: an exception that no stage foresaw leaves no public call as it is.
+"""Unforeseen exceptions as errors of ours: none of them leaves a public call as it is.
 
-Its message has the module of the user's model and the source line, where the exception passed through the user's code;
+The message has the module of the user's model and the source line, where the exception passed through the user's code;
 the exception itself is the cause of ours.
 """
 
@@ -27,9 +27,9 @@ LIBRARIES = {"torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "
 def last_resort(
     kind: type[RnnExportError], callbacks: tuple[str, ...] = (), name: str = ""
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A call, `name` in messages, from which nothing but errors of ours leaves: any other becomes one of `kind`.
+    """A call, `name` in messages, that raises only errors of ours: any other becomes one of `kind`.
 
-    What `callbacks`, keyword arguments by name, raise is the user's own and passes. So do a package that is not
+    Exceptions of `callbacks`, keyword arguments by name, are the user's own and pass. So do a package that is not
     installed, a reader that closes its pipe, and arguments that the call does not have.
     """
 
@@ -73,7 +73,7 @@ def _watched(callback: Callable[..., Any], raised: list[Exception]) -> Callable[
 
 
 def place_in_code(error: BaseException) -> str:
-    """Where in the user's code an exception was raised, as "module (file.py:12: `source`)"; empty where it was not."""
+    """Source location in the user's code of an exception, as "module (file.py:12: `source`)"; empty if elsewhere."""
     frames = _frames(error)
     users = [(frame, line) for frame, line in frames if _package(frame) != OURS]
     if not users:
@@ -92,7 +92,7 @@ def failing_at(error: BaseException) -> str:
 
 
 def _unforeseen(call: str, error: Exception) -> str:
-    """The message: what was found and where, why that ends it, what to do."""
+    """The message: the finding and its place, why that ends it, a fix."""
     frame, line = next((f, n) for f, n in reversed(_frames(error)) if _package(f) == OURS)
     stage = f"{frame.f_globals['__name__'].partition('.')[2]}.{frame.f_code.co_name}"
     said = f"{type(error).__name__}: {first_line(error)}"

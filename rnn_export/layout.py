@@ -32,7 +32,7 @@ def canonical_frames(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Arra
 
 
 def frames_in(spec: StreamSpec, counts: Mapping[str, int]) -> int:
-    """How many frames of a sequence inputs are that have `counts` of their own; raises ValueError where they differ."""
+    """Number of frames of the sequence for inputs with `counts` of their own; raises ValueError where they differ."""
     rates = {t.name: t.rate.numerator for t in spec.inputs}
     found = {count // rates[name] if count % rates[name] == 0 else -1 for name, count in counts.items()}
     if len(found) == 1 and -1 not in found:
@@ -45,13 +45,13 @@ def frames_in(spec: StreamSpec, counts: Mapping[str, int]) -> int:
 
 
 def cut(spec: StreamSpec, inputs: Arrays, start: int, stop: int) -> dict[str, Array]:
-    """What inputs (rows, frames, ...) have for the frames of a sequence from `start` to `stop`; all of the untimed."""
+    """The part of inputs (rows, frames, ...) for the frames `start` to `stop` of a sequence; untimed ones whole."""
     pairs = ((t, inputs[t.name]) for t in spec.inputs if t.name in inputs)
     return {t.name: a[:, t.frames_of(start) : t.frames_of(stop)] if spec.timed(t) else a for t, a in pairs}
 
 
 def row_by_row(spec: StreamSpec, call: Call) -> Call:
-    """`call` for any number of rows: one after the other where the contract has one row."""
+    """`call` for any number of rows: in sequence where the contract has one row."""
     if spec.rows is None:
         return call
     axes = {t.name: t.axis(BATCH) or 0 for t in (*spec.inputs, *spec.outputs)}
@@ -79,6 +79,6 @@ def unpacked(spec: StreamSpec, states: Arrays) -> dict[str, Array]:
 
 
 def late_rows(spec: StreamSpec, fed: Array) -> Array:
-    """`spec.late` for many streams at once: by stream, how many frames of its next step give no output."""
+    """`spec.late` for many streams: by stream, the number of frames of its next step without output."""
     late: Array = np.clip(spec.delay - fed, 0, spec.chunk)
     return late

@@ -1,4 +1,4 @@
-"""The one door for what is imported by name when it is first used. The names count as imports of whoever gives them."""
+"""Imports by name on first use. The names count as imports of the module that gives them."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ _OFTEN_A_FOLDER = "triton"
 
 
 def load_module(name: str) -> ModuleType:
-    """The module `name`, imported if it is not there yet; raises what its import raises."""
+    """The module `name`, imported if it is not there yet; raises as its import does."""
     _hide_folder(_OFTEN_A_FOLDER)
     return importlib.import_module(name)
 

@@ -1,4 +1,4 @@
-"""What may be declared: limits that are held before anything is allocated or searched. Their reasons: BUNDLE.md.
+"""Limits of declared sizes, checked before anything is allocated or searched. Their reasons: BUNDLE.md.
 
 A tensor that is stored is bounded by the bytes that hold it. One that is only declared (a state, a chunk of an input or
 output) takes a few characters, whatever its size, and so do a delay and a name: these are held to numbers.
@@ -35,7 +35,7 @@ def max_bytes() -> int:
 
 
 def excess(sizes: Iterable[tuple[str, int]], what: str) -> Iterator[str]:
-    """What is over the limits among tensors that are (name, bytes); `what` says what they are of."""
+    """Messages for tensors, as (name, bytes), over the limits; `what` names their owner."""
     limit, total = max_bytes(), 0
     for name, size in sizes:
         total += size

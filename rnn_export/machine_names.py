@@ -1,4 +1,4 @@
-"""Machines by the names that people have for them, where a target is asked for: which target runs there, and how."""
+"""Advice where a machine's common name is given in place of a target: the target that runs there, and how."""
 
 import re
 
@@ -39,7 +39,7 @@ _MACHINES = (
 
 
 def answer(name: str, asked: str) -> str:
-    """Where `asked`, which is `name` in small letters with hyphens, is a machine: what to ask for; else empty."""
+    """Advice on a target if `asked`, `name` in small letters with hyphens, is a machine; else empty."""
     for pattern, targets, then in _MACHINES:
         if re.fullmatch(pattern, asked):
             choice = " or ".join(f"--target {target}" for target in targets)

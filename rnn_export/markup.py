@@ -1,4 +1,4 @@
-"""HTML and SVG written out: an element is a function call, and what is no element yet is escaped."""
+"""HTML and SVG written out: an element is a function call, and any other text is escaped."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -16,7 +16,7 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-    """Anything as text of a page, what a terminal or a browser would act on written out."""
+    """Any value as text of a page; all that a terminal or browser acts on is escaped."""
     return value if isinstance(value, Html) else Html(escape(visible(str(value))))
 
 
@@ -36,7 +36,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def joined(children: Iterable[object]) -> Html:
-    """One after the other; None is nothing."""
+    """Children joined; None is left out."""
     return Html("".join(text(child) for child in children if child is not None))
 
 

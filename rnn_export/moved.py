@@ -1,4 +1,4 @@
-"""Names of 0.1 that stand elsewhere now. They go on for one release, each with a DeprecationWarning."""
+"""Names of 0.1 that have moved. They work for one more release, each with a DeprecationWarning."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a notebook shows of a value: small tables in the notebook's own style."""
+"""Values as a notebook shows them: small tables in the notebook's own style."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ MOST = 24
 def contract_table(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Sequence[StateSpec], summary: str
 ) -> Html:
-    """Inputs, outputs and states, with what the contract says besides below."""
+    """Inputs, outputs and states, with the rest of the contract below."""
     rows: list[tuple[object, ...]] = [("input", code(t.name), t.dtype, shape_text(t.shape), "") for t in inputs]
     rows += [("output", code(t.name), t.dtype, shape_text(t.shape), "") for t in outputs]
     rows += [("state", code(s.name), s.dtype, shape_text(s.shape), f"{s.bytes:,}") for s in states]

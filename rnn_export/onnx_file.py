@@ -1,4 +1,4 @@
-"""An ONNX file read without the onnx package, and refused where it holds what no graph of a bundle has.
+"""An ONNX file read without the onnx package, refused where it holds more than a bundle's graph may.
 
 The numbers of fields are those of onnx.proto (github.com/onnx/onnx, onnx/onnx.proto).
 """
@@ -144,7 +144,7 @@ def _node(message: memoryview, depth: int) -> Node:
 
 
 def _note(message: memoryview) -> tuple[str, str]:
-    """A key and its value, of what is noted on a node."""
+    """Key and value of a node's metadata entry."""
     found = {number: text(value) for number, _, value in fields(message) if number in (1, 2)}
     return found.get(1, ""), found.get(2, "")
 

@@ -1,7 +1,7 @@
-"""A graph of a bundle looked at before it is loaded: what it holds, whether it is the contract's, how large it becomes.
+"""A graph of a bundle inspected before it is loaded: its contents, its contract, and the size that it grows to.
 
-What reads graphs, ONNX Runtime on a device or onnx where one exports, infers the shapes: of the same graph giving every
-value, without what the file itself says of their shapes, for one row and one chunk. Nothing is computed.
+The reader of graphs, ONNX Runtime on a device or onnx where one exports, infers the shapes: of the same graph giving
+every value, without the shapes that the file declares for them, for one row and one chunk. Nothing is computed.
 """
 
 import math
@@ -67,7 +67,7 @@ def _around(raw: bytes) -> Iterator[tuple[int, int | memoryview]]:
 
 
 class _Inspection:
-    """One file: `model` is what stands around a graph in it; in a `step` all sizes are known."""
+    """One file: `model` are the fields around a graph in it; in a `step` all sizes are known."""
 
     def __init__(self, model: bytes, spec: StreamSpec, step: bool, infer: Infer) -> None:
         self.model, self.step, self.infer = model, step, infer
@@ -76,7 +76,7 @@ class _Inspection:
         self.sizes: list[tuple[str, int]] = []
 
     def check(self, graph: Graph) -> dict[str, Inferred]:
-        """Raise ValueError where it becomes too large or takes too long; gives what its nodes give."""
+        """Raise ValueError where it becomes too large or takes too long; gives its nodes' outputs."""
         found = self._check(graph, None, (), {}, {}, 1)
         for excess in limits.excess(self.sizes, "the graph"):
             raise ValueError(excess)
@@ -112,7 +112,7 @@ class _Inspection:
     def _sized(
         self, graph: Graph, types: Mapping[str, Inferred] | None, given: Sequence[bytes], outer: Mapping[str, Inferred]
     ) -> tuple[dict[str, Inferred], dict[str, Inferred], ShapeValues]:
-        """What is inferred of the values of a graph, also from the shapes that it computes itself."""
+        """The inferred values of a graph, also from the shapes that it computes itself."""
         known: dict[str, Inferred] = {}
         for _ in range(ROUNDS):
             found = self._infer(graph, _message_of(graph, types, given, known))
@@ -184,7 +184,7 @@ def _scanned(node: Node) -> tuple[str, ...]:
 
 
 def _taken(node: Node, body: Graph, values: Mapping[str, Inferred]) -> dict[str, Inferred]:
-    """What a body takes from its node, by its own names."""
+    """A body's inputs from its node, by its own names."""
     if node.op == "Loop":
         first = (Inferred("int64", ()), Inferred("bool", ()))
         given = [*first, *(values.get(name) for name in node.inputs[2:])]
@@ -210,7 +210,7 @@ def _slice(value: Inferred | None, axis: int) -> Inferred | None:
 def _computed(
     shapes: ShapeValues, values: Mapping[str, Inferred], constants: Mapping[str, bytes]
 ) -> Iterator[tuple[str, bytes]]:
-    """What a graph makes of sizes alone, and a body in it may take, as a constant of that body."""
+    """Values that a graph computes from sizes alone, as constants for a body in it."""
     for name, numbers in shapes.values.items():
         value = values.get(name)
         if name not in constants and value is not None and value.kind == "int64" and value.size == numbers.size:

@@ -1,4 +1,4 @@
-"""The operators of ONNX that a graph of a bundle may have: functions of tensors, of a size that shapes say.
+"""The operators of ONNX that a graph of a bundle may have: functions of tensors, with sizes set by shapes.
 
 Left out are those that draw at random, read images or text, keep sequences or optionals, train, or give as many values
 as their input makes them (NonZero, Unique, Compress, NonMaxSuppression).

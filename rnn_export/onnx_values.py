@@ -15,7 +15,7 @@ _ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.
 
 
 class ShapeValues:
-    """What the values of a graph are, as far as they follow from its constants and `shapes`."""
+    """The values of a graph, as far as they follow from its constants and `shapes`."""
 
     def __init__(self, graph: Graph, shapes: Shapes) -> None:
         # Of initializers nothing is inferred.
@@ -31,11 +31,11 @@ class ShapeValues:
                 self.values[node.outputs[0]] = value
 
     def is_as_large_as_another(self, node: Node) -> bool:
-        """Whether what a node makes has the whole shape of another value, whatever that is."""
+        """True if a node's output has the whole shape of another value, known or not."""
         return bool(node.inputs) and node.inputs[-1] in self.whole
 
     def shape(self, node: Node) -> tuple[int, ...] | None:
-        """Of what a node makes in a given shape, counts, or cuts at computed places, where these are known."""
+        """The output shape of a node that fills, expands, counts, cuts or reshapes, where it is known."""
         if node.op == "Slice":
             return self._sliced(node)
         if node.op == "Range":
@@ -91,13 +91,13 @@ class ShapeValues:
         return tuple(known) if min(known, default=0) >= 0 and math.prod(known) == size else None
 
     def _numbers(self, node: Node, place: int, usual: Sequence[int] = ()) -> list[int]:
-        """What an input of a node is; `usual` where it is left out, empty where nothing is known."""
+        """The numbers in a node's input; `usual` where it is left out, empty where it is unknown."""
         name = node.inputs[place] if place < len(node.inputs) else ""
         value = self.values.get(name)
         return [] if name and value is None else [*usual] if value is None else [int(n) for n in value.reshape(-1)]
 
     def size(self, node: Node) -> int | None:
-        """How many values a node gives, where its sizes are known numbers."""
+        """Number of values of a node's output, where its sizes are known."""
         shape = self.shape(node)
         if shape is not None:
             return math.prod(shape)

@@ -13,7 +13,7 @@ LIFTED, REFERENCE = "lifted", "onnx.reference"
 
 
 def is_report(data: Any) -> bool:
-    """Whether `data` has the form of `ParityReport.to_json`, as far as a reader shows it."""
+    """True if `data` has the form of `ParityReport.to_json`, as far as a reader shows it."""
     if not isinstance(data, dict):
         return False
     texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
@@ -35,7 +35,7 @@ def is_report(data: Any) -> bool:
 
 
 def extent(report: Mapping[str, Any]) -> str:
-    """How much a report is of: "256 steps of 160 frames"."""
+    """The extent of a report: "256 steps of 160 frames"."""
     frames = int(report["frames"])
     # Whole sequences have no steps, and reports of 0.1.0 do not say them.
     steps = int(report.get("steps") or 0)
@@ -66,7 +66,7 @@ def worst_of_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict_of(report: Mapping[str, Any]) -> str:
-    """One line of a report that is ok: its checks, its extent, and the value that comes closest to what is allowed."""
+    """One line of a report that is ok: its checks, its extent, and the value that comes closest to its limit."""
     found = [pair for drift in report["drifts"] if (pair := drift.get("closest")) and None not in pair and pair[1] > 0]
     checks = len({drift["check"] for drift in report["drifts"]})
     line = f"verified: {'1 check' if checks == 1 else f'{checks} checks'} over {extent(report)}"
@@ -93,7 +93,7 @@ def tolerance_of(report: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def allowed_of(report: Mapping[str, Any], drift: Mapping[str, Any]) -> float | None:
-    """The relative error that is allowed where the tensor of `drift` is at its largest; None where nobody says it."""
+    """The relative error that is allowed where the tensor of `drift` is at its largest; None where it is unknown."""
     tolerance, scale = tolerance_of(report), drift.get("scale")
     if tolerance is None or not isinstance(scale, float | int) or not scale > 0:
         return None
@@ -101,7 +101,7 @@ def allowed_of(report: Mapping[str, Any], drift: Mapping[str, Any]) -> float | N
 
 
 def groups_of(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """By what was driven (a backend, the lifted step, the reference) the worst drift of each check."""
+    """By driven object (a backend, the lifted step, the reference) the worst drift of each check."""
     backends = [*filter(None, report["backend"].split(", "))] or ["?"]
     found: dict[str, list[dict[str, Any]]] = {}
     for drift in worst_of_checks(report):

@@ -1,4 +1,4 @@
-"""The one table of precisions: what a step can be computed in, how far that may be off, and what others call it."""
+"""The one table of the precisions of a step, with the tolerance and the names in other libraries of each."""
 
 import math
 from dataclasses import dataclass
@@ -59,6 +59,6 @@ GRAPH_PRECISIONS = tuple(name for name, p in PRECISIONS.items() if p.dtype)
 
 
 def precisions_of_gpu(compute: str) -> tuple[str, ...]:
-    """What a GPU of a compute capability such as "8.7" computes in."""
+    """Precisions of a GPU of a compute capability such as "8.7"."""
     major, minor = map(int, compute.split("."))
     return tuple(name for name, p in PRECISIONS.items() if p.compute <= (major, minor))

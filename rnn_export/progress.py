@@ -1,4 +1,4 @@
-"""Progress for whoever looks: a bar on a terminal, a line in a notebook, log records anywhere else."""
+"""Progress of long calls: a bar on a terminal, a line in a notebook, log records anywhere else."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ Progress = Stage | Literal[False] | None
 
 @contextmanager
 def told(what: str, stages: int, progress: Progress, log: logging.Logger) -> Iterator[Stage]:
-    """The function to call at each stage, of about `stages`; `log` has them at INFO where nobody looks."""
+    """The function to call at each stage, of about `stages`; `log` has them at INFO if unwatched."""
     if progress is not None:
         yield progress or (lambda stage: None)
     elif is_watched():
@@ -28,7 +28,7 @@ def told(what: str, stages: int, progress: Progress, log: logging.Logger) -> Ite
 
 
 def is_watched() -> bool:
-    """Whether stderr is a terminal, or this is a notebook."""
+    """True if stderr is a terminal, or this is a notebook."""
     from rich.console import Console
 
     return _in_notebook() or Console(stderr=True).is_terminal
@@ -36,7 +36,7 @@ def is_watched() -> bool:
 
 @contextmanager
 def bar(what: str, stages: int | None) -> Iterator[Stage]:
-    """A bar on the terminal that stderr is, or a line in a notebook; gone at the end. None: nobody knows how many.
+    """A bar on the terminal that stderr is, or a line in a notebook; gone at the end. None is an unknown number.
 
     A stage that comes again, as another attempt does, does not move it. Stdout and stderr stay as they are: other
     threads print as before.
@@ -73,7 +73,7 @@ def _bar(what: str) -> Iterator[Draw]:
 
 
 def _in_notebook() -> bool:
-    """Whether a kernel runs this, whose frontend shows HTML: IPython is then there already."""
+    """True if a kernel runs this, whose frontend shows HTML: IPython is then there already."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and bool(shell.has_trait("kernel"))
 

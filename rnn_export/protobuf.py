@@ -1,4 +1,4 @@
-"""The wire format of protobuf, as far as an ONNX file needs it, which is looked at where no onnx package is.
+"""The wire format of protobuf, as far as an ONNX file needs it, read and written without the onnx package.
 
 Source: protobuf.dev/programming-guides/encoding.
 """

@@ -1,4 +1,4 @@
-"""What libraries log and warn of themselves, kept out of one thread: all others log, warn and print as before.
+"""Log records and warnings of libraries dropped in one thread: all others log, warn and print as before.
 
 Nothing of the process is replaced. A filter that looks at the thread stands beside those that are there while any
 thread is quiet; `warnings` asks the pattern of a filter whether it matches, and this one says which thread it is.
@@ -18,7 +18,7 @@ _users, _filtered = [0], dict[int, logging.Filterer]()
 
 
 class _OfThisThread(logging.Filter):
-    """What a quiet thread logs by a library, and what it warns of, is dropped."""
+    """Drops log records of libraries in a quiet thread, and its warnings."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (_depth() and record.name.partition(".")[0] in LIBRARIES)
@@ -33,7 +33,7 @@ _IGNORE: Any = ("ignore", _FILTER, Warning, None, 0)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """In this thread, keep libraries from logging, and anything from warning; what matters ends in an exception."""
+    """In this thread, keep libraries from logging, and anything from warning; failures are exceptions."""
     with _lock:
         _users[0] += 1
         _attach()

@@ -1,4 +1,4 @@
-"""The contract of a stream: what goes in, what comes out, and which tensors are its memory."""
+"""The contract of a stream: its inputs, its outputs, and the tensors that are its memory."""
 
 import json
 import math
@@ -60,13 +60,13 @@ class StreamSpec:
         rows: 1 where the model takes one stream at a time, so that `"batch"` is 1 in every graph; None for any number.
         delay: frames at the start of a stream that give no output.
         sample_rate: Hz of the signal that the inputs are cut from, or None.
-        sequence_only: whether the model needs whole sequences: there is no step then, and no state.
+        sequence_only: True if the model needs whole sequences: there is no step then, and no state.
         end: the name of the state that counts the frames fed after the end of a sequence, where the last frames of a
             sequence are unlike what any later frame makes of them; else None.
         max_frames: the most frames of a stream, where the model takes no more; None for any number.
-        max_context: how many frames attention looks at, the newest among them, where the model itself looks at all
-            frames before; else None.
-        assumptions: how decisions are taken that the model's code takes by values; left out of the JSON if none.
+        max_context: frames in the attention window, the newest among them, where the model itself looks at all frames
+            before; else None.
+        assumptions: about decisions that the model's code takes by values; left out of the JSON if none.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
 
@@ -91,12 +91,12 @@ class StreamSpec:
 
     @cached_property
     def has_time(self) -> bool:
-        """Whether the model takes sequences; if not, one call is one frame."""
+        """True if the model takes sequences; if not, one call is one frame."""
         return any(t.axis(TIME) is not None for t in self.inputs)
 
     @property
     def has_delay(self) -> bool:
-        """Whether frames at the start of a stream give no output."""
+        """True if frames at the start of a stream give no output."""
         return self.delay > 0
 
     @property
@@ -146,7 +146,7 @@ class StreamSpec:
         return min(self.chunk if frames is None else frames, max(0, self.delay - fed))
 
     def settled(self, fed: int) -> bool:
-        """Whether the delay is over after `fed` frames, so that all that follow give an output."""
+        """True if the delay is over after `fed` frames, so that all that follow give an output."""
         return fed >= self.delay
 
     def without_output(self, fed: int, frames: int | None = None) -> bool:
@@ -154,11 +154,11 @@ class StreamSpec:
         return self.late(fed, frames) == (self.chunk if frames is None else frames)
 
     def valid(self, tensor: TensorSpec, fed: int, frames: int | None = None) -> slice:
-        """Which frames of an output, of those for the next `frames` (one chunk if None), come after the delay."""
+        """The slice of an output for the next `frames` (one chunk if None) that comes after the delay."""
         return slice(tensor.frames_of(self.late(fed, frames)) if self.timed(tensor) else 0, None)
 
     def frames_out(self, tensor: TensorSpec, frames: int) -> int:
-        """How many frames of an output the first `frames` frames of a stream give."""
+        """Number of an output's frames from the first `frames` frames of a stream."""
         return tensor.frames_of(max(frames - self.delay, 0))
 
     @cached_property
@@ -172,19 +172,19 @@ class StreamSpec:
         )
 
     def left(self, tensor: TensorSpec, frames: int) -> range:
-        """Which frames of an output a sequence of `frames` still has to give, once all its whole steps are fed."""
+        """Frames of an output that a sequence of `frames` still has to give, once all its whole steps are fed."""
         given = self.frames_out(tensor, frames - frames % self.chunk)
         return range(given, max(tensor.length_of(frames), given) if tensor.lengths else given)
 
     def left_in_last_steps(self, tensor: TensorSpec, frames: int) -> slice:
-        """Where `left` stands among the frames of the steps after the whole ones of a sequence of `frames`."""
+        """The place of `left` in the frames of the steps after the whole ones of a sequence of `frames`."""
         left, fed = self.left(tensor, frames), frames - frames % self.chunk
         # The first of these steps begins with the frame of the output that the delay left for it.
         first = left.start - tensor.frames_of(fed - self.delay)
         return slice(first, first + len(left))
 
     def closing_steps(self, frames: int) -> int:
-        """How many steps after the whole ones of a sequence of `frames` give what is left."""
+        """Number of steps that finish a sequence of `frames`, after its whole ones."""
         fed = frames - frames % self.chunk
         last = ((t, self.left(t, frames)) for t in self.outputs if self.timed(t))
         # Frame j of an output is there once the delay and j + 1 of its frames went by.
@@ -198,18 +198,18 @@ class StreamSpec:
         return [self.delay - (-(j + 1) * every // frames) for j in range(first, end)]
 
     def timed(self, tensor: TensorSpec) -> bool:
-        """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
+        """True if `tensor` has one value a frame; if not, one stands for a whole sequence."""
         return not self.has_time or tensor.axis(TIME) is not None
 
     @property
     def ports(self) -> str:
-        """In one line, what goes in and what comes out."""
+        """In one line, the inputs and the outputs."""
         into, out = (", ".join(f"{t.name} {shape_text(t.shape)}" for t in ts) for ts in (self.inputs, self.outputs))
         return f"{into} -> {out}, {len(self.states)} state{'' if len(self.states) == 1 else 's'}"
 
     @property
     def state_bytes(self) -> int:
-        """What all states of one stream take."""
+        """Bytes of all states of one stream."""
         return sum(state.bytes for state in self.states)
 
     @property
@@ -230,7 +230,7 @@ class StreamSpec:
         return contract_table(self.inputs, self.outputs, self.states, self.summary)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, ready for `json.dumps`; what has no value is left out."""
+        """Plain data, ready for `json.dumps`; empty fields are left out."""
         data = {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
         for tensor in (*data["inputs"], *data["outputs"]):
             if not tensor["lengths"]:

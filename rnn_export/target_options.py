@@ -1,4 +1,4 @@
-"""What is asked of a target."""
+"""The options of a target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnn_export.errors import ExportError
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How a target is written.
+    """Options of one target.
 
     Attributes:
         precision: of weights and arithmetic: "fp32", "fp16", "bf16", "int8".

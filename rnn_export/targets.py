@@ -1,4 +1,4 @@
-"""The target table: what can be written, for which device, at which opset and in which precisions."""
+"""The target table: every target that can be written, with its devices, opset and precisions."""
 
 import difflib
 import re
@@ -30,16 +30,16 @@ class Target:
 
     Attributes:
         opset, opsets: the usual one; the lowest and the highest. None where there is no ONNX graph.
-        backend: what runs it here, of `rnn_export.runtime.registry`; empty where this toolkit has nothing that does.
-        is_data: whether it is interpreted and held to the contract when it is loaded, so that it runs untrusted.
-        library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
+        backend: its backend here, of `rnn_export.runtime.registry`; empty where this toolkit has none for it.
+        is_data: True if it is interpreted and held to the contract when it is loaded, so that it runs untrusted.
+        library: the builder of its engines: "tensorrt", "tensorrt-rtx" or None.
         min_version: the oldest version of `library` that must take the files, where no JetPack says it.
         compute: compute capabilities of the GPUs; empty where any will do.
         jetpacks: the JetPacks that are served, the oldest first.
         memory: GiB of the variants of a module, shared by CPU and GPU.
-        needs: what a machine needs to write it, beside the extra export or onnx, and to run it.
-        ran: where the tests run it, and where nobody did.
-        cannot: what it cannot do, in short; the rest stands on its page.
+        needs: requirements to write it, beside the extra export or onnx, and to run it.
+        ran: where the tests run it, and where it was never run.
+        cannot: its limitations, in short; the rest stands on its page.
         from_torch: why it is written from a PyTorch module alone; empty where it is written from a step in ONNX too.
     """
 
@@ -68,12 +68,12 @@ class Target:
 
     @property
     def on_device(self) -> bool:
-        """Whether an engine runs only where it was built: what travels is the graph and the recipe."""
+        """True if an engine runs only where it was built: the graph and the recipe travel."""
         return self.library == "tensorrt"
 
     @property
     def builds(self) -> bool:
-        """Whether this toolkit builds and runs an engine there; if not, the graph comes with a trtexec line."""
+        """True if this toolkit builds and runs an engine there; if not, the graph comes with a trtexec line."""
         return self.library is not None and (not self.jetpacks or any(j.builds for j in self.jetpacks))
 
     def min_version_for(self, precision: str = "fp32") -> str:
@@ -95,7 +95,7 @@ class Target:
 
     @property
     def note(self) -> str:
-        """What the rest of the row does not say in one glance."""
+        """Facts that are not obvious from the rest of the row."""
         notes = []
         if without := ", ".join(j.name for j in self.jetpacks if not j.builds):
             notes.append(f"JetPack {without}: the ONNX graph and a trtexec line only, its Python is older than 3.10")
@@ -124,7 +124,7 @@ def _first_tensorrt(precision: str) -> str:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """By which versions such as "10.3" are ordered."""
+    """The sort key of versions such as "10.3"."""
     return tuple(map(int, version.split(".")))
 
 
@@ -316,7 +316,7 @@ TARGETS = {row.name: row for row in _ROWS}
 
 
 def table_rows() -> list[dict[str, Any]]:
-    """The table for people and scripts, made of what JSON has: one dict a target, all with the same keys."""
+    """The table for people and scripts, in JSON's types: one dict a target, all with the same keys."""
     return [
         {
             "target": row.name,

@@ -1,4 +1,4 @@
-"""The tensors of a contract: what goes in, what comes out, and what is kept, by name, dtype and shape."""
+"""The tensors of a contract: inputs, outputs and states, by name, dtype and shape."""
 
 import math
 import re
@@ -30,8 +30,8 @@ class TensorSpec:
     An output that has P frames for every Q frames of the sequence has `"time*P/Q"`, `"time/Q"` or `"time*P"`; an input
     of which N frames go with each frame of the sequence `"time*N"`.
 
-    `lengths` says how many frames an output has where a whole sequence is over: for 0, 1, ... frames of the input, less
-    than Q or a multiple of it, and so on with P more for every Q. Empty where nothing is left to give at the end.
+    `lengths` are the frames that an output has where a whole sequence is over: for 0, 1, ... frames of the input, less
+    than Q or a multiple of it, and so on with P more for every Q. Empty where the end gives none.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TensorSpec:
         _check_tensor(self.name, self.dtype, self.shape, (BATCH, TIME))
 
     def axis(self, symbol: str) -> int | None:
-        """Where `symbol` stands in the shape, or None; `"time"` stands for `"time*P/Q"` too."""
+        """The axis of `symbol` in the shape, or None; `"time"` stands for `"time*P/Q"` too."""
         return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
 
     @cached_property
@@ -54,12 +54,12 @@ class TensorSpec:
 
     @cached_property
     def graph_axes(self) -> tuple[int, ...]:
-        """Where each axis of the shape stands in the canonical order."""
+        """Index in the canonical order of each axis of the shape."""
         return tuple(self.canonical_axes.index(axis) for axis in range(len(self.shape)))
 
     @cached_property
     def rate(self) -> Fraction:
-        """How many frames this has for each frame of the sequence."""
+        """Number of frames for each frame of the sequence."""
         axis = self.axis(TIME)
         return Fraction(1) if axis is None else _rate(self.shape[axis])
 
@@ -69,23 +69,23 @@ class TensorSpec:
         return self.rate.denominator
 
     def frames_of(self, frames: int) -> int:
-        """How many frames this has where the input has `frames`."""
+        """Number of frames where the input has `frames`."""
         return frames * self.rate.numerator // self.rate.denominator
 
     def length_of(self, frames: int) -> int:
-        """How many frames this has of a whole sequence of `frames`, by `lengths`."""
+        """Number of frames for a whole sequence of `frames`, by `lengths`."""
         periods, rest = divmod(frames, len(self.lengths))
         return max(self.frames_of(periods * len(self.lengths)) + self.lengths[rest], 0)
 
     @property
     def frame(self) -> tuple[int, ...]:
-        """The shape of one frame: what is left without the batch and time axes."""
+        """The shape of one frame, without the batch and time axes."""
         return tuple(d for d in self.shape if isinstance(d, int))
 
 
 @dataclass(frozen=True)
 class PackedState:
-    """A state that lies in another one, of which a row holds several: its entries from `offset` on, in `shape`.
+    """A state that lies in another one, whose row holds several: its entries from `offset` on, in `shape`.
 
     `shape` is that of one stream, without a batch axis.
     """
@@ -96,7 +96,7 @@ class PackedState:
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """The number of entries."""
         return math.prod(self.shape)
 
 
@@ -138,7 +138,7 @@ class StateSpec:
 
     @property
     def bytes(self) -> int:
-        """What it takes of one stream."""
+        """Its bytes for one stream."""
         return math.prod(self.row) * ITEM_BYTES[self.dtype]
 
 

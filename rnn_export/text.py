@@ -1,4 +1,4 @@
-"""Text from outside, such as a bundle's names and a server's words, as a terminal may be given it."""
+"""Text from outside, such as a bundle's names and a server's words, made safe for a terminal."""
 
 from unicodedata import category
 
@@ -7,7 +7,7 @@ UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """`text` with what a terminal would act on written out as in Python's source; with `lines`, line ends are left."""
+    """`text` with characters that a terminal acts on written as in Python's source; with `lines`, line ends stay."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_written_out(c) if category(c) in UNSEEN and not (lines and c == "\n") else c for c in text)

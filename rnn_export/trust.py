@@ -1,4 +1,4 @@
-"""What may run on this machine: code that was built here, and the keys of those whose bundles may run.
+"""The trust of this machine: code that was built here, and the keys of those whose bundles may run.
 
 A store is a text file with a line for each: `code SHA256 WHAT` or `ed25519 BASE64 WHOSE`; `#` begins a comment, and a
 public key is a store of one line. This user's record, every file of /etc/rnn-export/trust.d, and the files and folders
@@ -38,7 +38,7 @@ class Trust:
 
 
 def trusted_here() -> Trust:
-    """What this user, this machine and RNN_EXPORT_TRUST trust; raises TrustError where a store cannot be believed."""
+    """Trust of this user, this machine and RNN_EXPORT_TRUST; raises TrustError where a store cannot be believed."""
     found, (record, _) = Trust(), record_path()
     if record is not None:
         found |= _read_record(record)
@@ -83,7 +83,7 @@ def remember(lines: Sequence[str]) -> None:
 
 
 def parse(path: Path, text: str) -> Trust:
-    """What the text of a store trusts; raises TrustError with the line that is none."""
+    """The trust in a store's text; raises TrustError with the first bad line."""
     code, keys = set(), set()
     for number, line in enumerate(text.splitlines(), 1):
         kind, _, rest = line.strip().partition(" ")
@@ -112,7 +112,7 @@ def read_public_key(path: Path) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether `text` is 32 bytes in base64."""
+    """True if `text` is 32 bytes in base64."""
     try:
         return len(base64.b64decode(text, validate=True)) == 32
     except (ValueError, binascii.Error):

@@ -1,4 +1,4 @@
-"""The end of a sequence: the frames that wait, then none, until everything that the model gives of it is there."""
+"""The end of a sequence: steps on the pending frames, then on none, until all outputs of the model are there."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Unfinished:
-    """In the place of a stream's frames that wait: the memory is to be `goal`, and may be anything now."""
+    """Stands for a stream's pending frames: the memory is to be `goal`, and may be anything now."""
 
     goal: Snapshot
 
 
 @dataclass(frozen=True)
 class Ended:
-    """In the place of a stream's frames that wait: the sequence is over."""
+    """Stands for a stream's pending frames: the sequence is over."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Ending:
 
     @property
     def waiting(self) -> int:
-        """How many frames wait for a whole chunk."""
+        """Number of frames waiting for a chunk."""
         return frames_in(self.spec, {n: a.shape[1] for n, a in self.pending.items()}) if self.pending else 0
 
     def states(self, states: Arrays) -> Arrays:
@@ -73,13 +73,13 @@ class Ending:
         return inputs
 
     def steps(self, frames: int) -> int:
-        """How many steps give what is left of a sequence, `frames` of which were fed in whole steps."""
+        """Number of steps that finish a sequence, `frames` of which were fed in whole steps."""
         return self.spec.closing_steps(frames + self.waiting) if frames + self.waiting else 0
 
     def left(self, frames: int, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """What is left of a sequence, `frames` of which were fed before, of its `last_outputs` (rows, frames, ...).
+        """The rest of a sequence, `frames` of which were fed before, from its `last_outputs` (rows, frames, ...).
 
-        Nothing of an output without a time axis: the last that a step gave stands.
+        Outputs without a time axis are left out: the last ones stand.
         """
         whole = frames + self.waiting
         return {
@@ -90,12 +90,12 @@ class Ending:
 
 
 def as_given(spec: StreamSpec, left: dict[str, Array]) -> Any:
-    """What is left as a caller gets it: by name where the model has several outputs, else the only one's, or None."""
+    """The rest in the caller's form: by name where the model has several outputs, else the only one's, or None."""
     return left if len(spec.outputs) > 1 else next(iter(left.values()), None)
 
 
 def held_inputs(spec: StreamSpec, batch: int, held: Any) -> dict[str, Array]:
-    """The inputs without a time axis, (batch, ...), of what the caller of `finish` gave; raises StreamError."""
+    """The inputs without a time axis, (batch, ...), from the argument of `finish`; raises StreamError."""
     tensors = [t for t in spec.inputs if not spec.timed(t)]
     names = [t.name for t in tensors]
     if held is None and names:

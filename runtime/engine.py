@@ -48,9 +48,9 @@ def load(
             or the `ServerAddress` of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
-        threads: of the backend, for one step. "native" takes as many as there are cores, and only for large operators.
-        trust: True lets machine code, TorchScript and engines of the bundle run unchecked. False runs what this machine
-            built or a key that it trusts has signed; a `Trust` names more.
+        threads: of the backend, for one step. "native" takes at most one a core, and only for large operators.
+        trust: True lets machine code, TorchScript and engines of the bundle run unchecked. False runs code that this
+            machine built or a key that it trusts has signed; a `Trust` names more.
 
     Raises BundleError if the bundle is damaged, and BackendUnavailable, with the reason, if the backend asked for
     cannot run, the bundle's code for it is not trusted, an address cannot be read, or no server of it answers; there is
@@ -136,12 +136,12 @@ class Engine(Uncopied, Generic[Y]):
         return joined((facts_table(told), contract_table(spec.inputs, spec.outputs, spec.states, spec.summary)))
 
     def by_default(self) -> Engine | None:
-        """The same bundle as its library computes by itself, where that is less than what is asked of it here."""
+        """The same bundle in its library's default precision, where that is less than the one asked for here."""
         session = self._session.by_default()
         return None if session is None else Engine(self._artefacts, self.backend, session)
 
     def after_fork(self) -> None:
-        """Of `runtime.forks`."""
+        """See `runtime.forks`."""
         self._session.after_fork()
         self._over = why_over("this engine", self._session.survives_fork, held=False)
 
@@ -196,7 +196,7 @@ class Engine(Uncopied, Generic[Y]):
         Args:
             capacity: the most streams.
             idle_timeout: seconds without a frame after which a stream is closed; None closes none.
-            on_nan: what becomes of a stream with a NaN in an output or a next state, whose row is given as it is: it is
+            on_nan: the fate of a stream with a NaN in an output or a next state, whose row is given as it is: it is
                 "reset" to the model's initial states, it is "close"d, or it is "keep"t.
 
         Raises StreamError where an argument does not fit, or the model needs whole sequences.

@@ -1,8 +1,8 @@
-"""What a fork leaves of a process: its memory and one thread.
+"""The child of a fork, which has the memory and one thread.
 
-A lock that another thread held is held for ever in the child, and a library's own threads are not there. So what was
-opened before a fork works in the child only where nothing but memory is needed and nobody was inside; all else raises
-at once, with the reason, where it would hang.
+A lock that another thread held is held for ever in the child, and a library's own threads are not there. So an object
+opened before a fork works in the child only if it needs nothing but memory and no call was inside; any other raises at
+once, with the reason, where it would hang.
 """
 
 import os
@@ -13,7 +13,7 @@ FIX = "Load the bundle in this process, or start processes with the method 'spaw
 
 
 class Watched(Protocol):
-    """What is told in the child, once, before anything else runs there."""
+    """An object to notify in the child, once, before all else runs."""
 
     def after_fork(self) -> None: ...
 

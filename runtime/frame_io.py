@@ -1,4 +1,4 @@
-"""Frames in and out of bound buffers: without the axes that a caller leaves out, checked on the way in."""
+"""Frames in and out of bound buffers, without the axes that a caller omits, checked on the way in."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ def frame_view(buffer: Array, spec: TensorSpec) -> Array:
 
 
 def unfit(values: Array, initial: Array | None = None) -> Array:
-    """Where `values` are NaN or Inf, except an Inf that the `initial` value has at that place; all False if none is."""
+    """The mask of NaN and Inf in `values`, less any Inf that `initial` has at the same place."""
     bad: Array = ~np.isfinite(values)
     return bad if initial is None else bad & (values != initial)
 
@@ -82,7 +82,7 @@ def check_states(spec: StreamSpec, batch: int, states: Any, initial: Arrays) -> 
 
 
 def check_snapshot(spec: StreamSpec, batch: int, data: bytes, initial: Arrays) -> Snapshot:
-    """The snapshot in `data`, its values held to what given states and frames are; raises StreamError.
+    """The snapshot in `data`, its values checked like given states and frames; raises StreamError.
 
     `initial` is as in `check_states`.
     """
@@ -109,7 +109,7 @@ def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
 
 
 def without_precision(x: Any) -> bool:
-    """Whether `x` is a number or list of Python's; arrays have a precision of their own."""
+    """True if `x` is a number or list of Python's; arrays have a precision of their own."""
     return not hasattr(x, "__array__")
 
 

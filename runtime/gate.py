@@ -1,4 +1,4 @@
-"""The gate: a backend reads code of a bundle only where something says that it may run."""
+"""The gate for code: a backend reads code of a bundle only where it is trusted."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,7 +15,7 @@ from rnn_export.trust import Trust
 
 
 def behind_gate(artefacts: Artefacts, trust: bool | Trust) -> Artefacts:
-    """`artefacts` as a backend may read them. What was never written is of this process, and may run."""
+    """`artefacts` as a backend may read them. A draft is of this process, and its code may run."""
     return GatedBundle(artefacts, trust) if isinstance(artefacts, Bundle) and trust is not True else artefacts
 
 
@@ -50,7 +50,7 @@ class GatedBundle:
 
 
 def mend(code: Code) -> str:
-    """What makes it run, for who knows where the bundle is from."""
+    """Advice on running `code`, for a bundle of known origin."""
     target = f"--target {code.target} --precision {code.precision}"
     made, row = f"rnn-export export SOURCE {target}", TARGETS.get(code.target)
     if row is None or not row.from_torch:

@@ -1,4 +1,4 @@
-"""Latencies counted in buckets: a few bytes however long a service runs, and sums of them mean what one would."""
+"""Latencies counted in buckets: a few bytes however long a service runs, and histograms can be summed."""
 
 import math
 from bisect import bisect_left
@@ -36,14 +36,14 @@ def quantile_of(counts: Array, q: float) -> float | None:
 
 
 class Histogram:
-    """How often each latency was seen: `counts` (buckets,) and their sum in seconds."""
+    """Counts of latencies by bucket, `counts` (buckets,), and their sum in seconds."""
 
     def __init__(self) -> None:
         self.counts: Array = np.zeros(len(BOUNDS), np.int64)
         self.total_s = 0.0
 
     def add(self, seconds: float, times: int = 1) -> int:
-        """Count it so many times, and give its bucket."""
+        """Count it `times` times, and give its bucket."""
         at = bucket(seconds)
         self.counts[at] += times
         self.total_s += seconds * times

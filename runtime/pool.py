@@ -30,7 +30,7 @@ ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
 
 @dataclass(frozen=True)
 class _Goal:
-    """What some slots are to hold: the states, how many frames they were fed, and whether their sequence is over."""
+    """The content to give to some slots: states, number of frames fed, and whether their sequence is over."""
 
     slots: Array
     frames: Array | int
@@ -50,7 +50,7 @@ class Pool(Uncopied, Generic[Y]):
 
     Attributes:
         capacity: the most streams; memory is taken as they come.
-        latency: how long rounds took.
+        latency: times of rounds.
     """
 
     _not_copied = (
@@ -148,7 +148,7 @@ class Pool(Uncopied, Generic[Y]):
 
     @property
     def ids(self) -> list[int]:
-        """Of the open streams, in the order of their slots."""
+        """Ids of open streams in the order of their slots."""
         with self._lock:
             self._sweep()
             return self._table.ids
@@ -172,7 +172,7 @@ class Pool(Uncopied, Generic[Y]):
         return self.round(ids, x, out)[0]
 
     def round(self, ids: Ids, x: Frames, out: Y | None = None) -> tuple[Y, Array]:
-        """What `step` gives, and how many frames each of `ids` had been fed before, (n,) int64."""
+        """Do `step`; give also the number of frames fed to each of `ids` before, (n,) int64."""
         with self._lock:
             start = time.perf_counter()
             now = self._sweep()
@@ -209,10 +209,10 @@ class Pool(Uncopied, Generic[Y]):
             return outputs, frames
 
     def finish(self, ids: Ids, x: "Frames | None" = None) -> list[Any]:
-        """End the sequences of `ids`: for each of them in order, what `Stream.finish` gives of it.
+        """End the sequences of `ids`; gives the result of `Stream.finish` for each in order.
 
-        `x` are frames below a whole chunk that belong to the sequences too, (n, frames, ...), and what has no time
-        axis. Nothing can be fed to these streams after that, until they are reset.
+        `x` are frames below a whole chunk that belong to the sequences too, (n, frames, ...), and untimed inputs.
+        Nothing can be fed to these streams after that, until they are reset.
         """
         with self._lock:
             self._sweep()
@@ -233,14 +233,14 @@ class Pool(Uncopied, Generic[Y]):
             return [self._rounds.left(ending, n, outputs, row) for row, n in enumerate(frames.tolist())]
 
     def frames(self, ids: int | Ids) -> Array:
-        """How many frames each of `ids` was fed, (n,) int64."""
+        """Number of frames fed to each of `ids`, (n,) int64."""
         with self._lock:
             self._sweep()
             frames: Array = self._table.frames[self._find(ids)]
             return frames
 
     def health(self, stream: int) -> StreamHealth:
-        """What became of one stream, and how long its rounds took."""
+        """Counts of one stream, and the latency of its rounds."""
         with self._lock:
             now = self._sweep()
             (slot,), table = self._one(stream), self._table
@@ -255,7 +255,7 @@ class Pool(Uncopied, Generic[Y]):
             }
 
     def metrics(self) -> PoolMetrics:
-        """Streams, slots and their bytes, counts since it was opened, and how long rounds took."""
+        """Streams, slots and their bytes, counts since it was opened, and latency of rounds."""
         with self._lock:
             self._sweep()
             return {
@@ -268,7 +268,7 @@ class Pool(Uncopied, Generic[Y]):
             }
 
     def after_fork(self) -> None:
-        """Of `runtime.forks`."""
+        """See `runtime.forks`."""
         self._store.after_fork()
         self._over = why_over("this pool", self._survives_fork, self._lock.locked())
         self._lock = threading.Lock()
@@ -301,7 +301,7 @@ class Pool(Uncopied, Generic[Y]):
             raise
 
     def _finish(self) -> None:
-        """End what an interrupt broke off."""
+        """End an interrupted operation."""
         if self._fed is not None:
             slots, frames, rounds = self._fed
             self._store.finish()
@@ -337,9 +337,9 @@ class Pool(Uncopied, Generic[Y]):
             self._counts["closed"] += len(slots)
 
     def _sweep(self, every: float = 1 / 8) -> float:
-        """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds.
+        """Close streams idle for too long, looked for each time `every` of that has passed; the time in seconds.
 
-        First of all, what an interrupt broke off is ended.
+        First of all, an interrupted operation is ended.
         """
         if self._over is not None:
             raise StreamError(self._over)

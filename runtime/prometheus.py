@@ -1,4 +1,4 @@
-"""A name of 0.1; see `rnn_export.moved`."""
+"""Alias of 0.1; see `rnn_export.moved`."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ from rnn_export.spec import StreamSpec, TensorSpec
 
 @dataclass(frozen=True)
 class Csv:
-    """A .csv of which `columns` are read, in this order: names of its header, or numbers from 1 on; all where empty."""
+    """A .csv with the `columns` to read, in this order: names of its header, or numbers from 1 on; all where empty."""
 
     path: str | os.PathLike[str]
     columns: Sequence[str | int] = ()
@@ -205,7 +205,7 @@ def _by_input(path: Path, spec: StreamSpec, names: Sequence[str], table: Array) 
 
 
 def _is_signal(spec: StreamSpec, tensor: TensorSpec) -> bool:
-    """Whether values one after the other are cut into frames."""
+    """True if a sequence of values is cut into frames."""
     return len(tensor.frame) == 1 and (spec.sample_rate is not None or tensor.frame == (1,))
 
 
@@ -254,7 +254,7 @@ def _of_pcm(raw: bytes, width: int) -> Array:
 
 
 def _soundfile(path: Path, read: str) -> tuple[Array, int]:
-    """Samples (time, channels) and their rate, by a package that is optional; `read` says what for."""
+    """Samples (time, channels) and their rate, by an optional package; `read` says the purpose."""
     try:
         soundfile = load_module("soundfile")
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The backends by name: imported when used."""
+"""Backends by name, each imported on use."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,7 +30,7 @@ REMOTE = "rnn_export.runtime.backends.remote.backend"
 def open_address(
     address: str, backend: str, precision: str | None, device: str | None, threads: int, spec: StreamSpec | None = None
 ) -> tuple[Artefacts, Session]:
-    """What servers hold at `address` and a session on them; raises BackendUnavailable with the reason."""
+    """The model served at `address` and a session on it; raises BackendUnavailable with the reason."""
     open_there: Callable[..., tuple[Artefacts, Session]] = load_module(REMOTE).open_address
     return open_there(address, backend, precision, device, threads, spec)
 

@@ -1,4 +1,4 @@
-"""The frames of a round: from the rows that a caller gives to what a graph takes, and back.
+"""The frames of a round: from the caller's rows to the layout of a graph, and back.
 
 Model repositories written by earlier releases import `Rounds` from here.
 """
@@ -44,7 +44,7 @@ class Rounds:
         return inputs
 
     def ending(self, x: Any, n: int) -> Ending:
-        """The end of n sequences, `x` their last frames below a chunk and what has no time axis; None for neither."""
+        """The end of n sequences, `x` their last frames below a chunk and untimed inputs; None for neither."""
         spec = self.spec
         held = {t.name: t for t in spec.inputs if not spec.timed(t)}
         given = {} if x is None else dict(x if isinstance(x, Mapping) else dict.fromkeys(list(self._in)[:1], x))
@@ -66,7 +66,7 @@ class Rounds:
         return Ending(spec, n, pending, {name: checked[name] for name in held})
 
     def _frames_in(self, counts: Mapping[str, int]) -> int:
-        """Of inputs that have so many frames of their own; 0 where they do not belong together."""
+        """Sequence frames of inputs with these `counts`; 0 where they do not go together."""
         try:
             return frames_in(self.spec, counts)
         except ValueError:
@@ -84,7 +84,7 @@ class Rounds:
         return ending.last_outputs(steps, canonically)
 
     def left(self, ending: Ending, frames: int, outputs: Mapping[str, Array], row: int) -> Any:
-        """What `Stream.finish` gives of one row, which was fed `frames` in whole steps."""
+        """Result of `Stream.finish` for one row, which was fed `frames` in whole steps."""
         left = ending.left(frames, {name: a[row : row + 1] for name, a in outputs.items()})
         return as_given(ending.spec, {name: a[0].copy() for name, a in left.items()})
 
@@ -106,7 +106,7 @@ class Rounds:
             check_out(name, out[name] if several else out, layout.dtype, (n, *layout.row))
 
     def outputs(self, results: Mapping[str, Array] | None, out: Any, frames: Sequence[int] | Array) -> Any:
-        """What a caller gets of a graph's results, None for no row; `frames` is how many each row was fed before."""
+        """A graph's results, None for no row, in the caller's form; `frames` counts those fed to each row before."""
         several, outputs = len(self._out) > 1, {}
         for name, layout in self._out.items():
             if out is None:

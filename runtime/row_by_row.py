@@ -1,4 +1,4 @@
-"""Many rows where a step has one, or another fixed number: the same step for each piece, its states on the host."""
+"""Many rows through a step of one row, or of another fixed number: piece by piece, with states on the host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RowByRow(Session):
         self.rows = session.rows_at_once or 1
 
     def piece(self) -> StreamBuffers:
-        """Buffers of what is stepped at once."""
+        """Buffers of rows stepped at once."""
         return self.session.stream_buffers(self.rows)
 
     def stream_buffers(self, batch: int) -> StreamBuffers:
@@ -41,7 +41,7 @@ class RowByRow(Session):
 
 
 class RowBuffers(StreamBuffers):
-    """The buffers of several rows, which go through those of one after the other."""
+    """The buffers of several rows, which go through those of one in sequence."""
 
     def __init__(self, session: RowByRow, batch: int) -> None:
         self.spec, self.one, self.rows = session.spec, session.piece(), session.rows
@@ -125,7 +125,7 @@ def step_rows(
 ) -> dict[str, Array]:
     """The next states (n, ...) of n rows; `inputs` and `outputs`, which it fills, have the layout of the graph.
 
-    `one` steps `size` rows. Where fewer are left, its others are the first of them again, and nobody reads them.
+    `one` steps `size` rows. Where fewer are left, its others are the first of them again, and are not read.
     """
     fed = [(canonical(inputs[t.name], t), canonical(one.inputs[t.name], t)) for t in spec.inputs]
     given = [(canonical(outputs[t.name], t), canonical(one.outputs[t.name], t)) for t in spec.outputs]

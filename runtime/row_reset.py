@@ -1,4 +1,4 @@
-"""Some rows of a batch back at the start: in vectorised environments episodes end one by one."""
+"""Reset some rows of a batch: in vectorised environments episodes end one by one."""
 
 from __future__ import annotations
 

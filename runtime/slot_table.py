@@ -1,4 +1,4 @@
-"""Which stream of a pool has which slot, and the statistics of each."""
+"""The slots of a pool's streams, and the statistics of each."""
 
 import secrets
 from typing import Any
@@ -62,7 +62,7 @@ class SlotTable:
         return ids
 
     def count_for_one_more(self) -> int:
-        """How many slots there should be for one more stream: as many as there are, where one is free."""
+        """The number of slots to have for one more stream: unchanged where one is free."""
         count = len(self.last)
         return count if self.free else min(max(FEWEST, 2 * count), self.limit)
 
@@ -124,7 +124,7 @@ class SlotTable:
         return bool(self._known(np.array([stream], np.int64))[0])
 
     def round(self, ids: Any) -> Array:
-        """As `find`; for the ids of the last round the same array again, as long as nobody goes."""
+        """As `find`; for the ids of the last round the same array again, while all are open."""
         array = _array(ids)
         key = array.shape, array.dtype, array.tobytes()
         if key != self._key:

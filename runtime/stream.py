@@ -9,9 +9,9 @@ they are plain attributes, set in `__init__`, and `_frames` is the buffers' own.
 
 An interrupt (Ctrl-C) is an exception at any line. CPython looks for one after a call, at the start of a function and
 where a loop goes back, and nowhere else: not between the lock's own `__enter__`, in C, and the body of its `with`, nor
-between two assignments. So the lock is held inside of its `with` alone, and what an interrupt may not cut is one call
-in C or has no call in it: `_advance` changes states and frames so. All that takes longer notes first in `_pending`
-where it goes or comes from, as `Unfinished`, and the next that comes ends it.
+between two assignments. So the lock is held inside of its `with` alone, and an uninterruptible change is one call in C
+or has no call in it: `_advance` changes states and frames so. A longer operation first notes its goal or origin in
+`_pending`, as `Unfinished`, and the next call ends it.
 """
 
 from __future__ import annotations
@@ -163,9 +163,9 @@ class Stream(Uncopied, Generic[Y]):
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
 
         Inputs of several rates have the frames that go together. An input without a time axis is held for the whole
-        piece; an output without one is given as of the last frame. What is left below a whole chunk waits for the
-        next run. An output without a time axis is None where no frame gave one yet. A bundle that takes whole
-        sequences only takes one of them at each call.
+        piece; an output without one is given as of the last frame. Frames left below a whole chunk wait for the next
+        run. An output without a time axis is None where no frame gave one yet. A bundle that takes whole sequences only
+        takes one of them at each call.
         """
         with self._alone():
             inputs, batch_axis_omitted = self._sequence(xs)
@@ -189,9 +189,9 @@ class Stream(Uncopied, Generic[Y]):
     def finish(self, held: Any = None) -> Any:
         """End the sequence: the frames of every output that only its end gives, (frames, ...) or (batch, frames, ...).
 
-        These are at most `spec.tail`, none where nothing was fed. What `run` and `step` gave, and these, are what the
-        model gives of the whole sequence. An output without a time axis is not among them: the last one stands. `held`
-        are the inputs without a time axis, where there are any. Nothing can be fed after that, until a `reset`.
+        These are at most `spec.tail`, none where nothing was fed. The outputs of `run`, of `step` and these are the
+        model's of the whole sequence. An output without a time axis is not among them: the last one stands. `held` are
+        the inputs without a time axis, where there are any. Nothing can be fed after that, until a `reset`.
         """
         with self._alone():
             before = self._get()
@@ -243,7 +243,7 @@ class Stream(Uncopied, Generic[Y]):
             self._set(check_snapshot(self.spec, self.batch, snapshot, self._model_initial))
 
     def after_fork(self) -> None:
-        """Of `runtime.forks`."""
+        """See `runtime.forks`."""
         self._buffers.after_fork()
         self._over = why_over("this stream", self._survives_fork, self._locked())
         if not self._survives_fork:
@@ -275,7 +275,7 @@ class Stream(Uncopied, Generic[Y]):
             raise
 
     def _finish(self) -> dict[str, Array] | Ended:
-        """End what an interrupt broke off; the frames that wait."""
+        """End an interrupted operation; give pending frames."""
         if isinstance(self._pending, Unfinished):
             goal = self._pending.goal
             self._buffers.write(goal.states)

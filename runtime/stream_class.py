@@ -1,4 +1,4 @@
-"""Which class the streams of a session have: a plain one, one on top of a compiled type, or one without a step."""
+"""The class of a session's streams: a plain one, one on top of a compiled type, or one without a step."""
 
 from __future__ import annotations
 

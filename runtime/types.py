@@ -1,4 +1,4 @@
-"""What goes into streams and pools and what comes out, as types.
+"""Types of the inputs and results of streams and pools.
 
 A model has one output or several: `Engine.with_one_output()` and `Engine.with_named_outputs()` say which, once, and
 everything opened from there is typed by it.
@@ -30,7 +30,7 @@ Ids: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class Latencies(TypedDict):
-    """Of a histogram, in milliseconds; None where nothing is counted."""
+    """Figures of a histogram in ms; None where nothing is counted."""
 
     count: int
     p50_ms: float | None
@@ -39,7 +39,7 @@ class Latencies(TypedDict):
 
 
 class StreamHealth(TypedDict):
-    """Of one stream of a pool: frames that it was fed, `idle_s` seconds since the last, its resets, and NaN it gave.
+    """One stream of a pool: `frames` fed to it, `idle_s` seconds since the last, its resets, and NaN it gave.
 
     `p50_ms` and `p99_ms` are of the rounds that it was in; None before its first.
     """
@@ -53,7 +53,7 @@ class StreamHealth(TypedDict):
 
 
 class PoolCounts(TypedDict):
-    """Of a pool since it was opened: streams opened, closed, and evicted for being idle; rounds, and frames in them.
+    """Counts since a pool was opened: streams opened, closed, and evicted when idle; rounds, and frames in them.
 
     `nan` are steps of one stream that gave a NaN, `reset` resets by the caller or for a NaN, `refused` rounds that were
     refused, and `full` streams that were not opened, at capacity.
@@ -71,9 +71,9 @@ class PoolCounts(TypedDict):
 
 
 class PoolMetrics(PoolCounts):
-    """Of a pool: streams that may be open, and that are; `slots`, those that there is memory for, and it in bytes.
+    """A pool: streams that may be open, and that are; `slots`, those that there is memory for, and its bytes.
 
-    `round` is how long rounds took.
+    `round` is the rounds' latency.
     """
 
     capacity: int
@@ -84,7 +84,7 @@ class PoolMetrics(PoolCounts):
 
 
 class BatcherCounts(TypedDict):
-    """Of a batcher since it was made: rounds that it ran, and frames fed in them.
+    """Counts since a batcher was made: rounds that it ran, frames fed in them.
 
     `failed`, `late` and `cancelled` frames were submitted and not fed: for an error, a deadline, by the caller;
     `refused` ones were not taken, for too many waited.
@@ -99,7 +99,7 @@ class BatcherCounts(TypedDict):
 
 
 class BatcherMetrics(BatcherCounts):
-    """Of a batcher: frames that wait for a round, and streams in one, None before the first.
+    """A batcher: frames that wait for a round, and streams in one, None before the first.
 
     `wait` is from submit to the start of the round, `latency` to the output.
     """

@@ -1,4 +1,4 @@
-"""What cannot be copied or pickled: the memory of a backend, locks and threads."""
+"""Refuse to copy or pickle objects that hold backend memory, locks or threads."""
 
 from typing import ClassVar, NoReturn, SupportsIndex
 

@@ -22,13 +22,13 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class DirectoryKind:
-    """What a directory is called, and the file by which it is known: one that lacks it is never replaced."""
+    """A kind of directory: its name, and the file that marks it; one without that is never replaced."""
 
     name: str
     marker: str
 
     def is_at(self, path: Path) -> bool:
-        """Whether `path` is such a directory, sound or not."""
+        """True if `path` is such a directory, sound or not."""
         return (path / self.marker).is_file()
 
 
@@ -61,7 +61,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def remove(tree: Path) -> None:
-    """Delete a hidden leftover. What cannot be deleted now is tried again by the next write."""
+    """Delete a hidden leftover. The next write retries a deletion that fails now."""
     shutil.rmtree(tree, ignore_errors=True)
 
 

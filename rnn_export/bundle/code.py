@@ -1,4 +1,4 @@
-"""What of a bundle is code: what is executed, loaded as machine code or compiled, by the target that it belongs to.
+"""The code in a bundle, by target: files that are executed, loaded as machine code or compiled.
 
 A graph of ONNX is data, interpreted and held to the contract. Every other file of a target is code, whatever its name:
 libraries, TorchScript, engines, timing caches, sources, and with them the records and weights that they are used with.
@@ -23,7 +23,7 @@ GRAPH, RECIPE = "step.onnx", "recipe.json"
 
 @dataclass(frozen=True)
 class Code:
-    """Files of one target that run together: of C the sources, and apart from them what was compiled for each machine.
+    """Files of one target that run together: of C the sources, and apart from them the build for each machine.
 
     `digest` is over the contract, what the target requires, and the name and sha256 of every file: code is trusted
     with all that it was built with, and with nothing else.
@@ -41,7 +41,7 @@ class Code:
 
     @property
     def line(self) -> str:
-        """Its line in a store of what is trusted."""
+        """Its line in a store of trusted code."""
         return f"code {self.digest} {self.title}"
 
 
@@ -55,7 +55,7 @@ def code_of(artefacts: Bundle | Draft) -> tuple[Code, ...]:
 
 
 def record(made: Iterable[Code]) -> str:
-    """Record code that was made here, from what is trusted, as trusted; gives why it is not, where it cannot be."""
+    """Record code that was made here, from trusted files, as trusted; gives the reason where it cannot be."""
     lines = [code.line for code in made]
     try:
         if lines:

@@ -1,4 +1,4 @@
-"""A bundle that is not written yet: what verification drives, and what is written once it has passed."""
+"""A bundle that is not written yet: verification drives it, and it is written once that has passed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

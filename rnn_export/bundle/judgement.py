@@ -1,4 +1,4 @@
-"""Which code of a bundle may run here, and why the rest may not."""
+"""Code of a bundle that may run here, and why the rest may not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ class Judgement:
     why: str = ""
 
     def untrusted_code(self, path: str) -> Code | None:
-        """What `path` belongs to, where that may not run."""
+        """The code of `path`, where that may not run."""
         return next((code for code in self.untrusted if path in code.files), None)
 
     def has_untrusted_sources(self, row: TargetRow) -> bool:
-        """Whether the sources of the target `row`, which are compiled for whichever machine, may not be."""
+        """True if the sources of the target `row` may not be compiled, for any machine."""
         wanted = (row.target, row.precision, None)
         return any((code.target, code.precision, code.machine) == wanted for code in self.untrusted)
 
@@ -31,7 +31,7 @@ class Judgement:
 def judge(bundle: Bundle, trust: bool | Trust = False) -> Judgement:
     """Look at all code of `bundle`; never raises.
 
-    `trust` is True where the caller vouches for all of it; a `Trust` counts beside what this machine trusts.
+    `trust` is True where the caller vouches for all of it; a `Trust` counts beside that of this machine.
     """
     code = code_of(bundle)
     if trust is True or not code:
@@ -61,7 +61,7 @@ def check_signature(bundle: Bundle, key: str, named: Path) -> None:
 
 
 def _signature(bundle: Bundle, trust: Trust) -> tuple[bool, str]:
-    """Whether a trusted key signed the manifest; and in words what is the matter if not."""
+    """True if a trusted key signed the manifest; and the reason in words if not."""
     found = bundle.signature
     if found is None:
         return False, "the bundle is not signed"

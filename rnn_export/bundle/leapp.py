@@ -39,8 +39,8 @@ SAFETENSORS = {
 def write_leapp(bundle: Bundle, path: Path | None = None, force: bool = False) -> list[Path]:
     """Write the description of `bundle` to `path`, NAME.yaml beside it if None, and states that start elsewhere.
 
-    What was written: the description first. It names the bundle's step by its place from there, and by its hash.
-    Raises BundleError where there is no step, LEAPP has no word for it, or a file is in the way.
+    The paths written, the description first. It names the bundle's step by its relative path, and by its hash. Raises
+    BundleError where there is no step, LEAPP has no word for it, or a file is in the way.
     """
     place = bundle.path.with_suffix(SUFFIX) if path is None else path
     if place.suffix != SUFFIX:
@@ -113,7 +113,7 @@ def _node(bundle: Bundle) -> str:
 
 
 def _yaml(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Lines of YAML; whatever is no mapping or list of mappings is JSON, which YAML reads as it is."""
+    """Lines of YAML; all but mappings and lists of mappings is JSON, which YAML reads as it is."""
     for key, item in value.items():
         plain = PLAIN.fullmatch(key) and key.lower() not in WORDS
         name = f"{indent}{key if plain else _json(key)}:"

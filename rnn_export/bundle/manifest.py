@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle says of itself, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
+"""manifest.json: the description of a bundle, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
 
 import json
 import re
@@ -28,7 +28,7 @@ SINCE_2: Mapping[str, Any] = {"weights": None, "extra": {}}
 
 @dataclass(frozen=True)
 class FileRow:
-    """What the manifest says of one file; `path` is relative, with `/` between its parts."""
+    """The manifest's row of one file; `path` is relative, with `/` between its parts."""
 
     path: str
     sha256: str
@@ -37,7 +37,7 @@ class FileRow:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """One target in one precision: its files, its opset if it has one, and what it requires of a device."""
+    """One target in one precision: its files, its opset if it has one, and its requirements of a device."""
 
     target: str
     precision: str
@@ -52,10 +52,10 @@ class TargetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The fields of manifest.json: `producer` has the versions of what made the bundle, `files` a row by path.
+    """The fields of manifest.json: `producer` has versions of packages that made it, `files` a row by path.
 
-    `weights` is how many a step reads, rows that it looks up left out; None where nobody counted them. `extra` is what
-    others keep here, by name: a reader ignores what it does not know.
+    `weights` is the number that a step reads, looked-up rows left out; None if nobody counted them. `extra` are entries
+    of others, by name: a reader ignores those that it does not know.
     """
 
     spec: StreamSpec
@@ -84,7 +84,7 @@ def write_manifest(path: Path, manifest: Manifest) -> bytes:
 
 
 def read_manifest(path: Path, raw: bytes) -> Manifest:
-    """What the manifest of the bundle `path` says, of this format or an older one; raises BundleError."""
+    """The manifest of the bundle `path`, in this format or an older one; raises BundleError."""
     try:
         data = _of_newest_format(path, parse_json(raw))
         spec = StreamSpec.from_json(data["spec"])

@@ -1,4 +1,4 @@
-"""What of a bundle was built, and what held each of it to the model: by its files, which may say anything."""
+"""The builds of a bundle and the proof of each against the model, by its files, which may say anything."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def report_in(read: Read, path: str) -> dict[str, Any] | None:
 
 
 def builds_of(manifest: Manifest, read: Read, evidence: Mapping[str, Any] | None) -> Iterator[Build]:
-    """Each target and precision, and what was compiled of one for a machine apart."""
+    """Each target and precision, and apart each machine that it is compiled for."""
     for row in manifest.targets:
         known = TARGETS.get(row.target)
         for part, files in _parts(row).items():
@@ -55,7 +55,7 @@ def _parts(row: TargetRow) -> dict[str, list[str]]:
 def _proof(
     row: TargetRow, part: str, files: Sequence[str], read: Read, evidence: Mapping[str, Any] | None, backend: str
 ) -> Proof:
-    """By its own report; else by that of the export, where that says that it held this very row."""
+    """The proof by its own report; else by that of the export, where that held this very row."""
     for path in (path for path in files if path.rsplit("/", 1)[-1] == PARITY):
         if report := report_in(read, path):
             drifts = [drift for group in groups_of(report).values() for drift in group]
@@ -79,7 +79,7 @@ def _proof(
 
 
 def _selftest(read: Read, files: Sequence[str]) -> Proof | None:
-    """The self-test of what was compiled for another machine, as its record has it where that passed here."""
+    """The self-test of a build for another machine, from its record, where it passed at the build."""
     record = _record(read, files)
     test = record.get("selftest") if isinstance(record, dict) else None
     if not isinstance(test, dict) or not isinstance(ran := test.get("ran"), str):
@@ -97,12 +97,12 @@ def _of_drifts(where: str, drifts: Sequence[Mapping[str, Any]], report: Mapping[
 
 
 def _compiled(row: TargetRow) -> bool:
-    """Whether it is sources that were compiled for a machine at least once."""
+    """True if it is sources that were compiled for a machine at least once."""
     return len(_parts(row)) > 1
 
 
 def _held_at_export(evidence: Mapping[str, Any], row: TargetRow, part: str) -> bool:
-    """Exports before this field say of no row that they held it."""
+    """False for exports of releases that lack this field."""
     held = evidence.get("targets")
     wanted = (row.target, row.precision)
     return isinstance(held, list) and any(
@@ -114,7 +114,7 @@ def _held_at_export(evidence: Mapping[str, Any], row: TargetRow, part: str) -> b
 
 
 def held_at_export(rows: Sequence[TargetRow]) -> list[dict[str, Any]]:
-    """What `parity.json` says that an export held to the model, under `targets`."""
+    """`targets` of `parity.json`: the rows that an export held to the model."""
     return [
         {"target": row.target, "precision": row.precision, "machines": [part for part in _parts(row) if part]}
         for row in rows
@@ -131,7 +131,7 @@ def _needs(row: TargetRow) -> str:
 
 
 def _machine(read: Read, files: Sequence[str]) -> tuple[str, str]:
-    """Of what was compiled: compiler and memory of a bare machine; features of a CPU."""
+    """A build's compiler, with the memory of a bare machine; and its CPU features."""
     record = _record(read, files)
     if not isinstance(record, dict):
         return "it does not say", ""
@@ -147,7 +147,7 @@ def _record(read: Read, files: Sequence[str]) -> Any:
 
 
 def _json(read: Read, path: str) -> Any:
-    """What the format asks nothing of may be anything: None where it is no JSON."""
+    """A file that the format leaves open, parsed; None where it is no JSON."""
     try:
         return parse_json(read(path))
     except (ValueError, KeyError, BundleError):

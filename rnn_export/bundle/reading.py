@@ -29,7 +29,7 @@ _DAMAGED = "damaged, or replaced meanwhile. Open the bundle again; if that fails
 class Bundle(Manifest):
     """An open bundle. Every read is verified against the manifest again, so what is used is what was checked.
 
-    `raw` are the bytes of its manifest, and `signature` is what stands in manifest.sig, which nobody has checked yet.
+    `raw` are the bytes of its manifest, and `signature` is the content of manifest.sig, not checked yet.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Bundle(Manifest):
         return bundle_table(self.path.name, self)
 
     def read(self, name: str) -> bytes:
-        """Read one file; raises BundleError if it is not in the manifest or no longer what the manifest says."""
+        """Read one file; raises BundleError if it is not in the manifest or no longer as the manifest says."""
         if name not in self.files:
             raise BundleError(f"{self.path}: the bundle has no file {name!r}; it has {', '.join(sorted(self.files))}.")
         row = self.files[name]
@@ -114,7 +114,7 @@ def _open(path: Path) -> Bundle:
 
 
 def _check_size(bundle: Bundle) -> None:
-    """A hole of many GiB in a file takes no room on the disk, and minutes to hash."""
+    """A hole of many GiB in a file takes no disk space, and minutes to hash."""
     most, total = limits.FILES_PART * limits.max_bytes(), sum(row.bytes for row in bundle.files.values())
     if total > most:
         fix = f"set {limits.MAX_BYTES_VARIABLE}={-(-total // limits.FILES_PART)} if it is meant"
@@ -130,7 +130,7 @@ def _identity(place: Path) -> tuple[int, int, int] | None:
 
 
 def checksum(raw: bytes) -> bytes:
-    """What manifest.sha256 holds of the bytes of manifest.json."""
+    """The content of manifest.sha256 for manifest.json."""
     return f"{hashlib.sha256(raw).hexdigest()}\n".encode()
 
 

@@ -1,4 +1,4 @@
-"""The report of a bundle: what its files say, gathered for the page that `rnn_export.page` makes."""
+"""The report of a bundle: facts in its files, gathered for the page that `rnn_export.page` makes."""
 
 import hashlib
 import os
@@ -42,7 +42,7 @@ class Report:
         return place
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: what was built and how it was proved, and what is not proven."""
+        """Plain data: the builds, their proofs, and the claims that are not proven."""
         return {
             "bundle": self.facts.name,
             "digest": self.facts.spec.digest,
@@ -70,7 +70,7 @@ class Report:
 def report(path: str | os.PathLike[str] | Bundle, bench: Mapping[str, Any] | None = None) -> Report:
     """The report of the bundle `path`, as it is now.
 
-    `bench` is what `rnn-export bench --json` prints, or `rnn_export.runtime.bench.measure.bench` gives, of this bundle.
+    `bench` is the result of `rnn-export bench --json`, or of `rnn_export.runtime.bench.measure.bench`, on this bundle.
     Raises BundleError where the bundle is damaged, SourceError where the bench is of another model or is none.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
@@ -88,7 +88,7 @@ def inside_page(name: str, manifest: Manifest, files: Mapping[str, bytes]) -> by
 
 
 def read_bench(path: Path) -> Any:
-    """What `rnn-export bench --json` wrote into a file; raises SourceError where that is no JSON."""
+    """The output of `rnn-export bench --json` in a file; raises SourceError where it is no JSON."""
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
@@ -134,7 +134,7 @@ def _signature(bundle: Bundle) -> str:
 
 
 def _timing(bench: Mapping[str, Any], bundle: Bundle, manifest: str) -> Timing:
-    """What a bench of this bundle measured; a note where it was of an earlier state of it."""
+    """The timing of this bundle's bench; with a note where that was of an earlier state."""
     again = f"time this one, rnn-export bench {bundle.path} --json > bench.json"
     if not _is_bench(bench):
         raise SourceError(

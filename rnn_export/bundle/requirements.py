@@ -1,4 +1,4 @@
-"""What `requires` of a target row may say: what the format knows is held to its form, all else is left as it is."""
+"""Checks of `requires` of a target row: keys of the format have its form, all others are left as they are."""
 
 import math
 import re
@@ -9,7 +9,7 @@ _IDENTIFIER = re.compile("[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 def is_identifier(value: Any) -> bool:
-    """Whether it can name functions and files of C, in the letters that all compilers read."""
+    """True if it can name functions and files of C, in the letters that all compilers read."""
     return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
 
 

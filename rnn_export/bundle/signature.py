@@ -23,7 +23,7 @@ LIMIT = 1024
 
 @dataclass(frozen=True)
 class Signature:
-    """A public key and what it says of a manifest, 64 bytes, both in base64."""
+    """A public key and its signature of a manifest (64 bytes), in base64."""
 
     key: str
     value: str
@@ -43,7 +43,7 @@ class Signature:
         return found
 
     def covers(self, manifest: bytes) -> bool:
-        """Whether the key signed these bytes; raises TrustError where `cryptography` is not here."""
+        """True if the key signed these bytes; raises TrustError where `cryptography` is not here."""
         try:
             from cryptography.exceptions import InvalidSignature
             from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

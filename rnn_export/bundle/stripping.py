@@ -1,4 +1,4 @@
-"""A bundle with fewer targets: what one device needs to stream, and to verify that it does so rightly."""
+"""A bundle cut to the targets that one device needs to stream, and to verify that it does so rightly."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ PAGES = ("README.md", REPORT)
 
 @dataclass(frozen=True)
 class Stripped:
-    """The bundle that was written, the files that are `gone` from it, by path, and what is to know about it."""
+    """The bundle that was written, the files that are `gone` from it, by path, and notes on it."""
 
     bundle: Bundle
     gone: tuple[str, ...]
@@ -34,12 +34,12 @@ def strip_bundle(
     Args:
         bundle: an open bundle.
         keep: names of targets ("c"), or of one precision of them ("c-int8").
-        machines: triples; what C was compiled for any other goes too. None named keeps all.
+        machines: triples; builds of C for any other go too. None named keeps all.
         out: None is the bundle's own place.
         force: replace a bundle that stands there.
 
-    Whatever belongs to no target stays, golden vectors above all; only README.md and report.html go. A signature goes
-    with the manifest that it was of; code that it vouched for here is recorded as trusted.
+    Files of no target stay, golden vectors above all; only README.md and report.html go. A signature goes with the
+    manifest that it was of; code that it vouched for here is recorded as trusted.
 
     Raises BundleError where a name fits nothing, and where `write_bundle` does.
     """
@@ -79,7 +79,7 @@ def _kept(bundle: Bundle, keep: Sequence[str]) -> Iterator[TargetRow]:
 
 
 def _for_machines(bundle: Bundle, rows: Sequence[TargetRow], machines: Sequence[str]) -> tuple[TargetRow, ...]:
-    """The rows without what was compiled for other machines than these."""
+    """The rows without builds for other machines than these."""
     compiled = [code for code in code_of(bundle) if code.machine is not None]
     there = {code.machine for code in compiled if any(set(code.files) <= set(row.files) for row in rows)}
     for machine in machines:

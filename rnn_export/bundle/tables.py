@@ -1,4 +1,4 @@
-"""A bundle as a notebook shows it: its contract, and what is in it."""
+"""A bundle as a notebook shows it: its contract, and its content."""
 
 from rnn_export.bundle.manifest import Manifest
 from rnn_export.markup import Html, element, joined, table

@@ -90,12 +90,11 @@ def extend_bundle(
     files: Mapping[str, bytes],
     keep: Callable[[Bundle, str], bool] = lambda bundle, name: False,
 ) -> Bundle:
-    """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
+    """Write the bundle again with `row` and its files, in place of any for that target and precision.
 
-    Its report.html and the list of targets in its README.md, where it has them, are written anew. What others have
-    added to it since `bundle` was opened stays: of this row, what `keep` says of the bundle as it is now and the path
-    of a file.
-    One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
+    Its report.html and the list of targets in its README.md, where it has them, are written anew. Files that others
+    have added since `bundle` was opened stay: in this row, those for which `keep` is true, called with the bundle now
+    and a path. One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
     """
     try:
         with atomic.locked(Path(os.path.realpath(bundle.path)).parent):

@@ -1,4 +1,4 @@
-"""`rnn-export build`: TensorRT engines, C compiled for a machine or to WebAssembly, what other runtimes read."""
+"""`rnn-export build`: TensorRT engines, C compiled for a machine or to WebAssembly, other runtimes' files."""
 
 from __future__ import annotations
 

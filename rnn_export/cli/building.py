@@ -99,7 +99,7 @@ class WrittenTarget:
 def write_target(
     bundle: Bundle, target: str, precision: str | None, calibrate: Source | None, rebuild: bool, stage: Stage
 ) -> WrittenTarget:
-    """Write what has nothing to build: files that a runtime of its own reads."""
+    """Write a target without a build: files that a runtime of its own reads."""
     found, row = find_target(target, precision or "fp32", None), find_row(bundle, target, precision)
     if found.from_torch:
         raise BuildError(f"target {target!r} {found.from_torch}: export the module with --target {target}.")

@@ -37,7 +37,7 @@ def find_function(text: str, what: str, name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
-    """Stdout belongs to the result: what the user's code prints meanwhile goes to stderr. A command is a process."""
+    """Stdout belongs to the result: prints of the user's code go to stderr meanwhile. A command is a process."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -55,7 +55,7 @@ def find_metric(text: str) -> Callable[[Any, Any], Any]:
 
 
 def guarded(what: str, call: Callable[[], Any]) -> Any:
-    """What the user's code gives; raises SourceError with `what` and its place where it raises anything."""
+    """The result of the user's code; raises SourceError with `what` and the place of any exception."""
     try:
         with stdout_kept():
             return call()

@@ -1,4 +1,4 @@
-"""`rnn-export inspect`: what is in a bundle, or what lifting finds in a model."""
+"""`rnn-export inspect`: the contents of a bundle, or of a model as lifted."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _shown(row: TargetRow) -> tuple[Any, ...]:
 
 
 def _scales(row: TargetRow) -> list[tuple[Any, ...]]:
-    """What the states of a row are kept in: scale * (value - zero point), where they are in int8."""
+    """Scale and zero point of each int8 state of a row: scale * (value - zero point)."""
     found = row.requires.get("state_scales", {})
     return [(row.target, row.precision, name, f"{one['scale']:.4g}", one["zero_point"]) for name, one in found.items()]
 

@@ -1,6 +1,6 @@
 """The `rnn-export` command. Each of its commands is the file of that name, imported when it is asked for.
 
-What every command has stands here: --json, --verbose, --quiet, errors in one line, and exit codes.
+Shared by all commands: --json, --verbose, --quiet, errors in one line, and exit codes.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""An ONNX file as SOURCE of `rnn-export export`: the options that are said of it, and which are not."""
+"""An ONNX file as SOURCE of `rnn-export export`: its own options, and those that it does not take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Words = tuple[tuple[str, str], ...]
 
 
 def is_onnx(source: str) -> bool:
-    """Whether SOURCE is an ONNX file, and no factory."""
+    """True if SOURCE is an ONNX file, and no factory."""
     return source.lower().endswith(".onnx")
 
 
@@ -28,7 +28,7 @@ def name_text(text: str) -> tuple[str, str]:
 
 
 def onnx_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is said of an ONNX file alone."""
+    """Options of an ONNX file alone."""
     for option in (
         click.option(
             "--initial", type=name_text, multiple=True, metavar="NAME=FILE.npy|N", help="ONNX: where a state starts."
@@ -60,7 +60,7 @@ def file_options(flags: ExportFlags, fixed: Words, shapes: Words, initial: Words
 
 
 def refuse_file_options(source: str, **given: object) -> None:
-    """A usage error where what is said of ONNX files is said of a factory."""
+    """A usage error where options of ONNX files are given for a factory."""
     if wrong := [f"--{name}" for name, value in given.items() if value]:
         raise click.UsageError(f"{', '.join(wrong)} is said of an ONNX file, and {source} is none: leave it out.")
 

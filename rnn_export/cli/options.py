@@ -113,7 +113,7 @@ def compute_capabilities(text: str) -> tuple[str, ...]:
 
 
 def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model is brought and read: the same for every command that takes a SOURCE."""
+    """Options of reading a model: the same for every command that takes a SOURCE."""
     for option in (
         click.option(
             "--chunk",

@@ -1,4 +1,4 @@
-"""The picture of a bench: each engine's median, p90 and p99 on one axis, and what the machine allows."""
+"""The picture of a bench: each engine's median, p90 and p99 on one axis, and the machine's limit."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def check(path: Path) -> None:
 
 
 def bench(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw what `rnn_export.runtime.bench.measure.bench` gave, as a PNG; raises SourceError as `check` does."""
+    """Draw `rnn_export.runtime.bench.measure.bench`'s result as a PNG; raises SourceError as `check` does."""
     check(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

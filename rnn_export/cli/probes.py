@@ -1,4 +1,4 @@
-"""What doctor looks at. What loads native code is tried in a process of its own, so that its end is a finding too."""
+"""The checks of doctor. Native code is loaded in a process of its own, so that a crash is a finding too."""
 
 import importlib.util
 import json
@@ -69,7 +69,7 @@ class Finding:
 class Probe:
     """`look` runs in a process of its own; `fix` helps where that does not come back.
 
-    Where `module` is not installed nothing is looked at, and `without` says what that means.
+    Where `module` is not installed nothing is looked at, and `without` says why it matters.
     """
 
     name: str
@@ -106,7 +106,7 @@ def run_probe(key: str) -> list[Finding]:
 
 
 def answer(key: str) -> None:
-    """In the process of a probe: print what it finds."""
+    """In the process of a probe: print its findings."""
     try:
         findings = list(PROBES[key].findings())
     except Exception as error:  # whatever native code answers with is a finding
@@ -303,7 +303,7 @@ def _system() -> Finding:
 
 
 def _others() -> Iterator[Finding]:
-    """The other machines that C is compiled for: by what, what runs their programs here, and what brings a compiler."""
+    """The other machines that C is compiled for: compiler, runner of their programs, or commands that install one."""
     for triple, machine in MACHINES.items():
         if triple == host_triple():
             continue

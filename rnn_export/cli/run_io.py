@@ -1,4 +1,4 @@
-"""Recordings and pipes through a stream, and its outputs into files: what `rnn-export run` does."""
+"""Recordings and pipes through a stream, and its outputs into files, for `rnn-export run`."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""`rnn-export sign`: who made a bundle vouches for it."""
+"""`rnn-export sign`: the maker vouches for a bundle."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the commands show to a person: tables and progress, on a terminal that may be narrow or none."""
+"""Output of commands for a person: tables and progress, on a terminal that may be narrow or none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def say(text: str, err: bool = False) -> None:
-    """A line, or a few, of what may come from outside; on stderr none with --quiet."""
+    """A line, or a few, of text from outside, too; on stderr none with --quiet."""
     if err and voice().quiet:
         return
     click.echo(visible(text, lines=True), err=err)
@@ -57,7 +57,7 @@ def _print(line: str) -> None:
 
 
 def _stdout() -> Console:
-    """Where stdout is no terminal there is no width to keep to."""
+    """The console of stdout, 160 wide where it is no terminal."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
@@ -114,7 +114,7 @@ def verdict(report: Mapping[str, Any]) -> None:
 
 
 def by_default(report: Mapping[str, Any] | None) -> None:
-    """Note how far off a library is where it computes in what it takes by itself; None where that is what was asked."""
+    """Note the error of a library in its own default precision; None where that is what was asked."""
     if report is not None:
         worst = max(math.inf if d["relative"] is None else d["relative"] for d in report["drifts"])
         verdict = "within the tolerance too" if report["ok"] else "outside the tolerance"
@@ -150,7 +150,7 @@ def targets(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def bench(result: Mapping[str, Any]) -> None:
-    """Print what `rnn_export.runtime.bench.measure.bench` gave, the fastest first, and what the figures are."""
+    """Print the result of `rnn_export.runtime.bench.measure.bench`, the fastest first, and notes on it."""
     engines = sorted(result["engines"], key=lambda row: row["p50"])
     absent = "not measured" if result["limit_missing"] else ""
     rows = [
@@ -181,7 +181,7 @@ def _skipped(result: Mapping[str, Any]) -> None:
 
 
 def profile(result: Mapping[str, Any]) -> None:
-    """Print what `rnn_export.runtime.bench.profile.profile` gave: a table for each engine, in the order of its step."""
+    """Print `rnn_export.runtime.bench.profile.profile`'s result: a table for each engine, in the order of its step."""
     for found in result["profiles"]:
         rows = [
             (o["layer"], o["type"], f"{o['calls']:g}", _digits(o["us"]), f"{o['share']:.1%}")
@@ -241,7 +241,7 @@ def _taken_away(result: Mapping[str, Any]) -> str:
 
 
 def live_streams(result: Mapping[str, Any]) -> str:
-    """Who holds how many: what was tried, and no more."""
+    """Who holds how many, as far as it was tried."""
     held, fewest = result["held"], min(p["streams"] for p in result["points"])
     count = f"{held or fewest:,} live {'stream' if (held or fewest) == 1 else 'streams'}"
     if held:

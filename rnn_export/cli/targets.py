@@ -1,4 +1,4 @@
-"""`rnn-export targets`: what can be written, and for which device."""
+"""`rnn-export targets`: the targets, and the devices of each."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rnn_export.cli.main import command
 
 @command
 def targets_command(as_json: bool) -> dict[str, Any]:
-    """What can be written, for which device, at which opset and in which precisions."""
+    """List the targets that can be written, with device, opset and precisions."""
     from rnn_export.targets import table_rows
 
     rows = table_rows()

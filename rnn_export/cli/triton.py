@@ -1,4 +1,4 @@
-"""`rnn-export triton`: a model repository for NVIDIA Triton, and what is still to be done with it."""
+"""`rnn-export triton`: a model repository for NVIDIA Triton, and the steps left to do with it."""
 
 from pathlib import Path
 from typing import Any

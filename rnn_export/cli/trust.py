@@ -1,4 +1,4 @@
-"""`rnn-export trust`: whose bundles this user runs the code of."""
+"""`rnn-export trust`: run the code of a key's signed bundles."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much a command says beside its result: --verbose, --quiet, and the stages of long work."""
+"""A command's output beside its result: --verbose, --quiet, and the stages of long work."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from rnn_export.text import visible
 
 @dataclass(frozen=True)
 class Voice:
-    """What the user asked for: `verbose` adds the time of each stage and log records, `quiet` leaves only errors."""
+    """The user's choice: `verbose` adds the time of each stage and log records, `quiet` leaves only errors."""
 
     verbose: bool = False
     quiet: bool = False
@@ -63,7 +63,7 @@ def _lines(what: str, timed: bool) -> Iterator[Stage]:
 
 @contextmanager
 def log_records(shown: bool) -> Iterator[None]:
-    """Show what the library logs, from INFO on, as lines on stderr."""
+    """Show the library's log, from INFO on, as lines on stderr."""
     if not shown:
         yield
         return
@@ -81,7 +81,7 @@ def log_records(shown: bool) -> Iterator[None]:
 
 @contextmanager
 def logged_notes() -> Iterator[list[str]]:
-    """The warnings of the library meanwhile, for the command to show in its own way and nobody else besides."""
+    """The warnings of the library meanwhile, for the command alone to show in its own way."""
     logger, messages = logging.getLogger("rnn_export"), list[str]()
     propagated, handler = logger.propagate, logging.Handler()
 

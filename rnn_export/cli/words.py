@@ -1,4 +1,4 @@
-"""Arguments of which some values are known: a shell completes them, and whoever uses them judges them."""
+"""Arguments with some known values: a shell completes them, and the command judges them."""
 
 import glob
 from collections.abc import Callable, Iterable

@@ -1,1 +1,1 @@
-"""The report of a bundle as one HTML file: what it is, how it was verified, and what is not proven of it."""
+"""The report of a bundle as one HTML file: its content, its verification, and the claims not proven."""

@@ -1,4 +1,4 @@
-"""What was built, for which machine and how it was proved there; and what a step took, where somebody timed it."""
+"""The builds, each with its machine and its proof there; and the times of a step, where they were taken."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a bundle was verified: each backend's checks, their worst tensors and their drift."""
+"""Verification of a bundle: each backend's checks, their worst tensors and their drift."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -30,7 +30,7 @@ INSIDE = (
 
 
 def document(facts: Facts) -> str:
-    """The page of `facts`; whatever stands in them is text there, and nothing else."""
+    """The page of `facts`, all of whose values are text there, and nothing else."""
     head = element(
         "head", element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy()),
@@ -113,7 +113,7 @@ def _contract(spec: StreamSpec) -> Html:
 
 
 def _numbers(spec: StreamSpec) -> list[str]:
-    """What the picture cannot show."""
+    """Facts that the picture lacks."""
     told = [f"A chunk is {spec.chunk:,} frame{'' if spec.chunk == 1 else 's'}."]
     if spec.rates_note:
         told.append(f"{spec.rates_note[0].upper()}{spec.rates_note[1:]}.")

@@ -1,4 +1,4 @@
-"""The checks of one backend as a chart: drift over the steps of the golden vectors, with what is allowed."""
+"""The checks of one backend as a chart: drift over the steps of the golden vectors, with the tolerance."""
 
 import math
 from collections.abc import Mapping, Sequence

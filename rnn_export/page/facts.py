@@ -1,4 +1,4 @@
-"""What a report tells, as values: gathered by whoever can read a bundle, and drawn by the sections."""
+"""The facts of a report as values, gathered by a reader of bundles, and drawn by the sections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Proof:
-    """How something that was built was held to the model: in words, and the report where there is one of its own.
+    """The proof of a build against the model: in words, and the report where there is one of its own.
 
     `worst` is the largest relative error of it; None where nothing was compared, or by a self-test that `passed`, whose
-    errors are in the words. `missing` says what is not proven.
+    errors are in the words. `missing` names the gap in the proof.
     """
 
     words: str
@@ -25,9 +25,9 @@ class Proof:
 
 @dataclass(frozen=True)
 class Build:
-    """One target in one precision, or what was compiled of it for one machine.
+    """One target in one precision, or its build for one machine.
 
-    `machine` is where it runs, `more` what else that needs, `ran` where the tests of rnn-export run its kind of target.
+    `machine` is where it runs, `more` its other needs, `ran` where the tests of rnn-export run its kind of target.
     """
 
     target: str
@@ -48,7 +48,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of one bench: `result` as `rnn-export bench --json` gives it, `note` what is to know about it."""
+    """Latencies of one bench: `result` as `rnn-export bench --json` gives it, `note` a remark on it."""
 
     result: Mapping[str, Any]
     note: str = ""
@@ -62,7 +62,7 @@ class Facts:
         evidence: parity.json, None where it is no report.
         files: path, sha256 and bytes of each file with a row in the manifest.
         manifest: the sha256 of the manifest; None in the copy inside of the bundle, which the manifest lists.
-        signature: what is to say of manifest.sig.
+        signature: a sentence on manifest.sig.
     """
 
     name: str

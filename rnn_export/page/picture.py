@@ -1,4 +1,4 @@
-"""The contract as a picture: what goes into a step, what it keeps, what comes out, and which frames give nothing."""
+"""The contract as a picture: inputs, states and outputs of a step, and the frames that give no output."""
 
 from collections.abc import Iterator, Sequence
 
@@ -93,7 +93,7 @@ def _states(
 
 
 def _frames(spec: StreamSpec, y: float) -> Iterator[Html]:
-    """A stream from its first frame to its last: which of them give nothing, and what comes after the last."""
+    """A stream from its first frame to its last: those without output, and the outputs after the last."""
     size, width = 16, (WIDTH - 8) / (FRAMES + 2)
     silent, after = min(spec.delay, 4), min(spec.tail, 2)
     for number in range(FRAMES + after):

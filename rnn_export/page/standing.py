@@ -1,4 +1,4 @@
-"""What is not proven, and by which hashes and whose key the files are held together."""
+"""Claims that are not proven, and the hashes and key that hold the files together."""
 
 from collections.abc import Iterator
 

@@ -5,7 +5,7 @@
 
     export(*policy_of(runner), "walk.rnnx")
 
-Nothing of these libraries is imported: what is given belongs to one of them, or is refused.
+Nothing of these libraries is imported: an object belongs to one of them, or is refused.
 """
 
 from typing import TYPE_CHECKING

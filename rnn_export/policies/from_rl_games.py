@@ -1,4 +1,4 @@
-"""Policies of rl_games (1.6): what its players do where they are deterministic."""
+"""Policies of rl_games (1.6), as its players act where they are deterministic."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rnn_export.policies.parts import Memory, Parts, States, taken
 
 
 class Actor(nn.Module):
-    """`inner` is what rsl_rl itself exports to ONNX: (obs, h, c) to (actions, h, c); a GRU has no c, an MLP neither."""
+    """`inner` is rsl_rl's own module for ONNX: (obs, h, c) to (actions, h, c); a GRU has no c, an MLP neither."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from rnn_export.policies.parts import Memory, Parts, States, taken
 
 
 class Actor(nn.Module):
-    """What `act_inference` does behind the groups of observations."""
+    """`act_inference`, behind the groups of observations."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()

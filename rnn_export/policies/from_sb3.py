@@ -36,7 +36,7 @@ class Normaliser(nn.Module):
 
 
 class Actor(nn.Module):
-    """The actor's half of a policy, and what `predict` does with its actions."""
+    """The actor's half of a policy, with `predict`'s handling of its actions."""
 
     low: Tensor
     high: Tensor

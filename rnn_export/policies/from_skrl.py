@@ -1,4 +1,4 @@
-"""Policies of skrl (2): what its trainers do in an evaluation, where actions are the means and not sampled."""
+"""Policies of skrl (2), as its trainers act in an evaluation, where actions are the means and not sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every library's policy is made of, and how it is taken out without touching the user's own."""
+"""The parts of any library's policy, taken out as copies that leave the user's own untouched."""
 
 from __future__ import annotations
 

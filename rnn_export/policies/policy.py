@@ -1,4 +1,4 @@
-"""`policy_of`: from what a library trained to a module that keeps its memory, held to the library's own actions."""
+"""`policy_of`: from a library's trained policy to a module with memory, held to the library's own actions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLES = 8
 
 
 class Policy(nn.Module):
-    """Observations (rows, ...) to {"actions": (rows, ...)}; what it remembers is `h` and `c`, None at first."""
+    """Observations (rows, ...) to {"actions": (rows, ...)}; its memory is `h` and `c`, None at first."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ def policy_of(policy: Any, normalizer: Any = None) -> tuple[Policy, tuple[Tensor
             It is left as it is.
         normalizer: of observations, where `policy` does not have it: a VecNormalize, or a preprocessor of skrl.
 
-    Raises SourceError for what is none of these or cannot be exported, and ParityError where the actions are others
-    than the library's own.
+    Raises SourceError for objects of no such kind or not exportable, and ParityError where the actions are others than
+    the library's own.
     """
     classes = type(policy).__mro__
     library = next((name for c in classes if (name := c.__module__.partition(".")[0]) in LIBRARIES), None)

@@ -1,1 +1,1 @@
-"""One folder a backend; `api` is what each of them is, and `rnn_export.runtime.registry` finds them by name."""
+"""One folder a backend; `api` is their interface, and `rnn_export.runtime.registry` finds them by name."""

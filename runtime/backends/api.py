@@ -1,7 +1,7 @@
-"""What a backend is. A folder each, found by name, imported when used.
+"""The interface of backends. Each is a folder, imported by name on use.
 
-Its `backend.py` has one function, `open_session(artefacts, precision, device, threads) -> Session`, which raises
-`BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
+Its `backend.py` has `open_session(artefacts, precision, device, threads) -> Session`, which raises `BackendUnavailable`
+with the reason where it cannot run here or has no graph for the precision.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rnn_export.targets import TARGETS
 
 
 class Artefacts(Protocol):
-    """What a backend reads: an open bundle, or one that is not written yet."""
+    """Input of a backend: an open bundle, or one that is not written yet."""
 
     @property
     def spec(self) -> StreamSpec: ...
@@ -38,7 +38,7 @@ class StreamBuffers(ABC):
     Where the model takes whole sequences only there is no step, and no buffers.
 
     Attributes:
-        frames: how many were fed. A step counts its own; whoever uses `run` or `write` sets it.
+        frames: the number fed. A step counts its own; a caller of `run` or `write` sets it.
     """
 
     inputs: Mapping[str, Array]
@@ -47,15 +47,15 @@ class StreamBuffers(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """From `inputs` and the states to `outputs` and the next states; on an error the states stay.
+        """Compute `outputs` and the next states from `inputs` and the states, which stay on an error.
 
-        The states and `frames` change together: with no call between the two that an interrupt could cut them apart in.
+        The states and `frames` change together, with no call in between at which an interrupt could separate them.
         """
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The same for a piece of a sequence, where the session has one: all (batch, time, ...), as `canonical` gives.
 
-        What has no time axis is (batch, ...): an output is then as of the last frame.
+        A tensor without a time axis is (batch, ...), an output as of the last frame.
         """
         raise NotImplementedError("has_sequence is False")
 
@@ -72,18 +72,18 @@ class StreamBuffers(ABC):
 
 
 class StateStore(ABC):
-    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too.
+    """The states of a pool's streams, by slot, where the backend computes, and the steps on them.
 
     Attributes:
-        rounds: how many were stepped: it grows with the change of the states, with no call between the two.
+        rounds: the number stepped; it changes together with the states, with no call in between.
     """
 
     rounds: int = 0
 
     def finish(self) -> None:  # noqa: B027 - some have nothing to end
-        """Go back or go on with a round that an interrupt broke off, so that every stream of it was stepped or none.
+        """Undo or complete an interrupted round, so that every stream of it was stepped or none.
 
-        Whoever steps calls this first where a call of `step` did not end, and sees in `rounds` which of the two it is.
+        A caller whose `step` did not end calls this first, and sees in `rounds` which of the two happened.
         """
 
     @property
@@ -93,7 +93,7 @@ class StateStore(ABC):
 
     @abstractmethod
     def grow(self, count: int) -> None:
-        """Make room for `count` slots; those that are there keep their values, the others are not set yet."""
+        """Allocate `count` slots; those that are there keep their values, the others are not set yet."""
 
     @abstractmethod
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
@@ -101,7 +101,7 @@ class StateStore(ABC):
 
         `inputs` and the outputs that it gives have the layout of the graph with a batch of n; the outputs are good
         until the next call. The second value tells which rows have a NaN in an output or a next state, bool (n,); None
-        where no row has. What is in a state alone may be told some rounds later. On an error the states stay, or it is
+        where no row has. A NaN in a state alone may be told some rounds later. On an error the states stay, or it is
         RoundBroken.
         """
 
@@ -121,7 +121,7 @@ class StateStore(ABC):
 
 
 class UndoingStore(StateStore):
-    """A store whose round, broken off while its next states are written, is undone.
+    """A store that undoes a round interrupted while its next states are written.
 
     Attributes:
         before: of a round whose next states are being written: its rows, and their states before.
@@ -156,16 +156,15 @@ class Session(ABC):
     Attributes:
         device: where it computes: "cpu", "cuda:0".
         precision: "fp32" and so on.
-        has_sequence: whether its `StreamBuffers` can `run`.
-        run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
+        has_sequence: True if its `StreamBuffers` can `run`.
+        run_is_steps: True if `run` is nothing but steps, so that it takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
-        rows_at_once: how many rows are stepped at once where it is no other number than that and 1; `stream_buffers` is
-            asked for these two, and several rows go through it in pieces. None where a step has any number.
-        steps_rows_apart: whether a step of several rows is one for each, so that the model may have one row alone.
-        survives_fork: whether what it loaded works in a forked process too: it is memory alone, without threads
-            and locks.
+        rows_at_once: the number of rows of a step, where a step has either this number or 1; `stream_buffers` is asked
+            for these two, and several rows go through it in pieces. None where a step has any number.
+        steps_rows_apart: True if a step of several rows is one for each, so that the model may have one row alone.
+        survives_fork: True if the session works in a forked process too: it is memory alone, without threads and locks.
         stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_locked`,
-            `_turn`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
+            `_turn`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for all other cases.
     """
 
     device: str
@@ -183,11 +182,11 @@ class Session(ABC):
         """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
 
     def state_store(self) -> StateStore:
-        """States for the streams of a pool; there is no room for any yet."""
+        """States for the streams of a pool; it has no slots yet."""
         raise NotImplementedError("several rows go in pieces")
 
     def by_default(self) -> Session | None:
-        """The same where its library computes in what it takes by itself; None where that is what is asked of it."""
+        """The same in the library's default precision; None where that is the one asked for."""
         return None
 
     def metrics(self) -> dict[str, float]:
@@ -235,12 +234,12 @@ def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
 
 
 def folder(target: str, precision: str) -> str:
-    """Where the files of a target and precision lie in the bundle."""
+    """The folder of a target and precision in the bundle."""
     return f"targets/{target}-{precision}"
 
 
 def rows_with_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
-    """Which rows have a NaN in an output, in the layout of the graph, or in one of `states` (n, ...); None if none."""
+    """The mask of rows with a NaN in an output, in the graph's layout, or in one of `states` (n, ...); None if none."""
     arrays = [canonical(outputs[t.name], t) for t in spec.outputs if has_nan(outputs[t.name])]
     arrays += [state for state in states if has_nan(state)]
     if not arrays:

@@ -1,4 +1,4 @@
-"""A step in C as a backend drives it, whatever it is compiled for: how rows lie, and what C does not look at."""
+"""A step in C as a backend drives it, whatever it is compiled for: layout of rows, and checks that C lacks."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ EACH = slice(None)
 
 
 def contract_sha256(spec: StreamSpec) -> str:
-    """The sha256 of what a compiled step is held to: chunk, and name, dtype and shape of each tensor, in order."""
+    """The sha256 of a compiled step's contract: chunk, and name, dtype and shape of each tensor, in order."""
     groups = (spec.inputs, spec.outputs, spec.states)
     ports = [[(tensor.name, tensor.dtype, tensor.shape) for tensor in group] for group in groups]
     return hashlib.sha256(json.dumps([spec.chunk, ports]).encode()).hexdigest()
@@ -42,7 +42,7 @@ def check_indices(backend: str, table_rows: Mapping[str, int], what: str, inputs
 
 
 class WrongIndices(NamedTuple):
-    """What a compiled step says of indices that it computes: the texts, and where a struct has the number of one.
+    """A compiled step's errors in indices that it computes: texts, and the offset of a text's number in structs.
 
     The number counts from 1, and stays until states are written; the state is then that of a wrong index.
     """
@@ -62,7 +62,7 @@ class WrongIndices(NamedTuple):
 
 
 class StatePlace(NamedTuple):
-    """Where a struct has a state: the bytes before its memory, and those before the number of values that it is behind.
+    """The place of a state in a struct: the bytes before its memory, and those before the number of values in front.
 
     The latter, `front`, is 0 unless the state is a window that moves along over its memory.
     """

@@ -1,1 +1,1 @@
-"""How long a step takes: every backend and precision of a bundle side by side, in one run on one core."""
+"""Step timing: every backend and precision of a bundle side by side, in one run on one core."""

@@ -1,7 +1,7 @@
-"""Heap allocations of a step, counted one by one: in a process of its own, whose malloc is replaced by one that counts.
+"""Count the heap allocations of a step, in a process of its own whose malloc is replaced by one that counts.
 
-Python's own allocator is switched off there (PYTHONMALLOC=malloc), so objects count as well as C's memory, and what is
-freed again at once counts too. What numpy and Python keep for use again is no allocation.
+Python's own allocator is switched off there (PYTHONMALLOC=malloc), so objects count as well as C's memory, and so does
+memory that is freed at once. Memory that numpy and Python keep for reuse is no allocation.
 """
 
 import ctypes
@@ -77,7 +77,7 @@ def count_all(bundle: Path, core: int, backends: Sequence[str], trust: bool = Fa
 
 
 def child(bundle: str, core: str, backends: str, library: str, trust: str) -> None:
-    """In that process: print what it counts."""
+    """In that process: print the counts."""
     os.sched_setaffinity(0, {int(core)})
     counter = ctypes.CDLL(library).rnn_allocations
     counter.restype = ctypes.c_ulonglong
@@ -86,7 +86,7 @@ def child(bundle: str, core: str, backends: str, library: str, trust: str) -> No
 
 
 def count(subject: Subject, counter: Any, steps: int = STEPS) -> float:
-    """Allocations of a step, by what `counter()` says before and after; its own are taken off."""
+    """Allocations of a step, by `counter()` before and after; its own are subtracted."""
     frames = [subject.frames[at % len(subject.frames)] for at in range(steps)]
     step, out = subject.step, subject.out
     subject.reset()

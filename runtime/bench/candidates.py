@@ -1,4 +1,4 @@
-"""What a bench times: each engine of a bundle, held to the golden vectors first, and ONNX Runtime's own run."""
+"""The engines that a bench times, each held to the golden vectors first, and ONNX Runtime's own run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ BASELINE = "onnxruntime run(dict)"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of a bundle on one backend, or where `row` is None what was asked for and is not there."""
+    """One row of a bundle on one backend; `row` is None where the bundle has none for it."""
 
     backend: str
     row: TargetRow | None
@@ -45,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Runner:
-    """An engine that runs here, ready to be timed; `error` is its largest one against the golden vectors, relative."""
+    """An engine that runs here, ready to be timed; `error` is its largest relative one against the golden vectors."""
 
     candidate: Candidate
     subject: Subject
@@ -107,7 +107,7 @@ def runner_of(engine: Engine, candidate: Candidate, golden: Golden, error: float
 
 
 def _own(spec: StreamSpec, inputs: Mapping[str, Array]) -> Any:
-    """One step as `Stream.step` takes it, each array of its own."""
+    """One step as `Stream.step` takes it, with arrays copied."""
     # A number that comes as a frame is numpy's own, as an array gives it.
     frame = {name: np.array(a, order="C") if np.ndim(a) else a for name, a in as_frame(spec, inputs).items()}
     return only_value(frame)
@@ -175,7 +175,7 @@ def _by_hand(
 def runners(
     bundle: Bundle, backends: Sequence[str], verify: bool = True, trust: bool = False
 ) -> tuple[list[Runner], list[dict[str, str | None]]]:
-    """What can be timed here, ONNX Runtime's own run at the end, and what cannot, with the reason."""
+    """The runners, ONNX Runtime's own run last, and the skipped candidates with their reasons."""
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     found, skipped = [], []
     for candidate in candidates(bundle, backends):

@@ -1,7 +1,7 @@
-"""The limit of a step: one core reads every weight once, and no faster than it reads memory of that size.
+"""The lower bound of a step's time: one core reads every weight once, at its speed for memory of that size.
 
-That speed is measured here, by fused multiply-adds on all of a buffer of the size: what a product of a matrix and a
-vector is, without anything else.
+The speed is measured here, by fused multiply-adds on all of a buffer of the size, as in a bare product of a matrix and
+a vector.
 """
 
 import ctypes
@@ -89,7 +89,7 @@ void read_all(const void *p, size_t bytes, size_t passes, size_t samples, double
 
 
 class Reader:
-    """The compiled program, and in `compiled` how; raises BackendUnavailable where there is no compiler for it."""
+    """The compiled program; `compiled` says by which compiler. Raises BackendUnavailable where there is none."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ class Reader:
 
 
 class Limit:
-    """How long this core reads `nbytes` of weights; `block` measures for some milliseconds."""
+    """The time in which this core reads `nbytes` of weights; `block` measures for some ms."""
 
     def __init__(self, reader: Reader, nbytes: int) -> None:
         self.reader, self.nbytes = reader, nbytes

@@ -1,8 +1,8 @@
-"""How many live streams an engine holds: each sends frames at its own times, whatever becomes of those before.
+"""An open-loop load test: the live streams that an engine holds, each sending at its own times.
 
-A frame's latency counts from when it was due, so that an engine that falls behind cannot hide it. Whatever is due is
-stepped as one round of a pool, here or behind an endpoint. Streams are held where 99 % of the frames are done within a
-frame's time.
+A frame's latency counts from the time it was due, so an engine that falls behind cannot hide it. All frames that are
+due are stepped as one round of a pool, here or behind an endpoint. Streams are held where 99 % of the frames are done
+within a frame's time.
 """
 
 import gc
@@ -49,7 +49,7 @@ class Traffic:
         self.phase, self.at = rng.random(streams) * period, rng.integers(self.length, size=streams)
 
     def run(self, seconds: float) -> Point:
-        """Frames for so long, after a while that does not count."""
+        """Send frames for `seconds`, after an uncounted warm-up."""
         clock = time.perf_counter
         begin = clock()
         end, counts_from = begin + WARM + seconds, begin + WARM
@@ -96,7 +96,7 @@ def _wait(seconds: float) -> None:
 
 
 def search(first: int) -> Generator[int, bool, None]:
-    """Numbers of streams to try, each time told by `send` whether they are held: double, then halve what is between."""
+    """Numbers of streams to try, each time told by `send` whether they are held: double, then halve the interval."""
     low, high, count = 0, None, first
     while high is None or (high > low * STEP and high - low > 1):
         held = yield count
@@ -110,7 +110,7 @@ def search(first: int) -> Generator[int, bool, None]:
 
 
 def frames_of(rows: Arrays, spec: StreamSpec) -> Arrays:
-    """What a step of one stream takes, one after the other, from arrays (rows, frames, ...) whose first row counts.
+    """The inputs of one stream's steps, in order, from the first row of arrays (rows, frames, ...).
 
     Raises StreamError where they have fewer frames than a step takes.
     """
@@ -137,8 +137,8 @@ def load_test(
 ) -> tuple[list[Point], str]:
     """A point for each of `numbers` of streams, or for those that a search for the most tries, by their number.
 
-    `frames` are what `frames_of` gives, and each stream takes one each `period` seconds, for `seconds` at each number.
-    Beside the points stands why a search ended early, "" where it did not. Raises StreamError where an endpoint holds
+    `frames` are those of `frames_of`, and each stream takes one each `period` seconds, for `seconds` at each number.
+    The second value says why a search ended early, "" where it did not. Raises StreamError where an endpoint holds
     fewer streams than `numbers` ask for, or than the search begins with.
     """
     points: dict[int, Point] = {}

@@ -39,7 +39,7 @@ def bench(
         backends: only these; ONNX Runtime's own `run` is timed in any case, where it is here.
         steps: calls of each engine; None is as many as fit into `seconds`.
         seconds: of each engine, once with warm and once with cold caches.
-        core: which core; None is the last that this process may use.
+        core: its number; None is the last that this process may use.
         progress: called with the name of each stage.
         trust: time code of the bundle unchecked, as `load` says.
 
@@ -102,7 +102,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _limits(bundle: Bundle, found: Sequence[Runner]) -> tuple[Reader | None, dict[str, Limit], str | None]:
-    """By precision, of what runs on the CPU; and why there is none."""
+    """Limits by precision on the CPU; and the reason for none."""
     if bundle.weights is None:
         return None, {}, "not measured: the bundle does not say how many weights a step reads"
     if not bundle.weights:
@@ -139,7 +139,7 @@ def _row(found: Runner, watch: Stopwatch, chilled: float, kept: float, allocatio
 
 
 def _compare(rows: Sequence[dict[str, Any]], limits: dict[str, Limit]) -> None:
-    """How many times as fast as ONNX Runtime's own run, and how many times the limit: None where one is not there."""
+    """Add each row's speed relative to ONNX Runtime's own run and its time relative to the limit; else None."""
     baseline = next((row["p50"] for row in rows if row["name"] == BASELINE), None)
     for row in rows:
         limit = limits.get(row["precision"]) if row["device"] == "cpu" else None

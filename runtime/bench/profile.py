@@ -1,4 +1,4 @@
-"""Where a step spends its time, operator by operator: by the C of a step itself, or by ONNX Runtime's own profile."""
+"""The time of a step by operator, from the clock in the C of a step or from ONNX Runtime's own profile."""
 
 import ctypes
 import json
@@ -36,7 +36,7 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator over a profile: its layer (path of a module, or what it gives), its type, its runs, µs in all."""
+    """An operator over a profile: its layer (path of a module, or its output), its type, its runs, µs in all."""
 
     layer: str
     type: str
@@ -46,7 +46,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profiled:
-    """An engine whose operators are timed: `read` gives them, of the last so many steps, `most` at most."""
+    """An engine whose operators are timed: `read` gives them for a number of last steps, at most `most`."""
 
     engine: Engine
     read: Callable[[int], list[Operator]]
@@ -63,10 +63,9 @@ def profile(
     progress: Callable[[str], None] = lambda stage: None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """What each operator of a step takes, on one core, for each of `PROFILED` that the bundle has; times are in µs.
+    """The time of each operator of a step, on one core, in µs, for each of `PROFILED` that the bundle has.
 
-    The arguments are those of `bench`. Raises BackendUnavailable where nothing tells, StreamError where there is no
-    step.
+    The arguments are those of `bench`. Raises BackendUnavailable without a profile, StreamError without a step.
     """
     bundle = open_bundle(path)
     if bundle.spec.sequence_only:
@@ -109,7 +108,7 @@ def _profile(bundle: Bundle, candidate: Candidate, steps: int | None, seconds: f
 
 
 def _row(operator: Operator, steps: int, clock: float) -> dict[str, Any]:
-    """Of a step; what a reading of the clock takes is taken off."""
+    """The row of one step, less the time of reading the clock."""
     calls = operator.calls / steps
     us = max(0.0, operator.us / steps - calls * clock)
     return {"layer": operator.layer, "type": operator.type, "calls": calls, "us": us}
@@ -191,7 +190,7 @@ def _events(path: Path, nodes: dict[str, Node], steps: int) -> list[Operator]:
 
 
 def _layer(name: str, nodes: dict[str, Node]) -> str:
-    """Of a node of ONNX Runtime's, whose name begins with that of the one it was made of."""
+    """The layer of ONNX Runtime's node `name`, which begins with its origin's name."""
     origin = max((known for known in nodes if known and name.startswith(known)), key=len, default="")
     node = nodes.get(origin)
     return name if node is None else node.module or node.outputs[0]

@@ -1,4 +1,4 @@
-"""The machine that is measured: one core of it, what it is, C compiled for it, and how its caches are swept."""
+"""The measured machine: pinning to one core, its description, C compiled for it, and sweeping its caches."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
 
 @contextmanager
 def pinned(core: int | None) -> Iterator[int]:
-    """This thread and those it starts on `core`, or on the last that it may use; raises BackendUnavailable."""
+    """Pin this thread and those it starts to `core` or the last that it may use; raises BackendUnavailable."""
     if not hasattr(os, "sched_setaffinity"):
         raise BackendUnavailable(
             f"{platform.system()} pins no process to a core (Python's os.sched_setaffinity is missing), and a figure "
@@ -55,7 +55,7 @@ def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
 
 
 def preemptions() -> int:
-    """How often the core was taken from this thread so far: what that costs is in the percentiles."""
+    """The number of preemptions of this thread so far: their cost is in the percentiles."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw

@@ -112,7 +112,7 @@ class Stopwatch:
 
 
 def clock_time(empties: Sequence[int]) -> float:
-    """What the clock takes at least, of samples with nothing in them: so no call looks faster than it is."""
+    """The clock's own time, the 10th percentile of empty samples: so no call looks faster than it is."""
     return float(np.percentile(empties, 10))
 
 
@@ -142,7 +142,7 @@ def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float)
 
 
 def pilot(subject: Subject) -> float:
-    """How long a call takes, in ns; and the subject is warm then."""
+    """The time of a call in ns; the subject is warm afterwards."""
     subject.warm()
     calls = 1
     while True:
@@ -155,7 +155,7 @@ def pilot(subject: Subject) -> float:
 
 
 def _timed(step: Callable[..., Any], pieces: Sequence[Sequence[Any]], out: Any) -> list[int]:
-    """How long each piece takes, in ns. Two loops, since a call in between costs as much as a small net."""
+    """The time of each piece in ns. Two loops, since a call in between costs as much as a small net."""
     clock, times = time.perf_counter_ns, []
     if out is None:
         for piece in pieces:

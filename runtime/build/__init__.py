@@ -1,1 +1,1 @@
-"""Machine code made here, and what all of it shares: the origin, the proof; of C the names, glue and a compiler."""
+"""Builds of machine code, and their shared parts: the origin, the proof; of C the names, glue and a compiler."""

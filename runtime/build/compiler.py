@@ -1,4 +1,4 @@
-"""A C compiler, whatever it compiles for, and the folder that it works in."""
+"""A C compiler, for any machine, and the folder that it works in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ERROR = re.compile(r"\berror\b|undefined reference|undefined symbol|cannot find
 
 @dataclass(frozen=True)
 class Compiler:
-    """A compiler: `command` starts it, `title` is what it says of itself in one line."""
+    """A compiler: `command` starts it, `title` is its own name in one line."""
 
     command: tuple[str, ...]
     title: str
@@ -63,7 +63,7 @@ def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def zig() -> tuple[str, ...]:
-    """What starts zig; empty where it is not here."""
+    """Command of zig; empty where it is not here."""
     if program := shutil.which("zig"):
         return (program,)
     return (sys.executable, "-m", "ziglang") if importlib.util.find_spec("ziglang") is not None else ()

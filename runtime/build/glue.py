@@ -52,7 +52,7 @@ def glue(name: str, spec: StreamSpec) -> str:
 
 
 def with_rows(name: str) -> str:
-    """The flag by which `NAME.c` also has what steps several streams at once."""
+    """The flag that gives `NAME.c` the step of several streams at once, too."""
     return f"-D{name.upper()}_ROWS"
 
 

@@ -1,4 +1,4 @@
-"""What a build starts from, and how what comes out is proved: the same for engines and for C."""
+"""Files that a build starts from, and the proof of its result: the same for engines and C."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ PARITY = "parity.json"
 class Origin:
     """The files of one target; `new` where they and the notes come from a draft. The result goes into `bundle`.
 
-    `judgement` is of what stands in the bundle; of a draft, which was written here, there is nothing to judge.
+    `judgement` is of the bundle's files; in a draft, which was written here, there is nothing to judge.
     """
 
     bundle: Bundle
@@ -36,13 +36,13 @@ class Origin:
 
     @property
     def c_sources(self) -> dict[str, bytes]:
-        """Of the target "c": the sources and what belongs to them, by path in the target's folder."""
+        """For target "c": sources and what belongs to them, by path in the target's folder."""
         place = f"{folder('c', self.row.precision)}/"
         by_path = {path.removeprefix(place): data for path, data in self.files.items()}
         return {path: data for path, data in by_path.items() if not path.startswith("build/")}
 
     def draft(self, row: TargetRow, files: Mapping[str, bytes]) -> Draft:
-        """What takes the place of the row in the bundle."""
+        """The draft that replaces the row in the bundle."""
         return Draft(self.bundle.spec, files, (row,), self.bundle.initial_states(), self.bundle)
 
 
@@ -98,7 +98,7 @@ def with_report(draft: Draft, report: ParityReport, place: str = "") -> Draft:
 
 
 def record_built(bundle: Bundle, made: Sequence[Code]) -> list[str]:
-    """Record `made` as trusted, and what the signature of `bundle` vouched for, which goes with it: gives notes."""
+    """Record `made` as trusted, and code that the old signature of `bundle` vouched for; gives notes."""
     vouched = judge(bundle).trusted if bundle.signature else ()
     notes = [f"what was built is not trusted here: {why}"] if (why := record(chain(vouched, made))) else []
     if bundle.signature:

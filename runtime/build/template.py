@@ -1,9 +1,9 @@
-"""Sources of C written from files that are C themselves, with places to fill in.
+"""C sources made from templates: files that are C themselves, with places to fill in.
 
-`$key` and `${key}` are values. `name_` and `NAME_` begin what is public, and become the name of the model, as `$name`
-and `$upper` do. What stands between the lines `//@if KEY` and `//@end KEY` is written where KEY has a value that is
-true, between `//@unless KEY` and its end where not, and between `//@each KEY` and its end once for each row of values
-that KEY has. `//@include FILE` is another template. Where C's comments are none, they begin with `#@`.
+`$key` and `${key}` are values. `name_` and `NAME_` begin public names, and become the name of the model, as `$name` and
+`$upper` do. Text between the lines `//@if KEY` and `//@end KEY` is written where KEY has a value that is true, between
+`//@unless KEY` and its end where not, and between `//@each KEY` and its end once for each row of values that KEY has.
+`//@include FILE` is another template. In other languages such lines begin with `#@`.
 """
 
 import re

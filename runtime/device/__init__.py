@@ -1,1 +1,1 @@
-"""What a backend on a GPU computes on: memory, a queue of work, kernels over rows."""
+"""A GPU as backends use it: memory, a queue of work, kernels over rows."""

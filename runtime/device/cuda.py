@@ -48,8 +48,8 @@ def cuda_runtime() -> Any:
 class CudaDevice:
     """GPU `number` and one queue of its own on it: work runs in the order in which it was queued, later than the call.
 
-    What a call queues reads and writes host arrays until `synchronize`; they must be contiguous and have the size of
-    the buffer. Every method raises DeviceError; after `synchronize` the work has run or its error was raised. A row has
+    Queued work reads and writes host arrays until `synchronize`; they must be contiguous and have the size of the
+    buffer. Every method raises DeviceError; after `synchronize` the work has run or its error was raised. A row has
     `nbytes`, and `rows` are int32. Calls make this GPU the current one of the calling thread.
     """
 
@@ -109,7 +109,7 @@ class CudaDevice:
         self._kernels.launch(self.stream, kernel, count, units, *(buffer.pointer for buffer in buffers))
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """Call `work` once and keep what it queues, which does not run, as a graph."""
+        """Call `work` once and keep its queued calls, which do not run, as a graph."""
         # Others, and the garbage collector on this thread, go on allocating and freeing meanwhile.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         self._here("cudaStreamBeginCapture", self.stream, mode)

@@ -1,4 +1,4 @@
-"""Kernels over the rows of a buffer, as PTX: the driver compiles it for whatever GPU there is, from Maxwell on.
+"""Kernels over the rows of a buffer, as PTX, which the driver compiles for any GPU from Maxwell on.
 
 A block has row i = its number along x, and its threads walk along the row in units of a dtype, together with those of
 the other blocks along y. Assembled for every GPU of the target table in the tests, and not run on hardware.
@@ -113,12 +113,12 @@ def ptx() -> str:
 
 
 def copier(verb: str, nbytes: int) -> tuple[str, int]:
-    """The kernel that gathers or scatters rows of `nbytes`, and how many of its units are in one."""
+    """The kernel that gathers or scatters rows of `nbytes`, and the number of units in one."""
     return (f"{verb}_u8", nbytes) if nbytes % WORD else (f"{verb}_u32", nbytes // WORD)
 
 
 def flagger(kind: str, nbytes: int) -> tuple[str, int]:
-    """The kernel that looks for NaN in rows of `nbytes` of the dtype `kind`, and how many of its units are in one."""
+    """The kernel that looks for NaN in rows of `nbytes` of the dtype `kind`, and the number of units in one."""
     return f"nan_{kind}", nbytes // FLOAT_BITS[kind][1]
 
 

@@ -30,8 +30,8 @@ class DeviceStateStore(StateStore):
     A round is stepped in pieces of at most the highest batch. A piece runs as the `PaddedBatch` of the next power of
     two, filled up with its own first row, whose next state then goes to the last row. The device searches the next
     states for NaN, the host the outputs. Every refusal comes before the first piece is stepped; where the device fails
-    later, the error says how many streams were stepped. What is on the device's queue cannot be called back, so a round
-    that an interrupt broke off is gone on with.
+    later, the error says how many streams were stepped. Work on the device's queue cannot be called back, so an
+    interrupted round is completed.
 
     `dtype_of` gives the dtype that a tensor of the graph has on the device, and `batches` its fewest and most rows. A
     subclass has the name of its `backend`, says whether a step can be `captured` as a graph, and binds it.
@@ -57,7 +57,7 @@ class DeviceStateStore(StateStore):
 
     @abstractmethod
     def bind(self, batch: PaddedBatch) -> Callable[[], None]:
-        """What queues the step of `batch` on the device, at the addresses it has for good, or runs it."""
+        """A function that queues or runs the step of `batch` on the device, at permanent addresses."""
 
     def allocate(self, rows: int) -> dict[str, CudaBuffer]:
         return {n: self.device.empty((rows, *s.row), storage(k)) for n, (s, k) in self.states.items()}
@@ -90,7 +90,7 @@ class DeviceStateStore(StateStore):
         return outputs, nan_rows if nan_rows.any() else None
 
     def finish(self) -> None:
-        """Step what is left of the round that is under way."""
+        """Step the rest of the round that is under way."""
         round_ = self.under_way
         while round_ is not None and round_.done < len(round_.pieces):
             rows, batch = round_.pieces[round_.done]
@@ -144,7 +144,7 @@ class DeviceStateStore(StateStore):
         return batch
 
     def _begin(self) -> None:
-        """Before host memory is written: what an interrupt left on the queue still reads it."""
+        """Wait before host memory is written: work left by an interrupt still reads it."""
         if self.queued:
             self.device.synchronize()
         self.queued = True
@@ -261,7 +261,7 @@ class PaddedBatch:
         self.put[:n], self.put[n:] = slots, last
 
     def give(self, outputs: Mapping[str, Array], nan_rows: Array) -> None:
-        """Write the first rows to `outputs` (n, ...), and to `nan_rows` which of their states have a NaN."""
+        """Write the first rows to `outputs` (n, ...), and to `nan_rows` whether their states have a NaN."""
         for name, rows in self.results.items():
             # Where it is not of the contract's dtype, it is int32 for int64.
             outputs[name][...] = rows[: len(nan_rows)]

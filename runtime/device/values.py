@@ -1,4 +1,4 @@
-"""Values between the contract's dtypes and an engine's, which may have states in half precision and int32 for int64."""
+"""Conversion between the contract's dtypes and an engine's: states in half precision, int32 for int64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ FLOATS = ("float64", "float32", "float16", BFLOAT16)
 
 
 def holds(kind: str, dtype: str, state: bool) -> bool:
-    """Whether an engine's tensor of `kind` may stand for one that the contract gives as `dtype`."""
+    """True if an engine's tensor of `kind` may stand for one that the contract gives as `dtype`."""
     return kind == dtype or (kind, dtype) == ("int32", "int64") or (state and kind in FLOATS and dtype in FLOATS)
 
 

@@ -1,1 +1,1 @@
-"""The closed loop that holds an engine to golden vectors, and how far the two are apart."""
+"""The closed loop that holds an engine to golden vectors, and the drift between the two."""

@@ -1,4 +1,4 @@
-"""Every way in which a user may drive an engine, held to the golden vectors."""
+"""Checks against golden vectors of every way a user may drive an engine."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,9 +24,8 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
     moved to a new stream in mid-stream; each row alone; in a pool, in another order and at other frames; and sequences
-    that end, of a stream and of a pool. A model of whole
-    sequences only: the whole, and each row alone. Every step and the whole are of all golden vectors, the others of
-    what a bundle keeps of them.
+    that end, of a stream and of a pool. A model of whole sequences only: the whole, and each row alone. Every step and
+    the whole are of all golden vectors, the others of those that a bundle keeps.
     """
     ordinary, *trials = golden.parts(engine)
     beginning = ordinary.beginning(engine.spec)
@@ -43,7 +42,7 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
 
 @dataclass(frozen=True)
 class _Check:
-    """One check: an engine, and what is wanted of it."""
+    """One check: an engine and its golden vectors."""
 
     name: str
     engine: Engine

@@ -21,7 +21,7 @@ FILLER = 2
 
 
 class Driver(Protocol):
-    """One stream, or several rows in lockstep, with its states in its own keeping."""
+    """One stream, or several rows in lockstep, that keeps its own states."""
 
     # Whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of no value.
     leaves_out_delay: bool
@@ -38,16 +38,16 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a driver gave: states (rows, k, ...) after each of k pieces, and outputs without the frames of the delay.
+    """The results of a driver: states (rows, k, ...) after each of k pieces, and outputs without the delay.
 
-    These are (rows, frames, ...), or (rows, ...) as of the last where there is no time axis; None is left out.
+    Outputs are (rows, frames, ...), or (rows, ...) as of the last where there is no time axis; None is left out.
     """
 
     outputs: Mapping[str, Array]
     states: Mapping[str, Array]
 
     def of_rows(self, rows: slice) -> Trace:
-        """What these rows gave."""
+        """Results of `rows`."""
         return Trace(*({name: a[rows] for name, a in named.items()} for named in (self.outputs, self.states)))
 
 
@@ -75,7 +75,7 @@ class ClosedLoop:
         return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()})
 
     def cut(self, start: int, stop: int) -> dict[str, Array]:
-        """What there is for the frames from `start` to `stop`; an input without a time axis stays as it is."""
+        """The inputs for the frames from `start` to `stop`; an input without a time axis stays as it is."""
         return cut(self.spec, self.inputs, start, stop)
 
     def pieces(self, edges: Sequence[int] | None = None) -> Iterator[tuple[int, int, dict[str, Array]]]:

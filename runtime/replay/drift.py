@@ -1,4 +1,4 @@
-"""How far two runs of one stream are apart, step by step, and whether that is within the tolerance."""
+"""The drift between two runs of one stream, step by step, and its check against the tolerance."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ class Drift:
     Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None:
     then error and `scale` are of the value that is furthest outside. `curve` is pairs (step, largest relative error so
     far). A step has `chunk` frames; of whole sequences a frame stands for it. `kind` is the kind of input of the row
-    that is the worst, "" where rows have none. `closest` is the absolute error of the value that comes closest to what
-    is allowed, or is furthest beyond it, and the absolute error that is allowed there.
+    that is the worst, "" where rows have none. `closest` is the absolute error of the value that comes closest to the
+    allowed error, or is furthest beyond it, and the allowed error there.
     """
 
     check: str
@@ -76,7 +76,7 @@ def drift(
     allowed = np.broadcast_to(sure, scale.shape) if want.dtype.kind != "f" else tolerance.atol + tolerance.rtol * scale
 
     def judged(part: slice) -> tuple[Array, Array]:
-        """The error of each entry, and how many times it is what is allowed."""
+        """The error of each entry, and its ratio to the allowed one."""
         error, limit = _error(given[:, part], wanted[:, part]), allowed[:, part]
         error[no_more[:, part]] = 0.0
         with np.errstate(invalid="ignore", over="ignore"):
@@ -120,13 +120,13 @@ def _closest(share: Array, allowed: Array, judged: Callable[[slice], tuple[Array
 
 
 def _blocks(values: Array) -> list[slice]:
-    """Pieces of axis 1: what is compared in float64 takes many times the memory of the values."""
+    """Segments of axis 1: a comparison in float64 takes many times the memory of the values."""
     size = max(1, BLOCK // values[:, 0].size)
     return [slice(start, start + size) for start in range(0, values.shape[1], size)]
 
 
 def _size(values: Array) -> Array:
-    """Magnitudes, 0 of what is no finite number."""
+    """Magnitudes, 0 where a value is not finite."""
     values = values.astype(np.float64)
     return np.where(np.isfinite(values), np.abs(values), 0.0)
 
@@ -139,7 +139,7 @@ def _error(given: Array, wanted: Array) -> Array:
 
 
 def beyond(want: Array, kinds: Sequence[str]) -> Array:
-    """Of each row and step of (rows, steps, ...), whether the model had given NaN by then, on what is not ordinary."""
+    """The mask (rows, steps) of NaN in the model's values up to each step, in rows of inputs that are not ordinary."""
     if not kinds or want.dtype.kind != "f":
         return np.zeros(want.shape[:2], bool)
     nan = np.asarray(np.isnan(want).any(tuple(range(2, want.ndim))))
@@ -153,9 +153,9 @@ class ParityReport:
 
     Attributes:
         frames, rows: of the vectors of ordinary input.
-        not_judged: by kind of input that was tried in vain, why.
+        not_judged: the reason, by kind of input not judged.
         steps: those frames in steps; None of whole sequences.
-        figures: the task's own, by name, where somebody asked for some.
+        figures: the task's own, by name, where they were asked for.
     """
 
     backend: str
@@ -191,7 +191,7 @@ class ParityReport:
         return parity_table(self.to_json())
 
     def raise_for_failure(self, consequence: str) -> None:
-        """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
+        """Raise ParityError with the first step and tensor outside the tolerance, and `consequence`."""
         failed = [d for d in self.drifts if d.step is not None]
         if not failed:
             return

@@ -1,4 +1,4 @@
-"""What a closed loop drives: a pure step, a stream of an engine, streams of a pool."""
+"""Drivers of a closed loop: a pure step, a stream of an engine, streams of a pool."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -117,7 +117,7 @@ def with_time(spec: StreamSpec, outputs: Mapping[str, Array]) -> dict[str, Array
 
 
 def only_value(named: Mapping[str, Any]) -> Any:
-    """What a caller gives: the value itself where there is one, else a dict."""
+    """`named` in a caller's form: the only value itself, else the dict."""
     return named if len(named) > 1 else next(iter(named.values()))
 
 

@@ -1,4 +1,4 @@
-"""Ends of sequences: of a few lengths, the frames that steps and `finish` give against those of the model."""
+"""Checks of sequence ends: for some lengths, the frames of steps and `finish` against those of the model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PREFIXES = 16
 def lengths_tried(spec: StreamSpec, frames: int, shortest: int = 1) -> list[int]:
     """Numbers of frames, up to `frames`, that sequences end after: one, few, less than the delay, each remainder.
 
-    All are at least `shortest`, the fewest of which a stream gives what the model does. Where a step is a frame and the
-    end gives nothing, the steps of a long sequence give all frames that it has: then they are those alone of the first
-    steps, after each of which an output without a time axis is another one.
+    All are at least `shortest`, the fewest for which a stream agrees with the model. Where a step is a frame and the
+    end gives nothing, the steps of a long sequence give all its frames: then these are only the ends of the first
+    steps, for outputs without a time axis, which differ after each step.
     """
     tried: set[int] = set()
     if gives_at_end(spec):
@@ -40,12 +40,12 @@ def lengths_tried(spec: StreamSpec, frames: int, shortest: int = 1) -> list[int]
 
 
 def gives_at_end(spec: StreamSpec) -> bool:
-    """Whether the steps of a long sequence do not give all frames that shorter ones have."""
+    """True if the steps of a long sequence do not give all frames that shorter ones have."""
     return spec.tail > 0 or spec.chunk > 1
 
 
 def is_compared(spec: StreamSpec, tensor: TensorSpec, frames: int) -> bool:
-    """Whether an output is compared after so many frames: without a time axis, where a step has ended with them."""
+    """True if an output is compared after so many frames: without a time axis, only where a step ends with them."""
     if spec.timed(tensor):
         return gives_at_end(spec)
     return not spec.sequence_only and frames % spec.chunk == 0 and frames > spec.delay
@@ -54,7 +54,7 @@ def is_compared(spec: StreamSpec, tensor: TensorSpec, frames: int) -> bool:
 def end_drifts(
     check: str, engine: Engine, golden: Golden, ended: Callable[..., Mapping[str, Array]]
 ) -> Iterator[Drift]:
-    """How far what `ended` gives of the golden sequences that end is from what the model gives of them."""
+    """The drift of the outputs of `ended` from the model's, for each golden sequence that ends."""
     for frames, wanted in golden.ends.items():
         loop = ClosedLoop(engine.spec, ClosedLoop(engine.spec, golden.inputs).cut(0, frames))
         given = ended(engine, loop)

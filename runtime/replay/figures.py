@@ -1,4 +1,4 @@
-"""A task's own figures: what a function of the user's says of the model's outputs and of the stream's."""
+"""A task's own figures: a user's function of the model's outputs and of the stream's."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Accept = Callable[[Any, Any], Any]
 
 
 def task_figures(engine: Engine, golden: Golden, accept: Accept) -> dict[str, float]:
-    """What `accept` gives for `engine`, driven step by step over the golden vectors, by name.
+    """Figures of `accept` by name, for `engine` driven step by step over the golden vectors.
 
-    Its arguments are what the model and the stream gave for the same frames: an array (rows, frames, ...) without the
+    Its arguments are the outputs of model and stream for the same frames: an array (rows, frames, ...) without the
     frames of the delay, or (rows, ...) where an output has no time axis; a dict of arrays by name where there are
-    several outputs. A number is called as the function is.
+    several outputs. A number gets the function's name.
 
     Raises ParityError where `accept` gives False or an assertion of it fails, and SourceError where it gives anything
     else or raises another exception.
@@ -54,7 +54,7 @@ def figures_text(figures: Mapping[str, float | None]) -> str:
 
 
 def _own(outputs: Mapping[str, Array]) -> Any:
-    """Copies: whoever normalises in place changes nothing that is compared or kept."""
+    """Copies: normalising in place changes no value that is compared or stored."""
     return only_value({name: value.copy() for name, value in outputs.items()})
 
 
@@ -70,7 +70,7 @@ def _number(name: str, value: Any, key: Any = "") -> float:
 
 
 def _plain(value: Any) -> Any:
-    """A number of Python's for one of numpy's or torch's."""
+    """A Python number for one of numpy or torch."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 

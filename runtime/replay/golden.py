@@ -1,4 +1,4 @@
-"""Golden vectors: what the model itself gave, as a file, and how far from it outputs and states are."""
+"""Golden vectors: the model's own outputs and states, as a file, and the drift of others from them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Golden:
 
     `inputs` and `outputs` are (r, t, ...), without t where a sequence model has no time axis there (an output then as
     of the last frame); `states` are (r, k, ...), as of after `at[k]` frames. `tolerance` is that of an engine in
-    `precision`. `kinds` says what kind of input each row is.
+    `precision`. `kinds` are the kinds of input of the rows.
 
-    `ends` are what the model gives of the first frames alone, by how many these are, (r, t, ...): whole sequences, or
-    (r, ...) where an output has no time axis.
+    `ends` are the model's outputs of the first frames alone, by their number, (r, t, ...): whole sequences, or (r, ...)
+    where an output has no time axis.
 
     Each row of a tensor is held to its own running magnitude, or each entry of a frame to its own, `by_entry`; or where
-    that is larger to `scales` (r, t, ...) by output and (r, k, ...) by state, the scale of what it was computed from.
+    that is larger to `scales` (r, t, ...) by output and (r, k, ...) by state, the scale of the operands.
 
     `trials` are shorter vectors of other kinds of input, of which the outputs alone are compared, by entry.
     """
@@ -64,7 +64,7 @@ class Golden:
         return int(self.at[-1])
 
     def steps(self, spec: StreamSpec) -> int | None:
-        """How many steps these are; None of whole sequences."""
+        """The number of steps; None for whole sequences."""
         return None if spec.sequence_only else self.frames // spec.chunk
 
     def beginning(self, spec: StreamSpec) -> Golden:
@@ -90,7 +90,7 @@ class Golden:
         return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, scales=scales, at=self.at[keep])
 
     def parts(self, engine: Engine) -> Iterator[Golden]:
-        """What is replayed on `engine`: these, and the trials that can be judged there, as many rows as it takes."""
+        """Vectors to replay on `engine`: these, and the trials that can be judged there, in rows that it takes."""
         yield self.fitted(engine)
         if self.trials is None:
             return
@@ -126,7 +126,7 @@ class Golden:
         return {kind: why for kind, is_lost in zip(trials.kinds, lost, strict=True) if is_lost}
 
     def _unfit(self, precision: str) -> dict[str, str]:
-        """What is louder than these vectors is held in fp32 alone, and int8 may be calibrated for a recording."""
+        """Kinds of trials left out: louder ones are for fp32 alone; int8 may be calibrated for a recording."""
         trials = self.trials
         if trials is None or precision == "fp32":
             return {}
@@ -158,7 +158,7 @@ class Golden:
     def output_drifts(
         self, check: str, spec: StreamSpec, outputs: Mapping[str, Array], start: int = 0, stop: int | None = None
     ) -> Iterator[Drift]:
-        """How far `outputs` of the frames `start` to `stop` are from these; without a time axis, the last alone."""
+        """Drift of `outputs` of the frames `start` to `stop` from these; without a time axis, the last alone."""
         stop = self.frames if stop is None else stop
         # In less than fp32 the error of a small entry is on the scale of the large ones beside it.
         scales = self.scales if self.precision == "fp32" else {}
@@ -185,7 +185,7 @@ class Golden:
     def state_drifts(
         self, check: str, spec: StreamSpec, states: Mapping[str, Array], at: slice = slice(None)
     ) -> Iterator[Drift]:
-        """How far `states` (r, k, ...), those of the checkpoints `at`, are from these; what is packed, one by one."""
+        """Drift of `states` (r, k, ...), those of the checkpoints `at`, from these; packed states one by one."""
         given, scales = unpacked(spec, states), unpacked(spec, self.scales) if self.precision == "fp32" else {}
         for name, want in unpacked(spec, self.states).items():
             scale = scales[name][:, at] if name in scales else None
@@ -205,7 +205,7 @@ class Golden:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
-        """From what the file holds; raises BundleError where it does not fit the contract."""
+        """From the file's arrays; raises BundleError where it does not fit the contract."""
         try:
             atol, rtol = _tolerance(arrays["tolerance"])
             golden = _read(arrays, spec, spec.states, Tolerance(atol, rtol), str(arrays["precision"]))

@@ -1,4 +1,4 @@
-"""How loud each frame is in each kind of input that a model is tried on."""
+"""Levels of the frames, for each kind of input that a model is tried on."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ENDS = 4
 
 @dataclass(frozen=True)
 class EndVectors:
-    """Sequences of the first `frames` frames: what each of their `steps` steps gives, one sequence after the other.
+    """Sequences of the first `frames` frames: outputs of each of their `steps` steps, one sequence after the other.
 
     `outputs` are by the number of the output in the contract, NaN where there is no frame.
     """
@@ -32,7 +32,7 @@ class EndVectors:
 
     @staticmethod
     def of(spec: StreamSpec, golden: Golden, steps: int) -> EndVectors | None:
-        """A few that end within `steps` steps; None where there are none, or a step does not know of an end."""
+        """A few that end within `steps` steps; None where there are none, or the contract has no `end`."""
         if spec.end is None:
             return None
         tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
@@ -93,7 +93,7 @@ class StepVectors:
 
 
 def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:
-    """(1, time, ...) as the arrays of so many steps, one after the other; one zero where there are none."""
+    """(1, time, ...) as the arrays of `steps` steps, in sequence; one zero where there are none."""
     if not spec.timed(tensor):
         return np.concatenate([graph_layout(frames, tensor).reshape(-1)] * steps)
     size = tensor.frames_of(spec.chunk)

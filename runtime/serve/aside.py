@@ -1,4 +1,4 @@
-"""A thread for the callbacks of users, so that one that is slow or fails meets nobody but those behind it."""
+"""A thread for the callbacks of users, so that a slow or failing one delays only those behind it."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Aside:
-    """Calls what it is given in order, in a thread that begins with the first; what they raise is logged."""
+    """Calls functions in order, in a thread that begins with the first; their exceptions are logged."""
 
     def __init__(self, name: str) -> None:
         self.calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
@@ -35,7 +35,7 @@ class Aside:
             self.calls.put(None)
 
     def join(self, timeout: float | None) -> bool:
-        """Whether all calls were made within so many seconds."""
+        """True if all calls were made in `timeout` seconds."""
         if not self.begun:
             return True
         self.thread.join(timeout)

@@ -29,10 +29,10 @@ class Batcher(Uncopied, Generic[Y]):
 
     A round takes at most one frame of a stream, the oldest first, so that a stream's frames keep their order. It starts
     when `max_batch` streams have a frame, when every open stream has one, or when the oldest frame has waited for
-    `max_delay_ms`. Close it, or use it with `with` or `async with`, which run what waits.
+    `max_delay_ms`. Close it, or use it with `with` or `async with`, which run waiting frames.
 
     Attributes:
-        wait: how long frames waited for their round.
+        wait: waiting times of frames.
         latency: from submit to output.
     """
 
@@ -102,7 +102,7 @@ class Batcher(Uncopied, Generic[Y]):
         return submission
 
     def finish(self, stream: int, x: Frames | None = None) -> Any:
-        """What `Pool.finish` gives of one stream; raises StreamError while frames of it wait for their round."""
+        """Call `Pool.finish` for one stream; raises StreamError while frames of it wait for their round."""
         with self._changed:
             if any(s.stream == stream for s in (*self._waiting.all(), *self._taken)):
                 raise StreamError(
@@ -111,7 +111,7 @@ class Batcher(Uncopied, Generic[Y]):
         return self.pool.finish([stream], x)[0]
 
     def metrics(self) -> BatcherMetrics:
-        """Frames that wait, rounds, and what became of the frames; see `BatcherMetrics`."""
+        """Frames that wait, rounds, and results of the frames; see `BatcherMetrics`."""
         with self._changed:
             counts = self._counts
             return {
@@ -125,7 +125,7 @@ class Batcher(Uncopied, Generic[Y]):
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Take no more frames, run those that wait (`drain`) or fail them, and end the worker.
 
-        Raises StreamError where that takes more than `timeout` seconds; what still waits has failed then.
+        Raises StreamError where that takes more than `timeout` seconds; waiting frames have failed then.
         """
         if threading.current_thread() is self._aside.thread:
             raise StreamError("a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.")
@@ -152,7 +152,7 @@ class Batcher(Uncopied, Generic[Y]):
             )
 
     def after_fork(self) -> None:
-        """Of `runtime.forks`: the worker is not here, and the frames are the parent's."""
+        """See `runtime.forks`: the worker is not here, the frames are the parent's."""
         self._died = StreamError(f"this batcher was opened before a fork, and its thread is the parent's. {FIX}.")
         left, self._changed = [*self._waiting.all(), *self._taken], Condition()
         self._waiting, self._taken = Waiting(), []
@@ -178,7 +178,7 @@ class Batcher(Uncopied, Generic[Y]):
         return min(submission.since + self.max_delay_ms / 1e3, submission.deadline)
 
     def _claim(self, picked: list[Submission[Y]]) -> list[Submission[Y]]:
-        """Of `picked`, which wait no longer, those that were not cancelled."""
+        """Those frames of `picked` that are not cancelled; none waits now."""
         claimed = [submission for submission in picked if submission.set_running_or_notify_cancel()]
         self._counts["cancelled"] += len(picked) - len(claimed)
         return claimed
@@ -301,7 +301,7 @@ def _seconds(deadline_ms: float | None) -> float:
 
 
 def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> Any:
-    """The output of one stream that was fed `frames` before, without what its delay leaves out."""
+    """The output of one stream that was fed `frames` before, less the frames of its delay."""
     settled = spec.settled(frames)
     if not settled and spec.without_output(frames):
         return None

@@ -110,7 +110,7 @@ def collector(pool: Pool, batcher: Batcher | None = None, name: str = "rnn_expor
 
 
 def serve(pool: Pool, batcher: Batcher | None = None, port: int = 9464, address: str = "127.0.0.1") -> Endpoint:
-    """Serve http://`address`:`port`/metrics from a thread; port 0 takes a free one. Close what it gives.
+    """Serve http://`address`:`port`/metrics from a thread; port 0 takes a free one. Close it when done.
 
     `address` "0.0.0.0" serves every network of the machine, to anybody. Raises SourceError where prometheus-client is
     missing, or `port` is taken or cannot be served.

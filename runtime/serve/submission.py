@@ -46,13 +46,13 @@ class Submission(Future[Y | None], Generic[Y]):
         self._leave, self._aside = leave, aside
 
     def cancel(self) -> bool:
-        """Whether the frame will not be fed: False where its round has begun."""
+        """Cancel the frame; False if its round has begun."""
         if cancelled := super().cancel():
             self._leave(self)
         return cancelled
 
     def add_done_callback(self, fn: Callable[[Future[Y | None]], object]) -> None:
-        """Call `fn` with this when it is done, in a thread for callbacks alone; what it raises is logged."""
+        """Call `fn` with this when it is done, in a thread for callbacks alone; exceptions are logged."""
         # asyncio's own does no more than to wake its loop.
         direct = getattr(fn, "__module__", None) == "asyncio.futures"
         super().add_done_callback(fn if direct else partial(_aside, self._aside, fn))
@@ -68,7 +68,7 @@ class Submission(Future[Y | None], Generic[Y]):
             self.set_exception(error)
 
     def expired(self, now: float) -> DeadlineExceeded:
-        """What it fails with when its deadline is over."""
+        """The error for a deadline that is over."""
         waited = (now - self.since) * 1e3
         return DeadlineExceeded(
             f"no round took this frame of stream {self.stream} by its deadline: it waited {waited:.1f} ms and was not "

@@ -63,7 +63,7 @@ class TritonPythonModel:
         self._log(f"{streams}, {counts['closed']} closed, {counts['frames']} frames in {counts['rounds']} steps")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """A response to each request: what is wrong with one is answered to that one alone."""
+        """A response to each request; an error in one is answered to that one alone."""
         responses: list[Any] = [None] * len(requests)
         for group in _distinct([self._control(request, "CORRID") for request in requests]):
             for place, response in zip(group, self._step_group([requests[place] for place in group]), strict=True):
@@ -163,7 +163,7 @@ class TritonPythonModel:
 
 
 def _distinct(sequences: Sequence[int]) -> Iterator[list[int]]:
-    """Places of requests, in groups of different sequences: one that ended and was begun again may be there twice."""
+    """Indices of requests, in groups of different sequences: one that ended and began again may be there twice."""
     waiting = list(range(len(sequences)))
     while waiting:
         group = sorted({sequences[place]: place for place in reversed(waiting)}.values())

@@ -1,4 +1,4 @@
-"""Frames that wait for a round: a queue for each stream, the oldest first, each operation in the time of a heap's."""
+"""Frames that wait for a round: a queue for each stream, the oldest first, with operations in a heap's time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rnn_export.runtime.serve.submission import Submission
 
 
 class Waiting:
-    """Submissions by stream. `heads` and `deadlines` are heaps which keep entries of frames that are gone for a while.
+    """Submissions by stream. `heads` and `deadlines` are heaps which keep entries of gone frames for a while.
 
-    An interrupt leaves an operation done or not: what is in a queue counts, is put there last, and with no call in
+    An interrupt leaves an operation done or not: an entry of a queue counts, is put there last, and with no call in
     between.
     """
 
@@ -29,7 +29,7 @@ class Waiting:
 
     @property
     def streams(self) -> int:
-        """How many streams have a frame that waits."""
+        """Number of streams with a waiting frame."""
         return len(self.queues)
 
     def all(self) -> list[Submission[Any]]:
@@ -50,7 +50,7 @@ class Waiting:
         self.count += 1
 
     def remove(self, submission: Submission[Any]) -> bool:
-        """Whether it waited."""
+        """True if it waited."""
         number, stream = submission.number, submission.stream
         queue = self.queues.get(stream)
         if queue is None or number not in queue:
@@ -76,7 +76,7 @@ class Waiting:
         return None
 
     def first(self, most: int) -> list[Submission[Any]]:
-        """The oldest frame of each stream, the oldest first, of at most so many streams; they are taken out."""
+        """The oldest frame of each stream, the oldest first, of at most `most` streams; they are taken out."""
         taken: list[Submission[Any]] = []
         streams, later = set[int](), []
         while len(taken) < most and (submission := self.oldest()) is not None:
@@ -101,7 +101,7 @@ class Waiting:
         return math.inf
 
     def expired(self, now: float) -> list[Submission[Any]]:
-        """What should have been fed by now; taken out."""
+        """Take out the frames past their deadline."""
         gone = []
         while self.deadline() <= now:
             _, number, stream = self.deadlines[0]

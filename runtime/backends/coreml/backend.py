@@ -22,7 +22,7 @@ UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE", "all": "A
 
 
 class CoreMlSession(Session):
-    """The step of one stream; streams of several rows and pools go one after the other."""
+    """The step of one stream; rows of streams and pools go in sequence."""
 
     rows_at_once = 1
 

@@ -1,4 +1,4 @@
-"""One stream on a package, whoever computes it: frames in and out, and states as the contract has them."""
+"""One stream on a package, on any runtime: frames in and out, and states as the contract has them."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -44,7 +44,7 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One function: what it takes, keeps and gives by name, its constants, and its operations in order."""
+    """One function: its inputs, states and outputs by name, its constants, and its operations in order."""
 
     inputs: Mapping[str, Form]
     states: Mapping[str, Form]
@@ -80,7 +80,7 @@ def read_program(model: bytes, weights: bytes) -> Program:
 
 
 class _Reader:
-    """Collects what stands in a function."""
+    """Collects the parts of a function."""
 
     def __init__(self, weights: memoryview) -> None:
         self.weights = weights

@@ -1,7 +1,7 @@
-"""What a package calls its files, the tensors of a contract, and what a state is kept in.
+"""Names in a package: its files, the tensors of a contract, and those that hold a state.
 
 Core ML keeps states in fp16 alone, which begin at zeros (Apple's guide to stateful models, and of `MLModel.makeState`).
-So a state of the contract is one tensor of fp16 or several, of its own shape each, which add up to it:
+So a state of the contract is one fp16 tensor or several, each of its own shape, which add up to it:
 
     fp32 in precision fp32   value = first + second / 2048: to the last bit of fp32 from 6e-5 up to 65504, below that to
                              2e-11; what is larger is infinite
@@ -9,8 +9,8 @@ So a state of the contract is one tensor of fp16 or several, of its own shape ea
     int32, int64, int16      value = (first * 2048 + second) * 2048 + third, exact for all 32 bits
     bool, int8, uint8        one
 
-Where a state begins at something else than zeros, one more tensor, `state_begun`, is zero until the first step is over;
-until then the step takes the initial states that are stored in it.
+Where a state does not begin at zeros, one more tensor, `state_begun`, is zero until the first step is over; until then
+the step takes the initial states that are stored in it.
 """
 
 import re
@@ -66,7 +66,7 @@ _RESERVED = frozenset(
 
 
 def tensor_names(spec: StreamSpec) -> dict[str, str]:
-    """What Core ML calls each input and output: the same as the contract where that is a word, and no other's."""
+    """Core ML's name of each input and output: the contract's where that is a word, and no other's."""
     found: dict[str, str] = {}
     for name in [t.name for t in (*spec.inputs, *spec.outputs)]:
         word = re.sub("[^a-zA-Z0-9_]", "_", name)
@@ -94,14 +94,14 @@ def part_names(spec: StreamSpec, precision: str) -> dict[str, tuple[str, ...]]:
 
 
 def parts(state: StateSpec, precision: str) -> int:
-    """How many tensors of fp16 a state is kept in."""
+    """Number of fp16 tensors that hold a state."""
     if state.dtype == "float32":
         return 2 if precision == "fp32" else 1
     return 1 if state.dtype in SMALL else 3
 
 
 def has_flag(spec: StreamSpec, initial: Mapping[str, Array]) -> bool:
-    """Whether a state begins at something else than zeros."""
+    """True if a state begins at something else than zeros."""
     return any(np.any(initial[s.name]) for s in spec.states if s.initial == "stored")
 
 

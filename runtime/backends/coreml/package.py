@@ -1,7 +1,7 @@
-"""A package of a bundle, looked at before anything opens it: one program of known operators, held to the contract.
+"""A package of a bundle, inspected before anything opens it: one program of known operators, held to the contract.
 
 A program is data: it has functions of tensors alone, in shapes that are numbers, and its weights lie in the package.
-What Core ML gets is the package as it was looked at.
+Core ML gets the package as it was inspected.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """ExecuTorch on the CPU: the step of one stream, its states in buffers of the method.
 
-ExecuTorch has one pool of threads for the whole process, which no engine may turn up or down for the others.
+ExecuTorch has one pool of threads for the whole process, which no engine may resize for the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS = ("executorch", "executorch-portable")
 
 
 class ExecuTorchSession(Session):
-    """A file of ExecuTorch's. Each stream has a program of its own on it; several rows go one after the other."""
+    """A file of ExecuTorch's. Each stream has a program of its own on it; several rows go in sequence."""
 
     device = "cpu"
     rows_at_once = 1
@@ -85,7 +85,7 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 
 
 def open_target(artefacts: Artefacts, target: str, precision: str | None) -> ExecuTorchSession:
-    """Of the two targets, the one that is named."""
+    """Open the named one of the two targets."""
     row, spec = target_row(artefacts, target, precision), artefacts.spec
     name = row.file(FILE)
     if name is None:

@@ -1,4 +1,4 @@
-"""ExecuTorch's runtime, or why it is not here; and what it says of an error.
+"""ExecuTorch's runtime, or why it is not here; and its report of an error.
 
 Its bindings are imported by themselves: `executorch.runtime` imports the whole converter before them, which takes
 seconds, and libraries that print.
@@ -34,23 +34,23 @@ _said = threading.local()
 def open_program(raw: bytes) -> Any:
     """A program of its own on the file `raw`, which must stay as long as it does; raises RuntimeError.
 
-    Of its own, since all methods of one program lie in the same memory.
+    Not shared, since all methods of one program lie in the same memory.
     """
     return _C._load_program_from_buffer(raw, program_verification=_C.Verification.InternalConsistency)
 
 
 def has_xnnpack() -> bool:
-    """Whether XNNPACK is linked, as the target `executorch` needs it."""
+    """True if XNNPACK is linked, as the target `executorch` needs it."""
     return bool(_C._is_available("XnnpackBackend"))
 
 
 def version() -> str:
-    """Of ExecuTorch, as "1.5.1"."""
+    """The version, as "1.5.1"."""
     return version_of("executorch")
 
 
 def cause(error: Exception) -> str:
-    """The reason of an error that this thread met: the bindings raise a number, and ExecuTorch says the rest."""
+    """The reason of an error that this thread met: the bindings raise a number, and ExecuTorch logs the rest."""
     lines: list[str] = getattr(_said, "lines", [])
     _said.lines = []
     return "; ".join(" ".join(line.split()) for line in lines) or " ".join(str(error).split())
@@ -65,7 +65,7 @@ class _Platform(ctypes.Structure):
 
 
 def _listen(time: int, level: int, file: bytes, function: bytes, line: int, text: int, length: int) -> None:
-    """Keep an error for `cause`; what is said besides is for whoever works on ExecuTorch."""
+    """Keep an error for `cause`; other messages are for developers of ExecuTorch."""
     said = ctypes.string_at(text, length).decode(errors="replace")
     if chr(level) == "E" and not said.startswith("arg "):
         _said.lines = [*getattr(_said, "lines", [])[-5:], said]
@@ -81,7 +81,7 @@ _LISTENER = ctypes.CFUNCTYPE(
 
 
 def _listen_in() -> None:
-    """Have ExecuTorch say to `_listen` what it would print, unless its table is another than is known here."""
+    """Have ExecuTorch log to `_listen` in place of printing, unless its table is not the known one."""
     (file,) = Path(executorch.__path__[0], "lib").glob("libexecutorch.*")
     library = ctypes.CDLL(str(file))
     find = library._ZN10executorch7runtime12get_pal_implEv

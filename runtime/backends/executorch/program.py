@@ -1,7 +1,7 @@
 """A step as ExecuTorch's file, as a bundle has it: held to the contract as it is opened.
 
-The file is code (BUNDLE.md): ExecuTorch believes what stands in it. So nobody's file is opened untrusted, and this
-finds what was written for something else or is damaged.
+The file is code (BUNDLE.md): ExecuTorch trusts its content. So no file is opened untrusted, and this finds a file that
+was written for another model or is damaged.
 
 Its method `step` takes the inputs and gives the outputs of the contract, in its order; state number N is the buffer
 `state_N`, of which the file has the initial value. All sizes are numbers, of one stream. The method `rnn_export.spec`

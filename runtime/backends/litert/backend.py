@@ -16,7 +16,7 @@ from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 
 class LiteRtSession(Session):
-    """A file of LiteRT's. Each stream has an interpreter of its own on it; several rows go one after the other."""
+    """A file of LiteRT's. Each stream has an interpreter of its own on it; several rows go in sequence."""
 
     device = "cpu"
     rows_at_once = 1

@@ -1,4 +1,4 @@
-"""LiteRT itself, or why it is not here; and what it says of an error."""
+"""LiteRT itself, or why it is not here; and its report of an error."""
 
 from importlib.metadata import version as version_of
 from typing import Any
@@ -33,7 +33,7 @@ def new_interpreter(raw: bytes, threads: int, keeps_all: bool = False) -> Any:
 
 
 def version() -> str:
-    """Of LiteRT, as "2.3.0"."""
+    """Version, as "2.3.0"."""
     return version_of("ai-edge-litert")
 
 

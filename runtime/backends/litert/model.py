@@ -1,7 +1,7 @@
-"""A step as LiteRT's file, as a bundle has it: looked at and held to the contract before LiteRT sees it.
+"""A step as LiteRT's file, as a bundle has it: inspected and held to the contract before LiteRT sees it.
 
-The file is code for all that (BUNDLE.md): LiteRT believes what stands in it, and one wrong number ends the process. So
-nobody's file is opened untrusted, and this finds what was written for something else, is damaged or too large.
+The file is still code (BUNDLE.md): LiteRT trusts its content, and one wrong number ends the process. So no file is
+opened untrusted, and this finds a file that was written for another model, is damaged or too large.
 
 Its one signature, `step`, takes the inputs and then the states, and gives the outputs and then the next states, by the
 names of the contract; the graph itself has them in that order, for runtimes without signatures. All sizes are numbers,
@@ -73,7 +73,7 @@ def parsed(raw: bytes) -> Any:
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """What LiteRT calls an operator: "FULLY_CONNECTED"; of a custom one its own name."""
+    """LiteRT's name of an operator: "FULLY_CONNECTED"; of a custom one its own name."""
     codes = model.operatorCodes or []
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError("an operator of it has no kind")
@@ -155,7 +155,7 @@ def _ports(model: Any, graph: Any) -> tuple[list[tuple[str, int]], list[tuple[st
 
 
 def _check_contract(file: str, graph: Any, ports: Sequence[Sequence[tuple[str, int]]], spec: StreamSpec) -> None:
-    """Raise BundleError where what it takes or gives is other than the contract says."""
+    """Raise BundleError where its inputs or outputs are not those of the contract."""
     inputs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in spec.inputs]
     outputs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in spec.outputs]
     inputs += [(s.input, s) for s in spec.states]

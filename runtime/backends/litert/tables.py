@@ -1,4 +1,4 @@
-"""Ids that look rows of a table up: held to the table, since the converter cuts ids of 64 bits to 32 without a word."""
+"""Checks of ids that index a table, since the converter silently cuts ids of 64 bits to 32."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -85,7 +85,7 @@ def _rebuild(row: TargetRow) -> str:
 
 
 def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
-    """What is recorded of the build for this machine; raises BackendUnavailable where it does not run here."""
+    """The record of the build for this machine; raises BackendUnavailable where it does not run here."""
     triple, target, fix = host_triple(), _target(row), _rebuild(row)
     places = (path.split("/")[-2:] for path in row.files if path.count("/") > 1)
     found = sorted(machine for machine, file in places if file == library_name(machine))

@@ -1,4 +1,4 @@
-"""What a CPU can do, in the words of /proc/cpuinfo, and which of it a compiler uses."""
+"""Features of a CPU, in the words of /proc/cpuinfo, and those that a compiler uses."""
 
 import platform
 import re
@@ -42,7 +42,7 @@ class Cpu(NamedTuple):
 
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
-    """Read what the kernel says in `path`; the features are those of the first core, elsewhere what numpy finds."""
+    """Read the kernel's `path`, for the features of the first core; elsewhere those that numpy finds."""
     if sys.platform in _ELSEWHERE:
         mac = sys.platform == "darwin" and platform.machine() == "arm64"
         return Cpu(platform.processor() or platform.machine(), APPLE_M1 if mac else of_numpy())
@@ -52,7 +52,7 @@ def this_cpu(path: Path = CPUINFO) -> Cpu:
 
 
 def of_numpy() -> frozenset[str]:
-    """What numpy finds in an x86, in the words of the kernel; less than there is, and nothing where it does not say."""
+    """The x86 features that numpy finds, in the words of the kernel: a subset, and none where it does not say."""
     core = getattr(np, "_core", None) or np.core
     found = getattr(getattr(core, "_multiarray_umath", None), "__cpu_features__", {})
     known = {_WORDS.get(flag, flag) for flag in _X86.split()}
@@ -66,7 +66,7 @@ def library_name(triple: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A file in which the kernel tells something; empty where it does not."""
+    """The text of a file of the kernel; empty where there is none."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""build.json: what is recorded of a compiled library, so that it is loaded where it runs and with its own sources."""
+"""build.json: the record of a compiled library, so that it is loaded where it runs and with its own sources."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ AROUND = ("golden.h", "main.c", "selftest.c")
 
 @dataclass(frozen=True)
 class Record:
-    """How a library was compiled: the fields of `build/<triple>/build.json`.
+    """A library's build record: the fields of `build/<triple>/build.json`.
 
-    `flags` are those that the code depends on, `features` what it uses of a CPU, in the words of /proc/cpuinfo. Its
-    extension is for a Python with the EXT_SUFFIX `python`, and for the major version `numpy`; None where it has none.
+    `flags` are those that the code depends on, `features` those of a CPU, in the words of /proc/cpuinfo. Its extension
+    is for a Python with the EXT_SUFFIX `python`, and for the major version `numpy`; None where it has none.
     """
 
     triple: str

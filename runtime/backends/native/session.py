@@ -59,7 +59,7 @@ class CompiledStep:
 
     @cached_property
     def table_rows(self) -> dict[str, int]:
-        """Of inputs that are an index into a table, by name: its rows."""
+        """Rows of tables, by the name of the input that indexes them."""
         rows = {t.name: int(self.call.rnn_input_rows(i)) for i, t in enumerate(self.spec.inputs)}
         return {name: n for name, n in rows.items() if n}
 
@@ -72,7 +72,7 @@ class CompiledStep:
 
     @cached_property
     def wrong(self) -> WrongIndices | None:
-        """What it says of indices that it computes; None where none can be wrong, and of an earlier rnn-export."""
+        """Errors in indices that it computes; None where none can be wrong, and of an earlier rnn-export."""
         try:
             count = int(self.call.rnn_wrong_indices())
         except AttributeError:
@@ -86,7 +86,7 @@ class CompiledStep:
 
     @cached_property
     def places(self) -> StatePlaces:
-        """Where a struct has the states."""
+        """Places of states in a struct."""
         try:
             front = self.call.rnn_state_front
         except AttributeError:  # compiled by an rnn-export whose windows stayed in their place
@@ -111,7 +111,7 @@ class NativeBuffers(StreamBuffers):
         self.compute = self.call_of(list(self.inputs.values()), list(self.outputs.values()), 1)
 
     def call_of(self, inputs: list[Array], outputs: list[Array], steps: int) -> Callable[[], None]:
-        """A call of so many steps from and to arrays that lie row after row."""
+        """A call of `steps` steps from and to arrays that lie row after row."""
         address, stride, rows = self.place
         structs, sizes = (ADDRESS(address), SIZE(stride)), (SIZE(rows), SIZE(steps))
         arguments = *structs, addresses(inputs), addresses(outputs), *sizes
@@ -231,7 +231,7 @@ class NativeStateStore(StateStore):
         return outputs, nan_rows if found else None
 
     def _in_pieces(self, each: int, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> int:
-        """A round between whose pieces an interrupt can come, or that finds a wrong index: then none was stepped."""
+        """A round that an interrupt between its pieces or a wrong index undoes: then none was stepped."""
         found, saved = 0, self.structs[rows]
         self.before = rows, saved
         try:
@@ -307,7 +307,7 @@ def _load_index(load: Callable[[Any], None], check: Callable[[], None], x: Any) 
 
 
 def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> Array:
-    """(batch, time, ...) as (batch, steps, what a step takes); what has no time axis stands in every step."""
+    """(batch, time, ...) as (batch, steps, a step's input); without a time axis, repeated in every step."""
     if not spec.timed(tensor):
         return np.broadcast_to(array[:, None], (array.shape[0], steps, *array.shape[1:]))
     if not spec.has_time:
@@ -317,7 +317,7 @@ def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> 
 
 
 def _by_time(array: Array, tensor: TensorSpec, spec: StreamSpec) -> Array:
-    """(batch, steps, what a step gives) as (batch, time, ...); without a time axis, as of the last step."""
+    """(batch, steps, a step's output) as (batch, time, ...); without a time axis, as of the last step."""
     if not spec.timed(tensor):
         return array[:, -1]
     if not spec.has_time:
@@ -332,12 +332,12 @@ def _time_axis(tensor: TensorSpec) -> int:
 
 
 def aligned(nbytes: int) -> Array:
-    """So many zeros, (nbytes,) uint8, at the start of a cache line."""
+    """Zeros, (nbytes,) uint8, at the start of a cache line."""
     block = np.zeros(nbytes + LINE, np.uint8)
     start = -block.ctypes.data % LINE
     return block[start : start + nbytes]
 
 
 def addresses(arrays: list[Array]) -> Any:
-    """A C array of where each of `arrays` starts."""
+    """A C array of the addresses of `arrays`."""
     return (ADDRESS * len(arrays))(*(a.ctypes.data for a in arrays))

@@ -27,7 +27,7 @@ FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def has_teams(triple: str) -> bool:
-    """Whether steps for the machine `triple` are compiled with teams: on Linux, where addresses have 64 bits."""
+    """True if steps for the machine `triple` are compiled with teams: on Linux, where addresses have 64 bits."""
     return re.match("(x86_64|aarch64|riscv64|powerpc64le|s390x|loongarch64)-linux-", triple) is not None
 
 

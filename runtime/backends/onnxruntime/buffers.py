@@ -24,7 +24,7 @@ NAN_SEARCH_EVERY = 17
 
 @dataclass(frozen=True)
 class Graphs:
-    """What ONNX Runtime loaded of a contract: an InferenceSession of the step, of the sequence, or of both."""
+    """The loaded graphs of a contract: an InferenceSession of the step, of the sequence, or of both."""
 
     spec: StreamSpec
     step: Any

@@ -15,7 +15,7 @@ from rnn_export.runtime.device.values import as_stream_error
 class OrtCudaStateStore(DeviceStateStore):
     """ONNX Runtime has a queue of its own, so a step waits for the device before it and is over when it returns.
 
-    `memory` and `number` are ONNX Runtime's words for where the buffers of `device` lie.
+    `memory` and `number` are ONNX Runtime's words for the memory of `device`.
     """
 
     backend, captured = "onnxruntime", False

@@ -1,4 +1,4 @@
-"""ONNX Runtime itself, or why it is not here, and what it raises."""
+"""ONNX Runtime itself, or why it is not here, and its errors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ def make_session(
     run: bool = True,
     profile: str | None = None,
 ) -> Any:
-    """An InferenceSession; raises BackendUnavailable where ONNX Runtime refuses the graph, whatever it raises then.
+    """An InferenceSession; raises BackendUnavailable for any error in which ONNX Runtime refuses the graph.
 
-    Without `optimise` each node runs as it was written; `dims` are sizes of symbols; a session that is not to `run`
-    prepares nothing. A profile is written to a file whose path begins with `profile`.
+    Without `optimise` each node runs as it was written; `dims` are sizes of symbols; without `run` a session prepares
+    nothing. A profile is written to a file whose path begins with `profile`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -60,7 +60,7 @@ def make_session(
 
 
 def infer_shapes(model: bytes, dims: Mapping[str, int]) -> Iterator[tuple[str, str, Sequence[object]]]:
-    """Name, type and shape of what a model takes and gives, by a session that is made and never run."""
+    """Name, type and shape of a model's inputs and outputs, by a session that is made and never run."""
     session = make_session(model, dims=dims, run=False)
     for value in (*session.get_inputs(), *session.get_outputs()):
         yield value.name, value.type.removeprefix("tensor(").removesuffix(")"), value.shape

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the IR of a bundle as a session, which computes in what was asked for."""
+"""OpenVINO on the CPU: the IR of a bundle as a session, in the precision asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OpenVinoSession(Session):
 
     @property
     def computes_in(self) -> str:
-        """What OpenVINO says that it computes in, "f32" or less."""
+        """The precision that OpenVINO reports, "f32" or less."""
         return str(self.compiled[STATEFUL].get_property("INFERENCE_PRECISION_HINT").to_string())
 
 

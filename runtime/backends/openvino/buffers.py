@@ -1,4 +1,4 @@
-"""What steps on OpenVINO: one stream whose states are the infer request's own, or several rows with theirs outside."""
+"""Buffers on OpenVINO: one stream whose states are the infer request's own, or several rows with states outside."""
 
 from collections.abc import Mapping
 from functools import partial

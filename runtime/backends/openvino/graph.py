@@ -1,10 +1,10 @@
-"""A step in OpenVINO's IR, as a bundle has it: looked at, read, and held to the contract, all before it is compiled.
+"""A step in OpenVINO's IR, as a bundle has it: inspected, read, and held to the contract before it is compiled.
 
-IR is data: OpenVINO runs operators of its own sets alone, since nobody here gives it an extension, and from memory it
-opens no other file. What is left is what a graph may grow to. OpenVINO computes while it reads, of what follows from
-constants; so nothing may follow from constants alone but weights that are stored in fewer bits, and no operator may
-give as many values as its input makes them. Then all sizes follow from shapes, and are added up before anything runs.
-What OpenVINO gets is written anew from what was looked at, without the notes for its plugins.
+IR is data: OpenVINO runs operators of its own sets alone, since it gets no extension here, and from memory it opens no
+other file. The risk left is the size a graph grows to. OpenVINO folds constants while it reads; so nothing may follow
+from constants alone but weights that are stored in fewer bits, and no operator's output size may depend on values. Then
+all sizes follow from shapes, and are added up before anything runs. OpenVINO gets a graph that is written anew from the
+inspected one, without the notes for its plugins.
 """
 
 import math
@@ -32,7 +32,7 @@ ITEM_BYTES |= {"u16": 2, "u8": 1, "boolean": 1}
 
 
 def variable(state: StateSpec) -> str:
-    """What OpenVINO calls a state that was made of an input and an output."""
+    """OpenVINO's name of a state that was made of an input and an output."""
     return state.input + state.output
 
 
@@ -71,10 +71,9 @@ def _parsed(raw: bytes) -> Element:
 
 
 def check_layers(raw: bytes, nbytes: int) -> Element:
-    """The IR `raw`, whose weights are a file of so many bytes.
+    """The IR `raw`, whose weights are a file of `nbytes` bytes.
 
-    Raises ValueError where it is damaged, or a layer is none of a bundle or would have OpenVINO compute something of
-    any size.
+    Raises ValueError where it is damaged, or a layer is none of a bundle or would give OpenVINO a result of any size.
     """
     net = _parsed(raw)
     sources: dict[str, list[str]] = {}

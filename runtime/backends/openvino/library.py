@@ -1,4 +1,4 @@
-"""OpenVINO itself, or why it is not here; what it is asked for, and what it says of an error."""
+"""OpenVINO itself, or why it is not here; its settings, and its report of an error."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ SETTINGS = {**PRECISION, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFER
 
 
 def settings(threads: int, by_default: bool = False) -> dict[str, Any]:
-    """How a model is compiled: for steps that come one by one; with what OpenVINO computes in `by_default`."""
+    """Compile settings, for steps that come one by one; in OpenVINO's own precision if `by_default`."""
     asked = {**SETTINGS, "INFERENCE_NUM_THREADS": threads}
     return {name: value for name, value in asked.items() if not (by_default and name in PRECISION)}
 
 
 def version() -> str:
-    """Of OpenVINO, as "2026.4.1"."""
+    """The version, as "2026.4.1"."""
     return str(ov.get_version()).partition("-")[0]
 
 

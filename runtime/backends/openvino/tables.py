@@ -1,4 +1,4 @@
-"""Ids that look rows of a table up: OpenVINO gives zeros beyond the table and says nothing, so they are held to it."""
+"""Checks of ids that index a table, since OpenVINO silently gives zeros beyond it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -37,7 +37,7 @@ class Address:
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names a model on a server rather than a bundle."""
+    """True if `path` names a model on a server rather than a bundle."""
     return isinstance(path, str) and "://" in path
 
 

@@ -1,4 +1,4 @@
-"""Servers as a backend: whether what they serve fits, and a session whose rows are each a sequence on one of them."""
+"""Servers as a backend: the check of their model, and a session whose rows are each a sequence on one of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONNECT, GRACE = 5.0, 0.5
 def open_address(
     text: str, backend: str, precision: str | None, device: str | None, threads: int, spec: StreamSpec | None = None
 ) -> tuple[ServedModel, RemoteSession]:
-    """What is served at an address, and a session on it; with `spec`, only if that is what is served there."""
+    """The model served at an address, and a session on it; with `spec`, only if that is its contract."""
     address = parse(text)
     endpoints = {e: Endpoint(e, address.name, address.deadline_ms / 1e3) for e in address.endpoints}
     try:
@@ -60,7 +60,7 @@ def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec
 
 
 def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
-    """What all servers that answer serve."""
+    """Model of all servers that answer."""
     found: ServedModel | None = None
     silent = []
     for endpoint in endpoints.values():
@@ -98,7 +98,7 @@ class RemoteSession(Session):
     def metrics(self) -> dict[str, Any]:
         """Counts since it was loaded, of all its streams.
 
-        frames: that were to be fed. moves: frames that found their sequence's server gone and went on to another.
+        frames: those to be fed. moves: frames that found their sequence's server gone and went on to another.
         reseeds: frames whose sequence the server had let go, idle for too long, and that began it again. replays:
         frames that were fed again, for a move or to fetch states. failures: frames that no server took. gap_s: the most
         seconds that a step with a move or a reseed took.
@@ -142,7 +142,7 @@ class RemoteSession(Session):
         return [delivery.answer for delivery in deliveries if delivery.answer is not None]
 
     def _served(self, endpoints: Iterable[Endpoint | None]) -> dict[str, str]:
-        """By address why what a server says now that it serves is not the model; empty where it is."""
+        """By address, why the model that a server now reports is another; empty where it is not."""
         asked = {endpoint: endpoint.ask(endpoint.seconds) for endpoint in set(endpoints) if endpoint is not None}
         return {e.address: e.difference(self.servers.model, future) for e, future in asked.items()}
 
@@ -160,7 +160,7 @@ class RemoteSession(Session):
 
 
 class RemoteSlots(StateStore):
-    """A sequence for each slot. Their states are fetched when someone asks, by feeding again what came since."""
+    """A sequence for each slot. Their states are fetched when someone asks, by replaying the frames since."""
 
     def __init__(self, session: RemoteSession) -> None:
         self.session, self.spec, self.servers = session, session.spec, session.servers

@@ -114,7 +114,7 @@ class Codec:
         return request
 
     def answer(self, response: Any, wants_states: bool) -> Answer:
-        """What a server gave; raises StreamError where that is not what was asked for."""
+        """A server's answer; raises StreamError where it is not what was asked for."""
         names = [output.name for output in response.outputs]
         raw = dict(zip(names, response.raw_output_contents, strict=False))
         wanted = self.wire.outputs if wants_states else self.wire.results

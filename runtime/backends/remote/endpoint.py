@@ -1,4 +1,4 @@
-"""One server: a channel to it, and what its answers mean."""
+"""One server: a channel to it, and its answers decoded."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ class Endpoint:
 
     @property
     def down(self) -> bool:
-        """Whether it failed a short while ago."""
+        """True if it failed a short while ago."""
         return time.monotonic() < self.down_until
 
     def fail(self, reason: str) -> EndpointFailed:
@@ -68,18 +68,18 @@ class Endpoint:
         return EndpointFailed(reason)
 
     def fetch_model(self, seconds: float) -> ServedModel:
-        """What it serves; raises EndpointFailed, or BackendUnavailable where rnn-export did not write that."""
+        """Its model; raises EndpointFailed, or BackendUnavailable where rnn-export did not write it."""
         return self._model(self.ask(seconds), seconds)
 
     def ask(self, seconds: float) -> Any:
-        """A future of what it serves."""
+        """A future of its config."""
         return self.stub.ModelConfig.future(pb.ModelConfigRequest(name=self.name), timeout=seconds)
 
     def _model(self, future: Any, seconds: float) -> ServedModel:
         return read_config(self.name, self.receive(future, f"{seconds * 1e3:.0f} ms passed without an answer").config)
 
     def difference(self, model: ServedModel, asked: Any) -> str:
-        """Why what it serves, as it says in the future `asked`, is not `model`; empty where it is."""
+        """Why its model, by the future `asked`, is not `model`; empty where it is."""
         try:
             difference = model.difference(self._model(asked, self.seconds))
         except (EndpointFailed, BackendUnavailable, StreamError) as error:

@@ -1,4 +1,4 @@
-"""One stream as a sequence on a server, and how a frame reaches it: at once, or after a move to another server."""
+"""One stream as a sequence on a server, and delivery of its frames: at once, or after a move to another server."""
 
 import secrets
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Sequence:
         return states + sum(len(raw) for frame in self.replay_log for raw in frame)
 
     def leave(self, codec: Codec) -> None:
-        """End it on its server. A request that is still under way there will meet nobody: the next id is another."""
+        """End it on its server. A request that is still under way there meets no stream: the next id is another."""
         if self.opened and self.endpoint is not None:
             self.endpoint.end(codec.request(self.id, codec.silence, start=False, end=True))
         self.id, self.endpoint, self.opened, self.in_step = fresh_id(), None, False, False
@@ -65,13 +65,13 @@ class Servers:
 class Delivery:
     """The next frame of one sequence on its way, after those that its server has to be fed again.
 
-    Without a frame the sequence stays where it is, and only its states are asked for. `position` is the place in
-    `frames` of what is fed next; that request begins the sequence, from its checkpoint, where `starts`. `failed` tells
+    Without a frame the sequence stays where it is, and only its states are asked for. `position` is the index in
+    `frames` of the next to feed; that request begins the sequence, from its checkpoint, where `starts`. `failed` tells
     by address why a server did not take the frame, `reseeded` whether one had lost the sequence, which began there
     again, and `replayed` how many frames were fed again. It ends with `answer` or `error`.
 
-    A sequence is bound to its model where it begins: what comes back then is a `response`, and is taken only when the
-    server has said once more, after it, what it serves.
+    A sequence is bound to its model where it begins: the answer then is a `response`, and is taken only when the server
+    has said once more, after it, what it serves.
     """
 
     def __init__(self, servers: Servers, sequence: Sequence, frame: Frame | None, wants_states: bool) -> None:
@@ -95,7 +95,7 @@ class Delivery:
 
     @property
     def begins(self) -> bool:
-        """Whether it has an answer, or a refusal, to the request that began its sequence."""
+        """True if it has an answer, or a refusal, to the request that began its sequence."""
         return self.response is not None and self.starts
 
     @property
@@ -103,7 +103,7 @@ class Delivery:
         return self.position == len(self.frames) - 1
 
     def send(self) -> None:
-        """Send the next request, to whichever server there is."""
+        """Send the next request, to the chosen server."""
         sequence, codec, self.future = self.sequence, self.servers.codec, None
         while sequence.endpoint is not None:
             try:
@@ -142,7 +142,7 @@ class Delivery:
             self.response = refusal
 
     def take(self, served: Mapping[str, str]) -> None:
-        """Take the answer, and see what is next; `served` says by address why what is there is not the model."""
+        """Take the answer, and see what is next; `served` says by address why the model there is another."""
         if self.response is None:
             return
         endpoint, response, self.response = self.sequence.endpoint, self.response, None
@@ -162,7 +162,7 @@ class Delivery:
             self.error = refusal
 
     def commit(self) -> None:
-        """The sequence as it is now that the frame was fed."""
+        """Update the sequence after the frame was fed."""
         assert self.answer is not None
         sequence, sequence.in_step = self.sequence, True
         if self.answer.states is None:

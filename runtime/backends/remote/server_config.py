@@ -1,4 +1,4 @@
-"""What a server says of a model that `rnn-export triton` wrote, in the `parameters` of its config."""
+"""A model of `rnn-export triton` as a server describes it, in the `parameters` of its config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server says of a model, in the place of a bundle.
+    """A server's description of a model, in place of a bundle.
 
     `kind` is the form of the states, of `wire`, `initial` one row of each, and `shapes` are of each input of one row.
     """
@@ -53,7 +53,7 @@ class ServedModel:
 
 
 def read_config(name: str, config: Any) -> ServedModel:
-    """What a ModelConfig says; raises BackendUnavailable where `rnn-export triton` did not write it."""
+    """Read a ModelConfig; raises BackendUnavailable where `rnn-export triton` did not write it."""
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     needed = ("rnn_export.spec", "rnn_export.wire", "rnn_export.precision")
     if missing := [key for key in needed if key not in parameters]:

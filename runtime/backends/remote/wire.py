@@ -1,4 +1,4 @@
-"""What goes over the wire to a served model: names, dtypes and dims of its tensors.
+"""The wire format of a served model: names, dtypes and dims of its tensors.
 
 `rnn-export triton` writes it into the config of the model, and the client speaks it. Batch is axis 0 and time, where
 there is any, axis 1, whatever the graph has. Triton's `dims` leave the batch out, and are never empty: a tensor with
@@ -43,7 +43,7 @@ class WireTensor:
 
 @dataclass(frozen=True)
 class WireFormat:
-    """What a request holds, the `frame` and `seeds`, and what an answer may: `results` and `snapshots`.
+    """Tensors of a request, the `frame` and `seeds`, and of an answer, the `results` and `snapshots`.
 
     `kind` is the form of the states, BYTES or TENSORS: `seeds` are those to begin from, `snapshots` those after the
     frame, where they are asked for.

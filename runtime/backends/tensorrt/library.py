@@ -1,7 +1,7 @@
 """One adapter over TensorRT (8.5 to 11) and TensorRT-RTX: a graph goes in, an engine comes out, or the reason why not.
 
-What a library can do is asked of the library itself, never read from its version: its precisions, whether types come
-from the graph (strong typing), whether it builds without a GPU, how its memory is limited. No precision is lowered.
+The library itself is asked for its abilities, never its version: precisions, whether types come from the graph (strong
+typing), whether it builds without a GPU, the way to limit its memory. No precision is lowered.
 
 TensorRT-RTX really builds in the tests; TensorRT 8.5, 8.6, 10 and 11 are stand-ins there, with the API of NVIDIA's
 bindings at those releases (github.com/NVIDIA/TensorRT, python/src): not run on hardware.
@@ -35,7 +35,7 @@ _COPIES = ("CAST", "IDENTITY", "SHAPE")
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """What a builder is told beside the graph: the `precision` it is written in, and what limits the engine.
+    """A builder's input beside the graph: the `precision` it is written in, and the limits of the engine.
 
     `shapes` are the lowest, most likely and highest one of each input with a dynamic axis, `memory` the bytes that the
     builder may plan with, None for no limit, and `cache` the timing cache of an earlier build. TensorRT-RTX builds for
@@ -177,7 +177,7 @@ class Library:
         return f"{node}: {error.desc()}" if op else str(error.desc())
 
     def _check_products(self, network: Any, precision: str) -> None:
-        """Engines in fp32 that were asked for in fp16 have been shipped unnoticed: see what the graph really holds."""
+        """Check the graph's own types: engines in fp32 that were asked for in fp16 have been shipped unnoticed."""
         kinds = [getattr(self.trt.LayerType, name, None) for name in _PRODUCTS]
         found = {layer.get_output(0).dtype.name for layer in _layers(network) if layer.type in kinds}
         if found and _DTYPES[precision] not in found:
@@ -249,7 +249,7 @@ class Library:
             raise BuildError(f"{self.title} refuses the range of shapes {dict(shapes)}: {log.errors()}.")
 
     def _set_cache(self, config: Any, cache: bytes | None, log: BuilderLog) -> None:
-        """Where an engine is built ahead of its GPU nothing is timed, and to ask for the cache would need a GPU."""
+        """Set the timing cache, but not ahead of the GPU: nothing is timed then, and the cache needs a GPU."""
         if self.ahead:
             if cache:
                 log.add("WARNING", f"{self.title} times nothing while it builds: the timing cache is not used")
@@ -293,7 +293,7 @@ def find_library(name: str) -> Library:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the Python module of the library `name` can be found, importable or not."""
+    """True if the Python module of the library `name` can be found, importable or not."""
     return importlib.util.find_spec(MODULES[name]) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a builder says while it works, kept in order, and what that means where it gives no engine."""
+"""A builder's messages, kept in order, and their meaning where it gives no engine."""
 
 import re
 from collections import deque
@@ -15,7 +15,7 @@ LINES = 20_000
 
 
 class BuilderLog:
-    """Its `logger` is given to the library `trt`; of everything from INFO up the last lines are kept."""
+    """Its `logger` is given to the library `trt`; from INFO up, the last lines are kept."""
 
     def __init__(self, trt: Any) -> None:
         self.lines: deque[tuple[str, str]] = deque(maxlen=LINES)

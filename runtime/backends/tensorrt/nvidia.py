@@ -1,4 +1,4 @@
-"""What this machine is: the NVIDIA driver with its GPUs, and the Jetson module if it is one.
+"""This machine's NVIDIA driver with its GPUs, and its Jetson module if it is one.
 
 The driver is asked through libcuda alone: TensorRT ends the whole process where there is none. Not run on hardware: the
 tests drive stand-ins for libcuda and for the files of a Jetson.

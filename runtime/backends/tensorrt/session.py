@@ -201,7 +201,7 @@ class TensorRTBuffers(StreamBuffers):
                 self.graphs = self._capture()
 
     def _capture(self) -> list[CudaGraph]:
-        """The even and the odd step as graphs, which does not run them; the states are afterwards what they were.
+        """The even and the odd step as graphs, which does not run them; the states are unchanged afterwards.
 
         A step outside a graph comes first: in its first enqueue, which no graph can hold (the same source), an engine
         sets itself up for its shapes.

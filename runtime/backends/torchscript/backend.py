@@ -1,7 +1,7 @@
 """TorchScript on torch, on the CPU or CUDA: one call a step, the states left as tensors where it computes.
 
-torch has one pool of threads for the whole process, which no engine may turn up or down for the others. So `threads`
-above 1 is refused here, and 1 is no promise: `torch.set_num_threads` is the way, for all of the process.
+torch has one pool of threads for the whole process, which no engine may resize for the others. So `threads` above 1 is
+refused here, and 1 is no promise: use `torch.set_num_threads`, for all of the process.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class TorchSession(api.Session):
         return [torch.from_numpy(np.array(states[s.name], order="C")).to(self.where) for s in self.spec.states]
 
     def _check(self) -> None:
-        """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
+        """Check one step from zeros against the contract, since a wrong shape would be broadcast later."""
         spec, batch = self.spec, self.spec.rows or 2
         states = [_host(s, batch, spec.chunk) for s in spec.states]
         feeds = [*(_host(t, batch, spec.chunk) for t in spec.inputs), *states]

@@ -47,7 +47,7 @@ class Instance:
         return found
 
     def take(self, count: int) -> int:
-        """The address of so many bytes that nobody else uses."""
+        """The address of `count` bytes of unused memory."""
         start = -(-self.end // LINE) * LINE
         self.end = start + count
         lacking = self.end - self.memory.data_len(self.store)
@@ -140,7 +140,7 @@ class WasmSession(Session):
         return rows.instance.bytes_at(rows.structs, self.stride).copy()
 
     def structs(self, count: int) -> Array:
-        """So many of them, (count, stride)."""
+        """`count` of them, (count, stride)."""
         return np.tile(self.beginning, (count, 1))
 
     def stream_buffers(self, batch: int) -> WasmBuffers:

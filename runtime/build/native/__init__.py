@@ -1,1 +1,1 @@
-"""What turns the C of a bundle into machine code: compilers, the glue for Python, and what is recorded of it."""
+"""Build machine code from the C of a bundle: compilers, the glue for Python, and the record of the build."""

@@ -30,7 +30,7 @@ TARGET = "c"
 class Destination:
     """The machine that C is compiled for: this one (None), or a row of `machines.MACHINES`.
 
-    `cpu` is what its compiler calls the CPU; None is this very one here, and elsewhere the least that the triple means.
+    `cpu` is the compiler's name of the CPU; None is this very one here, and elsewhere the least of the triple.
     """
 
     triple: str | None = None
@@ -38,7 +38,7 @@ class Destination:
 
     @property
     def here(self) -> bool:
-        """Whether what is compiled for it is run in this process."""
+        """True if code compiled for it is run in this process."""
         return self.triple is None or (self.triple == host_triple() and self.cpu is None)
 
     def find(self) -> str:
@@ -51,7 +51,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class CPlan:
-    """The sources to compile, for which machine and how: "reuse" is what was compiled here from these very sources."""
+    """The sources to compile, the machine and the `way`: "reuse" takes a build made here from these very sources."""
 
     origin: Origin
     destination: Destination
@@ -77,11 +77,11 @@ class CPlan:
 
     @property
     def there(self) -> dict[str, bytes]:
-        """What is compiled for the machine already, by path in the bundle."""
+        """Files compiled for the machine already, by path in the bundle."""
         return {path: data for path, data in self.origin.files.items() if path.startswith(f"{self.build}/")}
 
     def is_of_others(self, bundle: Bundle, path: str) -> bool:
-        """Whether `path` of the bundle, as it is now, was compiled for another machine from these very sources."""
+        """True if `path` of the bundle, as it is now, was compiled for another machine from these very sources."""
         if path.startswith(f"{self.build}/") or not path.startswith(f"{self.folder}/build/"):
             return False
         now = {p: bundle.read(p) for p in bundle.files if p.startswith(f"{self.folder}/") and "/build/" not in p}
@@ -92,8 +92,8 @@ class CPlan:
 class BuiltC:
     """The result of `build_c`: `bundle` and `row` as they are now, and the `files` that were compiled, by path there.
 
-    `report` is of the golden vectors on the backend `native`, None where it is for another machine; `selftest` is what
-    the self-test said there, else None. The `notes` are of the sources, where they are new, and of trust.
+    `report` is of the golden vectors on the backend `native`, None where it is for another machine; `selftest` is the
+    self-test there, else None. The `notes` are of the sources, where they are new, and of trust.
     """
 
     bundle: Bundle
@@ -114,16 +114,16 @@ def build_c(
     progress: Callable[[str], None] = lambda stage: None,
     trust: bool | Trust = False,
 ) -> BuiltC:
-    """Compile the sources of the target `c`, prove what comes out, and write it into the bundle, all at once.
+    """Compile the sources of the target `c`, prove the build, and write it into the bundle, all at once.
 
     Args:
-        bundle: one that has C sources, or the draft of some, which are written with what is compiled of them: in
-            place of those that are there, of which what was compiled goes too.
+        bundle: one that has C sources, or the draft of some, which are written with their builds in place of those that
+            are there and of their builds.
         precision: None takes the one that there is.
         destination: the machine.
-        rebuild: compile what is there for the machine already again.
+        rebuild: replace a build that is there for the machine.
         progress: called with the name of each stage.
-        trust: True compiles and runs the sources of the bundle unchecked, and what comes out is trusted as they are.
+        trust: True compiles and runs the sources of the bundle unchecked, and the build is trusted as they are.
 
     Raises BuildError, BackendUnavailable, BundleError, ExportError or ParityError, and leaves the bundle as it was.
     """
@@ -152,7 +152,7 @@ def plan_c(
     rebuild: bool,
     trust: bool | Trust = False,
 ) -> CPlan:
-    """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
+    """Plan the sources to compile and the way; raises as `build_c` does before it compiles."""
     origin = find_origin(bundle, TARGET, precision, trust)
     if origin is None:
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
@@ -170,7 +170,7 @@ def plan_c(
 
 
 def refuse_untrusted_sources(origin: Origin) -> None:
-    """Raise BuildError where sources of the bundle are not trusted: what is compiled is run, here or elsewhere."""
+    """Raise BuildError where sources of the bundle are not trusted: a build is run, here or elsewhere."""
     if origin.judgement.has_untrusted_sources(origin.row):
         anew = "The bundle has no step.onnx to write them anew from: export it again"
         if "step.onnx" in origin.bundle.files:
@@ -184,7 +184,7 @@ def refuse_untrusted_sources(origin: Origin) -> None:
 
 
 def _compile(plan: CPlan) -> tuple[dict[str, bytes], SelfTest | None]:
-    """What is compiled, by path in the bundle; and for another machine what the self-test said."""
+    """The compiled files by path in the bundle; and for another machine the self-test."""
     spec, selftest = plan.origin.bundle.spec, None
     made: Mapping[str, bytes]
     if plan.way == "reuse":

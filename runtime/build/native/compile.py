@@ -35,7 +35,7 @@ def compile_native(
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
     Python is made where its headers are here, or as `extension` says. With `profile` the operators of a step are timed,
-    which one thread computes. What comes out makes its first steps in a process of its own, where this CPU can run it.
+    which one thread computes. The library makes its first steps in a process of its own, where this CPU can run it.
     Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first error, or where that process
     crashed, and BackendUnavailable where there is no compiler.
     """
@@ -95,7 +95,7 @@ def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], lis
 
 
 def _native(compiler: Compiler) -> list[str]:
-    """The flag for this CPU, no x86: elsewhere than on Linux for the least that has this name, as nobody says more."""
+    """The flag for this CPU, no x86: elsewhere than on Linux for the least that has this name."""
     if sys.platform == "darwin":
         return [f"-mcpu=apple{'_' if 'cc' in compiler.command else '-'}m1"]
     return [] if os.name == "nt" else ["-mcpu=native"]

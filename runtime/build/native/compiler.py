@@ -1,4 +1,4 @@
-"""C compilers, gcc, clang or zig, whichever is there: for this machine and for others."""
+"""C compilers for this machine and for others: gcc, clang or zig, whichever is there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _zig() -> tuple[str, ...]:
 
 
 def _version(command: tuple[str, ...]) -> Compiler | str:
-    """The compiler, or what is wrong with it."""
+    """The compiler, or its fault in words."""
     path = shutil.which(command[0])
     if path is None:
         return "is not found"
@@ -79,7 +79,7 @@ def link(triple: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class CrossCompiler(Compiler):
-    """A compiler for `machine`; what makes it compile for that is in its command."""
+    """A compiler for `machine`, which is chosen in its command."""
 
     machine: Machine
 
@@ -111,7 +111,7 @@ class CrossCompiler(Compiler):
         return replace(self, command=tuple(target if part == self.machine.zig else part for part in self.command))
 
     def tool(self, name: str, *arguments: str, folder: Path) -> str:
-        """Run what comes with the compiler, `"ar"` or `"size"`, and give what it printed."""
+        """Run a tool of the compiler, `"ar"` or `"size"`, and give its output."""
         program = f"zig {name}" if self.zig else self.machine.gcc.removesuffix("gcc") + name
         found = None if self.zig else shutil.which(program)
         if found is None and not self.zig:
@@ -124,7 +124,7 @@ class CrossCompiler(Compiler):
 
 
 def find_cross(machine: Machine) -> CrossCompiler:
-    """Find gcc for `machine`, or zig where it knows it; raises ToolUnavailable that names what to install."""
+    """Find gcc for `machine`, or zig where it knows it; raises ToolUnavailable that names the package."""
     if machine.gcc and (program := shutil.which(machine.gcc)):
         return _gcc(program, machine)
     command = zig() if machine.zig else ()
@@ -152,7 +152,7 @@ def _missing(what: str, machine: Machine) -> ToolUnavailable:
 
 
 def fix_of(machine: Machine) -> str:
-    """What brings a compiler for `machine`, with its C library."""
+    """Commands that install `machine`'s compiler and C library."""
     packages = "gcc" if machine.triple == host_triple() else machine.packages
     debian = f"sudo apt install {packages} (Debian, Ubuntu)" if packages else ""
     pip = "pip install ziglang, which needs no root" if machine.zig else ""

@@ -1,4 +1,4 @@
-"""The C of a bundle compiled for another machine, and tried where something here can run what that machine runs."""
+"""The C of a bundle compiled for another machine, and tried where something here can run that machine's code."""
 
 import json
 import re
@@ -150,7 +150,7 @@ def _measuring(sources: _Sources) -> list[str]:
 
 
 def _sizes(sources: _Sources, compiler: CrossCompiler, objects: list[str]) -> tuple[int, int]:
-    """Constant and writable bytes that a program gains with NAME_init and NAME_step, what they call included."""
+    """Constant and writable bytes that a program gains with NAME_init and NAME_step, their callees included."""
     wanted = [f"-Wl,-u,{sources.name}_{what}" for what in ("init", *["weights"] * sources.weights)]
     flags = ["-nostartfiles", "-Wl,--gc-sections", f"-Wl,-e,{sources.name}_step", *wanted]
     compiler.compile([*flags, *objects, "-lm", "-o", "model"], sources.folder)

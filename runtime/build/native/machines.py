@@ -1,4 +1,4 @@
-"""Machines that C is compiled for elsewhere: one row a triple, with its compiler, its flags and what runs it here."""
+"""Machines that C is compiled for elsewhere: one row a triple, with its compiler, its flags and its emulator here."""
 
 import re
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ System = Literal["linux", "windows", "macos", "wasi", "bare"]
 
 @dataclass(frozen=True)
 class Board:
-    """A board that QEMU plays: its name there, and what the linker is told to make a program for it."""
+    """A board that QEMU plays: its name there, and the linker's flags for a program on it."""
 
     name: str
     layout: tuple[str, ...]
@@ -25,10 +25,10 @@ class Board:
 class Machine:
     """A machine that C is compiled for elsewhere: `triple` is its folder in a bundle's `build/`, a Cortex-M's its CPU.
 
-    `packages` are Debian's that bring `gcc` and the C library, `zig` what `zig cc -target` calls it, `cpu` the flag
-    that names a CPU, `emulator` what runs its programs here, of `emulator_package`, and `board` what carries it in
-    QEMU; empty or None where there is none. A static library is made for a "bare" machine, which has no system, and for
-    "wasi", whose programs load none; for all others one that is loaded.
+    `packages` are Debian's that bring `gcc` and the C library, `zig` is its name for `zig cc -target`, `cpu` the flag
+    that names a CPU, `emulator` runs its programs here, from `emulator_package`, and `board` carries it in QEMU; empty
+    or None where there is none. A static library is made for a "bare" machine, which has no system, and for "wasi",
+    whose programs load none; for all others one that is loaded.
     """
 
     triple: str
@@ -48,7 +48,7 @@ class Machine:
 
     @property
     def program(self) -> str:
-        """What the self-test is called: Windows runs nothing without its ending."""
+        """The self-test's file name: Windows runs nothing without its ending."""
         return "selftest.exe" if self.system == "windows" else "selftest"
 
 

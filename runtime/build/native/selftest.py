@@ -27,10 +27,10 @@ process.exitCode = wasi.start(new WebAssembly.Instance(program, wasi.getImportOb
 
 @dataclass(frozen=True)
 class SelfTest:
-    """A self-test: what it `ran` on and the lines it printed, or the `reason` why it did not and what to do.
+    """A self-test: the runner it `ran` on and its output lines, or the `reason` why it did not and a fix.
 
     Of a bare machine `flash` are the bytes of code and weights, and where it ran `ram` those of its state, its stack
-    and what else it writes to, of which a step takes `stack` and leaves it again.
+    and its other writable memory, of which a step takes `stack` and leaves it again.
     """
 
     ran: str | None
@@ -42,20 +42,20 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether it ran: where it ran and failed there is an error, and no SelfTest."""
+        """True if it ran: where it ran and failed there is an error, and no SelfTest."""
         return self.ran is not None
 
 
 @dataclass(frozen=True)
 class Runner:
-    """What runs a program of a machine: its name for people, and what stands before the program's path."""
+    """A runner of a machine's programs: its name for people, and the command before the program's path."""
 
     title: str
     command: tuple[str, ...]
 
 
 def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
-    """What runs a program of `machine` that uses `features`; where nothing here does, the reason and what to do."""
+    """The runner for a program of `machine` that uses `features`; where there is none, the reason and a fix."""
     if _is_here(machine):
         cpu = this_cpu()
         lacking = sorted(set(features) - cpu.features)
@@ -85,7 +85,7 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
 
 
 def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str) -> list[str]:
-    """What `selftest` in `folder` prints; raises ParityError where that says FAIL, BuildError where it has no end."""
+    """The lines of `selftest` in `folder`; raises ParityError where it says FAIL, BuildError on crash or timeout."""
     where = f"the self-test for {machine.triple} on {runner.title}"
     command = [*runner.command, str(folder / machine.program), *arguments]
     try:
@@ -112,7 +112,7 @@ def _is_here(machine: Machine) -> bool:
 
 
 def end_of(code: int) -> str:
-    """How a process ended; shells and emulators say 128 + N for the signal N."""
+    """Signal or exit code; shells and emulators say 128 + N for the signal N."""
     number = -code if code < 0 else code - 128
     try:
         return signal.Signals(number).name
@@ -121,7 +121,7 @@ def end_of(code: int) -> str:
 
 
 def _said(lines: Sequence[str]) -> list[str]:
-    """What the self-test printed, without the measures that are taken around it."""
+    """Lines of the self-test, without the measures that are taken around it."""
     return [line for line in lines if not line.startswith("rnn-export:")]
 
 

@@ -1,4 +1,4 @@
-"""What builds the engines of a target on this machine, and where that is another one."""
+"""Find the builder of a target's engines on this machine, or the machine to build on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """What builds engines of `target` here, None where nothing does, and the GPU to run them, None where not here."""
+    """The library that builds engines of `target` here and the GPU that runs them; None where one is not here."""
 
     target: Target
     library: Library | None = None
@@ -31,7 +31,7 @@ def engine_target(name: str, precision: str | None) -> Target:
 
 
 def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
-    """What builds engines of `target`, or of `compute` alone; raises BuildError, BackendUnavailable or DeviceError."""
+    """The builder for `target`, or for `compute` alone; raises BuildError, BackendUnavailable or DeviceError."""
     if compute is not None:
         target = replace(target, compute=_computes(target, compute))
     if not target.builds or (target.jetpacks and not _is_here(target)):
@@ -76,7 +76,7 @@ def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_here(target: Target) -> bool:
-    """Whether this machine is the Jetson that `target` is; a board of unknown model is what it is said to be."""
+    """True if this machine is the Jetson that `target` is; a board of unknown model is taken for it."""
     board = jetson()
     if board is None:
         return False

@@ -24,10 +24,10 @@ CACHE, LOG = "timing.cache", "build.log"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built, where that is not left to the recipe and the target.
+    """Build options of an engine that are not left to the recipe and the target.
 
     Attributes:
-        state_precision: what the states of the graph must be in; None takes them as they are.
+        state_precision: the precision of the graph's states; None takes them as they are.
         batch: (fewest, usual, most) streams in one step, in place of the recipe's.
         memory: bytes of scratch memory for the builder, in place of the recipe's.
         compute: compute capabilities that TensorRT-RTX builds for, in place of all the target has; none of them makes
@@ -44,7 +44,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """The graph to build, by what and how; `memory` is scratch of the builder in bytes, None what the library takes."""
+    """The graph to build, its builder and settings; `memory` is scratch in bytes, None the library's default."""
 
     origin: Origin
     builder: EngineBuilder
@@ -72,7 +72,7 @@ class EnginePlan:
 
     @property
     def notes(self) -> list[str]:
-        """Of a timing cache that is not used."""
+        """A note on an unused timing cache."""
         name = self.origin.row.file(CACHE)
         if self.builder.library is None or name is None or not self.origin.judgement.untrusted_code(name):
             return []
@@ -133,7 +133,7 @@ def build_engine(
         bundle: one that has a graph for the target, or the draft of one, which is written with the engine.
         target: a target whose engine TensorRT or TensorRT-RTX builds.
         precision: None takes the one that there is for the target.
-        options: what is not left to the recipe.
+        options: those not left to the recipe.
         progress: called with the name of each stage.
         trust: True uses a timing cache of the bundle unchecked; else one that is not trusted is left aside.
 
@@ -164,7 +164,7 @@ def plan_engine(
     options: BuildOptions,
     trust: bool | Trust = False,
 ) -> EnginePlan:
-    """Find out what is to be built and what builds it here; raises what `build_engine` does before it builds."""
+    """Find the graph to build and its builder here; raises as `build_engine` does before it builds."""
     found = engine_target(target, precision)
     origin = find_origin(bundle, target, precision, trust)
     if origin is None:

@@ -1,4 +1,4 @@
-"""The recipe of an engine: what a bundle carries, beside graph and golden vectors, to the machine that builds it."""
+"""An engine's recipe, which a bundle carries beside graph and golden vectors to the machine that builds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a target's engine is built from its graph, the file `onnx` of the bundle, whose `sha256` is lower-case hex.
+    """Settings of an engine's build from its graph, the file `onnx` of the bundle, whose `sha256` is lower-case hex.
 
     `batch` is the lowest, most likely and highest number of streams in one call.
     """
@@ -96,7 +96,7 @@ class Recipe:
         """The command line that builds the engine in the folder of the graph without this toolkit; not run on hardware.
 
         It is written for the newest TensorRT of the target. Before 10, without strong typing, trtexec may compute in
-        fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type.
+        fp16 where the graph has fp32; `rnn-export build` holds each layer to its type.
 
         Source of the options: NVIDIA/TensorRT, samples/common/sampleOptions.cpp at 8.2.1 to 11.1.
         """

@@ -51,14 +51,14 @@ def build_wasm(
     progress: Callable[[str], None] = lambda stage: None,
     trust: bool | Trust = False,
 ) -> BuiltWasm:
-    """Compile the C of `bundle` to WebAssembly, prove what comes out, and write it into the bundle, all at once.
+    """Compile the C of `bundle` to WebAssembly, prove the build, and write it into the bundle, all at once.
 
     Args:
         bundle: one that has C sources, of the target `c`; or the draft of a package that was written from a step.
         precision: None takes the one that there is.
-        rebuild: build what is there already again.
+        rebuild: replace the build that is there.
         progress: called with the name of each stage.
-        trust: True compiles and runs the sources of the bundle unchecked, and what comes out is trusted as they are.
+        trust: True compiles and runs the sources of the bundle unchecked, and the build is trusted as they are.
 
     Raises BuildError, BackendUnavailable, BundleError or ParityError, and leaves the bundle as it was.
     """
@@ -90,7 +90,7 @@ def refuse_rebuild(bundle: Bundle, precision: str | None, rebuild: bool) -> None
 
 
 def has_sources(bundle: Bundle, precision: str | None, trust: bool | Trust = False) -> bool:
-    """Whether there are C sources to build from, that may be compiled."""
+    """True if there are C sources to build from, that may be compiled."""
     origin = find_origin(bundle, "c", precision, trust)
     return origin is not None and not origin.judgement.has_untrusted_sources(origin.row)
 

@@ -1,4 +1,4 @@
-"""The folder of the target `wasm`: two modules, and around them what npm, a browser and Node take as a package."""
+"""The folder of the target `wasm`: two modules in a package for npm, browsers and Node."""
 
 import base64
 import json
@@ -51,13 +51,13 @@ def golden_json(spec: StreamSpec, golden: Golden, precision: str) -> bytes:
 
 
 def _ends(spec: StreamSpec, vectors: StepVectors) -> Sequence[int]:
-    """Of the sequences that end, those whose frames are there."""
+    """Lengths of ended sequences whose frames are there."""
     most = vectors.steps * spec.chunk
     return [n for n in vectors.ends.frames if n <= most] if vectors.ends is not None else []
 
 
 def _end(spec: StreamSpec, golden: Golden, frames: int) -> dict[str, Any]:
-    """A sequence of the first `frames`: what is fed to its `finish`, and what that gives, null where there is none."""
+    """A sequence of the first `frames`: the input of its `finish`, and the result, null where there is none."""
     whole = frames - frames % spec.chunk
 
     def rest(tensor: TensorSpec) -> str | None:
@@ -108,7 +108,7 @@ def _port(spec: StreamSpec, tensor: TensorSpec) -> dict[str, Any]:
 
 
 def _audio(spec: StreamSpec) -> dict[str, Any]:
-    """How samples become steps: as many as an input takes, in their order; or why they cannot."""
+    """Samples in a step of the input, and an output with as many; or why audio cannot be fed."""
     if spec.sample_rate is None:
         return {"why": "it was exported without a sample rate, sample_rate=16000 (--sample-rate 16000)"}
     if len(spec.inputs) != 1:
@@ -123,7 +123,7 @@ def _audio(spec: StreamSpec) -> dict[str, Any]:
 
 
 def _in_order(tensor: TensorSpec) -> bool:
-    """Whether the values of a step lie in the order of time: no frame has them beside each other before it."""
+    """True if the values of a step lie in the order of time: axes before it are the batch or have size 1."""
     axis = tensor.axis(TIME)
     before = () if axis is None else tensor.shape[:axis]
     return all(dim in (BATCH, 1) for dim in before)
