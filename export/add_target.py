@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from rnn_export.alone import alone
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import find_target
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
 from rnn_export.export.planning import PORTABLE
 from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes, requirements
+from rnn_export.platform.export_lock import alone
+from rnn_export.platform.threads import one_thread
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import find_target
-from rnn_export.threads import one_thread
 
 STEP = "step.onnx"
 

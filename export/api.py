@@ -7,15 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from rnn_export.alone import alone
 from rnn_export.bundle import Bundle
-from rnn_export.choices import Chunk, Precision
+from rnn_export.contract.choices import Chunk, Precision
 from rnn_export.errors import ExportError
-from rnn_export.last_resort import last_resort
-from rnn_export.progress import Progress, told
+from rnn_export.platform.export_lock import alone
+from rnn_export.platform.last_resort import last_resort
+from rnn_export.platform.progress import Progress, told
+from rnn_export.platform.threads import one_thread
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
-from rnn_export.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -161,7 +161,7 @@ def export(
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
     with told("export", STAGES, progress, LOG) as stage:
         stage("libraries")
-        from rnn_export.export.module import export_module
+        from rnn_export.export.export_module import export_module
 
         found = export_module(
             model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rnn_export.choices import Chunk
+from rnn_export.contract.choices import Chunk
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError, RnnExportError
 from rnn_export.export.from_onnx.ports import Port, ports
 from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
 from rnn_export.export.planning import check_runtime
-from rnn_export.last_resort import last_resort
-from rnn_export.spec import StreamSpec
-from rnn_export.threads import one_thread
+from rnn_export.platform.last_resort import last_resort
+from rnn_export.platform.threads import one_thread
 
 
 @dataclass(frozen=True)

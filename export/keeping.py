@@ -12,15 +12,15 @@ import onnx
 from onnx import TensorProto
 
 from rnn_export import __version__
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, write_bundle
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.proofs import held_at_export
 from rnn_export.bundle.readme import README
+from rnn_export.export.bundle_readme import bundle_readme
 from rnn_export.export.planning import Plan
-from rnn_export.export.readme import bundle_readme
 from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
+from rnn_export.platform.arrays import pack_arrays
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden

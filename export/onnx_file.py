@@ -11,19 +11,19 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-from rnn_export.arrays import Arrays
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Chunk, Precision
+from rnn_export.contract.choices import Chunk, Precision
+from rnn_export.contract.spec import TIME, StreamSpec
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.from_onnx.boundary import digest_of, step_of
+from rnn_export.export.from_onnx.file_verification import FileStep, verify_file
 from rnn_export.export.from_onnx.layout import Layout, find_layout
 from rnn_export.export.from_onnx.memory import restarting
 from rnn_export.export.from_onnx.original import Original
 from rnn_export.export.from_onnx.pairing import find_pairs
 from rnn_export.export.from_onnx.ports import constants, ports, said_shapes
 from rnn_export.export.from_onnx.reading import Source, opset_of, read_source
-from rnn_export.export.from_onnx.verification import FileStep, verify_file
 from rnn_export.export.keeping import keep, with_evidence
 from rnn_export.export.planning import (
     PORTABLE,
@@ -38,9 +38,9 @@ from rnn_export.export.planning import (
     tolerance_of,
 )
 from rnn_export.export.targets.registry import StepWriter, find_writer, requirements
+from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
-from rnn_export.spec import TIME, StreamSpec
 
 STATELESS = "no input is a state: every step stands for itself, and a stream remembers nothing"
 

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rnn_export.arrays import Arrays
 from rnn_export.bundle.atomic import BUNDLE
-from rnn_export.choices import Precision, chunk_problem
+from rnn_export.contract.choices import Precision, chunk_problem
+from rnn_export.contract.precision import TOLERANCES, Tolerance
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions, check_batch
+from rnn_export.contract.target_table import TARGETS, Target, find_targets
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError
 from rnn_export.lazy import load_module
-from rnn_export.precision import TOLERANCES, Tolerance
+from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime import recording
-from rnn_export.runtime.build.names import source_name
+from rnn_export.runtime.build.c_names import source_name
 from rnn_export.runtime.registry import BACKENDS
-from rnn_export.spec import StreamSpec
-from rnn_export.target_options import TargetOptions, check_batch
-from rnn_export.targets import TARGETS, Target, find_targets
 
 # In every bundle, whatever else is: what runs, is verified and gains other targets anywhere.
 PORTABLE = "onnx"

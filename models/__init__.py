@@ -1,8 +1,5 @@
 """Recurrent cells and layers that read like their equations, and their weights in and out of files."""
 
-from typing import Any
-
-from rnn_export import moved
 from rnn_export.models.gru import CustomGRU, CustomGRUCell
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
@@ -18,7 +15,3 @@ __all__ = [
     "load_weights",
     "save_weights",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    return moved.find(__name__, name)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from rnn_export.errors import SourceError
-from rnn_export.files import save_atomically
+from rnn_export.platform.files import save_atomically
 
 AnyPath = str | os.PathLike[str]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rnn_export import moved
 from rnn_export.lazy import attributes
 
 if TYPE_CHECKING:
@@ -11,10 +12,10 @@ if TYPE_CHECKING:
     from rnn_export.runtime.engine import load
     from rnn_export.runtime.serve.batcher import Batcher
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Batcher", "__version__", "export", "lift", "load", "report"]
 
-
+moved.install()
 __getattr__ = attributes(
     __name__,
     {

@@ -9,24 +9,24 @@ from typing import Generic, cast
 import numpy as np
 import numpy.typing as npt
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import open_bundle
-from rnn_export.choices import BackendName, OnNan, Precision, ServerAddress
+from rnn_export.contract.choices import BackendName, OnNan, Precision, ServerAddress
+from rnn_export.contract.html_tables import contract_table, facts_table
 from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
-from rnn_export.markup import joined
-from rnn_export.notebook import contract_table, facts_table
-from rnn_export.runtime.backends.api import Artefacts, Session
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.markup import joined
+from rnn_export.platform.trusted_code import Trust
 from rnn_export.runtime.backends.remote.address import is_address
-from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import check_states
+from rnn_export.runtime.core.forks import watch, why_over
+from rnn_export.runtime.core.frame_io import check_states
+from rnn_export.runtime.core.row_by_row import RowByRow
+from rnn_export.runtime.core.types import Y
+from rnn_export.runtime.core.uncopied import Uncopied
 from rnn_export.runtime.pool import Pool
+from rnn_export.runtime.protocols import Artefacts, Session
 from rnn_export.runtime.registry import BACKENDS, NEVER_AUTO, open_address, open_session
-from rnn_export.runtime.row_by_row import RowByRow
 from rnn_export.runtime.stream import Stream
 from rnn_export.runtime.stream_class import stream_class
-from rnn_export.runtime.types import Y
-from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.trust import Trust
 
 
 def load(

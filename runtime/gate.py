@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.code import Code, code_of
 from rnn_export.bundle.judgement import Judgement, judge
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import Untrusted
-from rnn_export.runtime.backends.api import Artefacts
-from rnn_export.spec import StreamSpec
-from rnn_export.targets import TARGETS
-from rnn_export.trust import Trust
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.trusted_code import Trust
+from rnn_export.runtime.protocols import Artefacts
 
 
 def behind_gate(artefacts: Artefacts, trust: bool | Trust) -> Artefacts:

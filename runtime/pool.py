@@ -9,21 +9,21 @@ from typing import Any, Generic, get_args
 import numpy as np
 import numpy.typing as npt
 
-from rnn_export.arrays import Array
-from rnn_export.choices import OnNan
+from rnn_export.contract.choices import OnNan
+from rnn_export.contract.layout import frames_in, late_rows
+from rnn_export.contract.snapshot import Snapshot, pack
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import PoolFull, StreamError
-from rnn_export.layout import frames_in, late_rows
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime import slot_table
-from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import check_limit, check_snapshot, check_states
-from rnn_export.runtime.histogram import Histogram, milliseconds, quantile_of
+from rnn_export.runtime.core.forks import watch, why_over
+from rnn_export.runtime.core.frame_io import check_limit, check_snapshot, check_states
+from rnn_export.runtime.core.histogram import Histogram, milliseconds, quantile_of
+from rnn_export.runtime.core.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
+from rnn_export.runtime.core.uncopied import Uncopied
+from rnn_export.runtime.protocols import Session
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
-from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
-from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.snapshot import Snapshot, pack
-from rnn_export.spec import StreamSpec
 
 ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
+from rnn_export.contract.layout import frames_in
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import SourceError
-from rnn_export.installing import pip_install
-from rnn_export.layout import frames_in
 from rnn_export.lazy import load_module
-from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.platform.arrays import Array, is_masked, unpack_array, unpack_arrays
+from rnn_export.platform.installing import pip_install
+from rnn_export.runtime.core.frame_io import MASKED, exact_cast, other_dtype, without_precision
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable
 from rnn_export.lazy import load_module
-from rnn_export.runtime.backends.api import Artefacts, Session
+from rnn_export.platform.trusted_code import Trust
 from rnn_export.runtime.gate import behind_gate
-from rnn_export.spec import StreamSpec
-from rnn_export.trust import Trust
+from rnn_export.runtime.protocols import Artefacts, Session
 
 # Fastest first: this is the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, all_finite
+from rnn_export.contract.layout import canonical, canonical_frames, frames_in, graph_inputs, graph_layout, late_rows
+from rnn_export.contract.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, canonical_frames, frames_in, graph_inputs, graph_layout, late_rows
-from rnn_export.runtime.ending import Ending, as_given
-from rnn_export.runtime.frame_io import as_array, check_out, check_values
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
+from rnn_export.platform.arrays import Array, all_finite
+from rnn_export.runtime.core.ending import Ending, as_given
+from rnn_export.runtime.core.frame_io import as_array, check_out, check_values
 
 
 class Rounds:

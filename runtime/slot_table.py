@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import StreamClosed, StreamError
-from rnn_export.runtime.histogram import BOUNDS
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.histogram import BOUNDS
 
 # An id is the generation of its slot above the slot, so that no slot gives the same id twice.
 SLOT_BITS = 31

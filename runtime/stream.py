@@ -24,13 +24,14 @@ from typing import Any, Generic, overload
 import numpy as np
 import numpy.typing as npt
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import canonical, cut, frames_in
+from rnn_export.contract.snapshot import Snapshot, pack
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, cut, frames_in
-from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.ending import Ended, Ending, Unfinished, as_given, held_inputs
-from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import (
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.ending import Ended, Ending, Unfinished, as_given, held_inputs
+from rnn_export.runtime.core.forks import watch, why_over
+from rnn_export.runtime.core.frame_io import (
     FrameInput,
     as_array,
     check_limit,
@@ -40,11 +41,10 @@ from rnn_export.runtime.frame_io import (
     frame_view,
     without_delay,
 )
-from rnn_export.runtime.row_reset import check_rows, with_rows_reset
-from rnn_export.runtime.types import Frames, Y
-from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.snapshot import Snapshot, pack
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.runtime.core.row_reset import check_rows, with_rows_reset
+from rnn_export.runtime.core.types import Frames, Y
+from rnn_export.runtime.core.uncopied import Uncopied
+from rnn_export.runtime.protocols import Session
 
 OVER = "the sequence is over, since finish() ended it: reset the stream before another one."
 # Frames of one call of the sequence graph; bounds the memory of a long run.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from rnn_export.arrays import Array
+from rnn_export.contract.snapshot import Snapshot
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import StreamError
-from rnn_export.runtime.backends.api import Session
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.types import Frames, Y
+from rnn_export.runtime.protocols import Session
 from rnn_export.runtime.stream import Stream
-from rnn_export.runtime.types import Frames, Y
-from rnn_export.snapshot import Snapshot
-from rnn_export.spec import StreamSpec
 
 
 class SequenceStream(Stream[Y]):

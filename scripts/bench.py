@@ -43,8 +43,8 @@ from turns import in_turn  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN  # noqa: E402
+from rnn_export.platform.threads import one_thread  # noqa: E402
 from rnn_export.runtime import load  # noqa: E402
-from rnn_export.threads import one_thread  # noqa: E402
 from tests.models import equations  # noqa: E402
 
 STEPS = 1000

@@ -18,9 +18,9 @@ from picture import draw, share_found  # noqa: E402
 from segments import speech_segments  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
+from rnn_export.platform.threads import one_thread  # noqa: E402
 from rnn_export.runtime import Stream, load  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
-from rnn_export.threads import one_thread  # noqa: E402
 
 SPEECH = HERE / "silero_vad" / "speech.wav"
 

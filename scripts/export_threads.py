@@ -42,7 +42,7 @@ def measure(net: str, large: int) -> None:
     from rnn_export.export import export
 
     inputs, units, layers = NETS[net]
-    with tempfile.TemporaryDirectory() as folder, patch("rnn_export.threads.LARGE", large):
+    with tempfile.TemporaryDirectory() as folder, patch("rnn_export.platform.threads.LARGE", large):
         for i in range(2):
             torch.manual_seed(0)
             begin = time.perf_counter()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.bench.limit import Limit, Reader
 from tests.export.c_sheet import Case, Sheet, case, compiled, const
 

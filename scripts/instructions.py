@@ -8,9 +8,9 @@ import tempfile
 from importlib.resources import files as resources
 from pathlib import Path
 
-from rnn_export.runtime.build.compiler import FLAGS, lay_out
-from rnn_export.runtime.build.names import C_TYPES, identifiers
-from rnn_export.runtime.build.native.compiler import BARE, STANDARD, find_cross
+from rnn_export.runtime.build.c_compiler import FLAGS, lay_out
+from rnn_export.runtime.build.c_names import C_TYPES, identifiers
+from rnn_export.runtime.build.native.compilers import BARE, STANDARD, find_cross
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import Runner, find_runner
 from tests.native.models import Written

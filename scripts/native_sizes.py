@@ -12,9 +12,9 @@ from instructions import instructions
 from rnn_export.bundle import Bundle
 from rnn_export.errors import BackendUnavailable
 from rnn_export.export import export
-from rnn_export.runtime.backends.api import folder as place
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.build.native.cross import CrossBuild, cross_build
+from rnn_export.runtime.protocols import folder as place
 from tests.native.models import MODELS, Written
 
 Figures = Iterator[tuple[str, float]]

@@ -15,17 +15,17 @@ from segments import speech_segments
 from torch import nn
 from turns import in_turn
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
+from rnn_export.contract.target_options import TargetOptions
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.session import NativeBuffers
 from rnn_export.runtime.bench.candidates import OrtBaseline, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import TargetOptions
 from tests.parity.fixtures import FIXTURES
 
 Figures = Iterator[tuple[str, float]]

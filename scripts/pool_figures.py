@@ -22,10 +22,10 @@ from torch import nn
 from turns import in_turn
 from window_figures import causal
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.native.session import NativeStateStore
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession

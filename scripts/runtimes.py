@@ -32,21 +32,21 @@ from torch import nn  # noqa: E402
 from rnn_export import apart  # noqa: E402
 from rnn_export.bundle import Bundle, TargetRow, open_bundle  # noqa: E402
 from rnn_export.bundle.draft import Draft  # noqa: E402
+from rnn_export.contract.target_options import TargetOptions  # noqa: E402
+from rnn_export.contract.target_table import TARGETS  # noqa: E402
 from rnn_export.errors import RnnExportError  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.export.add_target import add_target, can_add  # noqa: E402
 from rnn_export.export.lift.stages import lift  # noqa: E402
 from rnn_export.export.targets.registry import find_writer  # noqa: E402
 from rnn_export.lazy import load_module  # noqa: E402
+from rnn_export.platform.threads import one_thread  # noqa: E402
 from rnn_export.runtime.bench.measure import bench  # noqa: E402
 from rnn_export.runtime.engine import Engine  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
 from rnn_export.runtime.replay.checks import replay_golden  # noqa: E402
 from rnn_export.runtime.replay.drift import Drift  # noqa: E402
 from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
-from rnn_export.target_options import TargetOptions  # noqa: E402
-from rnn_export.targets import TARGETS  # noqa: E402
-from rnn_export.threads import one_thread  # noqa: E402
 from tests.parity.cases import CASES, Case  # noqa: E402
 from tests.zoo import store  # noqa: E402
 

@@ -15,7 +15,7 @@ import numpy as np
 from native_speed import CELLS, Figures, Net
 from turns import in_turn
 
-from rnn_export.arrays import Array
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.bench.limit import Limit, Reader
 
 SIZES = ((8, 16), (16, 32), (32, 64), (64, 128), (128, 256))

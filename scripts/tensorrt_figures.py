@@ -12,18 +12,18 @@ import model as silero
 import numpy as np
 from segments import speech_segments
 
-from rnn_export.arrays import Array
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.writer import emulated_session, lower_for_tensorrt
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.onnxruntime.backend import graph_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.recording import read
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 from tests.parity.cases import Case
 
 Figures = Iterator[tuple[str, float]]

@@ -14,10 +14,10 @@ from stream_figures import WIDTH, WINDOWS, Attention
 from torch import Tensor, nn
 from turns import in_turn
 
+from rnn_export.contract.spec import StreamSpec, sized
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift import lift
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.spec import StreamSpec, sized
 from tests.export.c_sheet import compiled
 from tests.native.models import Built, windows
 
@@ -82,7 +82,7 @@ def _both_ways(built: Built) -> tuple[Files, Files, StreamSpec]:
     lifted = lift(model, example, **options)
     step, initial = step_graph(lifted), {name: np.asarray(value) for name, value in lifted.initial.items()}
     assert step is not None
-    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", 2**62):
+    with mock.patch("rnn_export.export.targets.c.operators.sliding_states.LEAST", 2**62):
         moved = sources(step, lifted.spec, initial, "net")
     return moved, sources(step, lifted.spec, initial, "net"), lifted.spec
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis.internal.conjecture import providers
 
 from rnn_export import errors
-from rnn_export.trust import VARIABLE
+from rnn_export.platform.trusted_code import VARIABLE
 
 # The nets are small: a second thread only waits for the first, and for long where the cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,5 +76,5 @@ def record_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
         patch.delenv(VARIABLE, raising=False)
-        patch.setattr("rnn_export.trust.MACHINE_WIDE", Path("/nonexistent/trust.d"))
+        patch.setattr("rnn_export.platform.trusted_code.MACHINE_WIDE", Path("/nonexistent/trust.d"))
         yield

@@ -6,7 +6,7 @@ from typing import Any
 
 from rnn_export.bundle import Bundle, TargetRow, write_bundle
 from rnn_export.bundle.proofs import held_at_export
-from rnn_export.spec import Assumption, StateSpec, StreamSpec, TensorSpec
+from rnn_export.contract.spec import Assumption, StateSpec, StreamSpec, TensorSpec
 
 # What a browser would run, load, close or turn around, if it were let.
 HOSTILE = (

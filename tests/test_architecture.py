@@ -15,11 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from rnn_export.moved import MODULES
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-# The one door for imports by name, and the one for names of an earlier release.
-LAZY, MOVED = "rnn_export.lazy", "rnn_export.moved"
+# The one door for imports by name.
+# Modules that only give names of others; the key of the contract in a graph is a name of this kind too.
+FACES = ("rnn_export", "rnn_export.moved", "rnn_export.spec")
+TRUNK = ("rnn_export", "rnn_export/*")
+LAZY = "rnn_export.lazy"
 # Whoever sees one of these loaded has waited for it.
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "click", "rich", "matplotlib", "tritonclient", "grpc"}
 
@@ -43,7 +48,11 @@ class Row:
 @cache
 def table() -> tuple[Row, ...]:
     rows = re.findall(r"^\| `([\w/*]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$", CONTRIBUTING, re.MULTILINE)
-    return tuple(Row(f, *(frozenset(re.findall(r"`([\w/*]+)`", cell)) for cell in cells)) for f, *cells in rows)
+    found = []
+    for folder, *cells in rows:
+        ours, world = (frozenset(re.findall(r"`([\w/*]+)`", cell)) for cell in cells)
+        found.append(Row(folder, ours | {*TRUNK[: TRUNK.index(folder) if folder in TRUNK else None]}, world))
+    return tuple(found)
 
 
 def row_of(folder: str) -> Row:
@@ -54,11 +63,10 @@ def row_of(folder: str) -> Row:
 
 
 @cache
-def stages() -> tuple[str, ...]:
-    """The folders of `export/lift/*` in the order in which they import each other."""
-    line = re.search(r"^A stage of `export/lift/\*` imports those before it: (.*)\.$", CONTRIBUTING, re.MULTILINE)
-    assert line
-    return tuple(f"export/lift/{stage}" for stage in re.findall(r"`([\w/]+)`", line[1]))
+def orders() -> dict[str, list[str]]:
+    """By row, the folders of it that import each other, in that order."""
+    lines = re.findall(r"^A folder of `([\w/]+)/\*` imports those before it: (.*)\.$", CONTRIBUTING, re.MULTILINE)
+    return {f"{top}/*": [f"{top}/{name}" for name in re.findall(r"`([\w/]+)`", names)] for top, names in lines}
 
 
 # --- the source
@@ -114,7 +122,7 @@ def arrows() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for module, path in modules().items():
         # What only hands over names that stand elsewhere imports nothing: a package's own face, names of before.
-        if module in (MOVED, "rnn_export", "rnn_export.runtime"):
+        if module in (*FACES, "rnn_export.runtime"):
             continue
         for name in imports(path):
             other = module_of(name) if name.split(".")[0] == "rnn_export" else None
@@ -134,7 +142,7 @@ def test_every_folder_has_a_row_and_every_row_a_folder():
 
 def test_the_table_goes_one_way():
     """An imported package may not import back, even indirectly."""
-    below = {row.folder: set(row.ours) for row in table()}
+    below = {row.folder: row.ours - {row.folder} for row in table()}
     while below:
         free = {folder for folder, ours in below.items() if not ours & set(below)}
         assert free, f"these import each other: {sorted(below)}"
@@ -146,14 +154,16 @@ def test_who_may_import_whom():
         why
         for folder, others in arrows().items()
         for other, why in others.items()
-        if row_of(other).folder not in row_of(folder).ours and not {folder, other} <= set(stages())
+        if row_of(other).folder not in row_of(folder).ours
+        and not {folder, other} <= set(orders().get(row_of(folder).folder, ()))
     ]
     assert not wrong
 
 
-def test_a_stage_of_lifting_imports_those_before_it():
-    order = {stage: number for number, stage in enumerate(stages())}
-    assert set(order) == {folder for folder in map(folder_of, modules()) if row_of(folder).folder == "export/lift/*"}
+@pytest.mark.parametrize("row", sorted(orders()))
+def test_a_folder_imports_those_before_it(row):
+    order = {folder: number for number, folder in enumerate(orders()[row])}
+    assert set(order) == {folder for folder in map(folder_of, modules()) if row_of(folder).folder == row}
     up = [
         why
         for folder, number in order.items()
@@ -171,7 +181,7 @@ IN_A_STAGE = 20
 def test_a_folder_of_lifting_is_small():
     files = Counter(folder_of(module) for module, path in modules().items() if path.name != "__init__.py")
     assert files["export/lift"] <= LOOSE_IN_LIFT
-    assert not {stage for stage in stages() if files[stage] > IN_A_STAGE}
+    assert not {stage for stage in orders()["export/lift/*"] if files[stage] > IN_A_STAGE}
 
 
 def test_no_two_packages_import_each_other():
@@ -188,7 +198,7 @@ def test_no_circle_of_modules():
     graph = {
         module: {m for name in imports(path) if (m := module_of(name)) and m != module and m != "rnn_export"}
         for module, path in modules().items()
-        if module not in (MOVED, "rnn_export")
+        if module not in FACES
     }
     while graph:
         free = {module for module, others in graph.items() if not others & set(graph)}
@@ -211,28 +221,26 @@ def test_imports_by_name_go_through_one_door():
 
 
 def test_names_of_an_earlier_release_are_used_by_nobody():
-    users = {m for m, path in modules().items() if f"{MOVED}" in set(imports(path)) and m != MOVED}
-    assert users == {"rnn_export.models", "rnn_export.runtime.batcher", "rnn_export.runtime.prometheus"}
-    places = [ROOT / folder for folder in ("tests", "scripts")]
-    sources = [*modules().values(), *(p for place in places for p in place.rglob("*.py") if p != Path(__file__))]
-    old = {"rnn_export.runtime.batcher", "rnn_export.runtime.prometheus", "rnn_export.models.lift"}
-    assert not [p for p in sources if p.name != "moved.py" and {m for n in imports(p) for m in old if n.startswith(m)}]
+    places = [ROOT / folder for folder in ("tests", "scripts", "examples")]
+    sources = [*modules().values(), *(p for place in places for p in place.rglob("*.py"))]
+    used = [(p, name) for p in sources for name in imports(p) for old in MODULES if f"{name}.".startswith(f"{old}.")]
+    assert not [(p, name) for p, name in used if p.name not in ("moved.py", "test_faces.py")]
 
 
 # Who may say `.delay`, `.every` or `.late`; all others ask the contract's methods how many frames come when.
 FRAME_ARITHMETIC = {
-    "rnn_export/spec.py": "computes them",
-    "rnn_export/layout.py": "computes them for many rows at once",
+    "rnn_export/contract/spec.py": "computes them",
+    "rnn_export/contract/layout.py": "computes them for many rows at once",
     "export/lift/contract.py": "finds them",
     "export/lift/streaming/": "finds them",
     "export/targets/c/": "writes them as constants",
-    "runtime/build/wasm/package.py": "writes them as constants",
+    "runtime/build/wasm/web_package.py": "writes them as constants",
     "runtime/backends/remote/codec.py": "sends how many frames a stream was fed",
     "runtime/replay/golden.py": "shows them",
     "runtime/replay/step_vectors.py": "lays them out by step",
     "export/verify/frames.py": "shows them",
     "runtime/replay/ends.py": "lets sequences end before and after it",
-    "export/triton/readme.py": "shows them",
+    "export/triton/repository_readme.py": "shows them",
     "rnn_export/cli/": "shows them",
     "rnn_export/page/": "shows them",
 }

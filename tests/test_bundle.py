@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnn_export import arrays, host
 from rnn_export.bundle import Bundle, FileRow, TargetRow, atomic, extend_bundle, open_bundle, write_bundle
 from rnn_export.bundle.readme import README, targets_section
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import BundleError
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
+from rnn_export.platform import arrays, host
 
 H = StateSpec("rnn.l0.h", "rnn.l0.h", "rnn.l0.h.next", "float32", ("batch", 3))
 LEARNED = StateSpec("clock", "clock", "clock.next", "int64", ("batch",), initial="stored")
@@ -507,7 +507,7 @@ import sys
 from rnn_export.bundle import atomic
 from rnn_export.bundle import write_bundle
 from rnn_export.errors import BundleError
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 path, word, exchange, force, times = sys.argv[1], sys.argv[2], sys.argv[3] == "1", sys.argv[4] == "1", int(sys.argv[5])
 if not exchange:
     atomic.exchange = lambda *_: False

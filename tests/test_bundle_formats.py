@@ -12,7 +12,7 @@ import pytest
 from rnn_export.bundle import FORMAT, Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.errors import BuildError
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.build import build_c
+from rnn_export.runtime.build.native.native_build import build_c
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 

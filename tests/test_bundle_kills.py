@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rnn_export.bundle import TargetRow, atomic, open_bundle, write_bundle
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import BundleError
-from rnn_export.spec import StreamSpec, TensorSpec
 
 NAME = "vad.rnnx"
 EFFECTS = ("mkdir", "write", "fsync", "rename", "exchange", "remove")

@@ -599,7 +599,8 @@ def test_a_folder_named_as_a_library_of_torch_s_is_not_that_library(folder: Path
     """torch reads `triton.language` wherever `import triton` succeeds, as here: some convert in a child process."""
     (folder / "triton").mkdir(exist_ok=True)
     code = (
-        f"import sys, {first}\nsys.path.insert(0, {str(folder)!r})\nfrom rnn_export.apart import run_apart\n"
+        f"import sys, {first}\nsys.path.insert(0, {str(folder)!r})\n"
+        "from rnn_export.platform.isolated_process import run_apart\n"
         "from rnn_export.lazy import load_module\nload_module('torch._dynamo')\n"
         "try: run_apart('torch._dynamo', 'no_function', {}, {})\nexcept Exception as error: print(error)"
     )

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from rnn_export.cli import plots
 from rnn_export.cli.main import main
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.bench import measure, this_machine
 
 from .test_cli import FACTORY, Run

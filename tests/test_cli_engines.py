@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from rnn_export.bundle import extend_bundle, open_bundle, write_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
-from rnn_export.installing import pip_install
+from rnn_export.contract.target_table import TARGETS, table_rows
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import nvidia
 from rnn_export.runtime.build.tensorrt import builder
-from rnn_export.targets import TARGETS, table_rows
 
 from .stages import without_stages
 from .test_cli import FACTORY, Run

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rnn_export.cli.console import live_streams, load_test
 from rnn_export.cli.main import main
-from rnn_export.cli.tables import live_streams, load_test
 from rnn_export.runtime.bench.live import search
 
 from .test_cli import FACTORY

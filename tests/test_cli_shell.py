@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.export import export_command
 from rnn_export.cli.main import COMMANDS, main
 from rnn_export.cli.options import ExportFlags
@@ -125,8 +125,8 @@ def test_a_table_in_a_pipe_has_no_trailing_blanks() -> None:
 def test_a_step_of_several_frames_is_timed_as_one() -> None:
     result = {"frames": 640, "left": 0, "seconds": 0.01, "us_per_frame": 2.5, "frames_a_step": 160, "real_time": None}
     result |= {"backend": "native", "precision": "int8"}
-    assert tables.speed(result) == "640 frames in 0.010 s on native (int8), 400.0 µs a step of 160"
-    assert tables.speed({**result, "frames_a_step": 1}) == "640 frames in 0.010 s on native (int8), 2.5 µs a frame"
+    assert console.speed(result) == "640 frames in 0.010 s on native (int8), 400.0 µs a step of 160"
+    assert console.speed({**result, "frames_a_step": 1}) == "640 frames in 0.010 s on native (int8), 2.5 µs a frame"
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])

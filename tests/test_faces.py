@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from rnn_export.moved import MODULES
+
 LINES = (
     "from rnn_export import export",
     "import rnn_export; assert callable(rnn_export.export)",
@@ -76,17 +78,12 @@ def test_the_package_says_what_it_has():
     assert "module 'rnn_export' has no attribute 'nothing'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("rnn_export.runtime.batcher.Batcher", "rnn_export.runtime.serve.batcher"),
-        ("rnn_export.runtime.prometheus.serve", "rnn_export.runtime.serve.prometheus"),
-        ("rnn_export.models.lift", "rnn_export.export.lift"),
-        ("rnn_export.models.StreamingModel", "rnn_export.export.lift"),
-    ],
-)
-def test_names_of_the_last_release_go_on_with_a_warning(old, new):
-    module, _, name = old.rpartition(".")
-    with pytest.warns(DeprecationWarning, match=f"^{module}.{name} stands in {new} now"):
-        found = getattr(__import__(module, fromlist=[name]), name)
-    assert found is getattr(__import__(new, fromlist=[name]), name)
+def test_modules_of_the_last_release_can_be_imported_with_a_warning():
+    lines = ["import sys, warnings, rnn_export", "warnings.simplefilter('error', DeprecationWarning)"]
+    lines += ["from rnn_export.spec import StreamSpec"]
+    for old, new in MODULES.items():
+        lines += ["try:", f"    import {old}", "except DeprecationWarning as warning:", "    print(warning)"]
+        lines += ["with warnings.catch_warnings(record=True):", "    warnings.simplefilter('always')"]
+        lines += [f"    import {old}", f"assert sys.modules['{old}'] is sys.modules['{new}']"]
+        lines += [f"assert sys.modules['{new}'].__name__ == '{new}'"]
+    assert run("\n".join(lines)).splitlines() == [f"{old} is {new} now." for old, new in MODULES.items()]

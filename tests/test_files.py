@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_export.files import save_atomically
+from rnn_export.platform.files import save_atomically
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rnn_export import host
 from rnn_export.errors import BundleError
+from rnn_export.platform import host
+from rnn_export.platform.trusted_code import trusted_here
 from rnn_export.runtime.backends.native import cpu
-from rnn_export.trust import trusted_here
 
 from .runtime.graphs import SUM
 from .runtime.test_golden import golden_of
@@ -32,7 +32,7 @@ from click.testing import CliRunner
 from rnn_export.bundle import open_bundle, write_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import BundleError
-from rnn_export.trust import remember, trusted_here
+from rnn_export.platform.trusted_code import remember, trusted_here
 
 path, out = sys.argv[2:]
 engine = rnn_export.load(path, "onnxruntime")

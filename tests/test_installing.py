@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rnn_export import installing
-from rnn_export.installing import pip_install
+from rnn_export.platform import installing
+from rnn_export.platform.installing import pip_install
 
 ROOT = Path(__file__).parent.parent
 WHEEL = "rnn_export-0.2.0-py3-none-any.whl"
@@ -70,7 +70,7 @@ def test_what_pip_wrote_is_read_from_the_installed_copy(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rnn-export\nVersion: 0.2.0\n")
     (info / "direct_url.json").write_text(json.dumps({"url": f"file:///mnt/usb/{WHEEL}", "archive_info": {}}))
-    code = "from rnn_export.installing import pip_install; print(pip_install('cpu'))"
+    code = "from rnn_export.platform.installing import pip_install; print(pip_install('cpu'))"
     command = [sys.executable, "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "site", check=True)
     assert done.stdout == f"pip install '{WHEEL}[cpu]'\n"

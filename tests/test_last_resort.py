@@ -14,7 +14,7 @@ from rnn_export.errors import ExportError, LiftError
 from rnn_export.export import export
 from rnn_export.export.graph import step
 from rnn_export.export.lift import stages
-from rnn_export.last_resort import last_resort
+from rnn_export.platform.last_resort import last_resort
 
 X = (torch.zeros(1, 5, 4),)
 

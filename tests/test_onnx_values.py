@@ -5,8 +5,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rnn_export.onnx_file import read_model
-from rnn_export.onnx_values import ShapeValues
+from rnn_export.onnx.onnx_file import read_model
+from rnn_export.onnx.size_values import ShapeValues
 
 FULL = 2**63 - 1
 CUTS = {

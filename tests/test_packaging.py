@@ -216,7 +216,7 @@ def test_the_unpacked_wheel_imports_on_its_own(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import rnn_export.runtime, rnn_export.export, rnn_export.runtime.backends.api, rnn_export.cli.main\n"
+        "import rnn_export.runtime, rnn_export.export, rnn_export.runtime.protocols, rnn_export.cli.main\n"
         "for name, module in sorted(sys.modules.items()):\n"
         "    if name.split('.')[0] == 'rnn_export': print(module.__file__)\n"
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rnn_export import progress
-from rnn_export.progress import told
+from rnn_export.platform import progress
+from rnn_export.platform.progress import told
 
 from .reports import WORD, hostile, plain
 
@@ -20,7 +20,7 @@ LOG = logging.getLogger("made_for_a_test")
 
 TOLD = """
 import logging, sys
-from rnn_export.progress import told
+from rnn_export.platform.progress import told
 out, err = sys.stdout, sys.stderr
 with told("export", 3, None, logging.getLogger("rnn_export.export")) as stage:
     stage("lift")
@@ -97,7 +97,7 @@ LINE = """
 import logging
 from IPython.display import HTML
 from IPython.utils.capture import capture_output
-from rnn_export.progress import told
+from rnn_export.platform.progress import told
 with capture_output() as seen, told("export", 4, None, logging.root) as stage:
     stage("lift")
     stage("<b>")

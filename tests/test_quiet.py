@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rnn_export.quiet import quiet
+from rnn_export.platform.quiet import quiet
 
 # torch gives its loggers handlers of their own once it is there.
 LIBRARY = "onnxscript.made_for_a_test"
@@ -102,7 +102,11 @@ def test_no_package_of_ours_replaces_what_is_the_process_s() -> None:
     """But for a command, which is the process, and converters in a process of their own."""
     from .test_architecture import modules
 
-    apart = ("rnn_export.cli.", "rnn_export.export.targets.pte.convert", "rnn_export.export.targets.tflite.quantize")
+    apart = (
+        "rnn_export.cli.",
+        "rnn_export.export.targets.executorch.pte_conversion",
+        "rnn_export.export.targets.litert.quantization",
+    )
     words = (
         "redirect_stdout(",
         "redirect_stderr(",

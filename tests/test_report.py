@@ -18,8 +18,8 @@ from rnn_export.bundle.reporting import Report, inside_page, report
 from rnn_export.bundle.stripping import strip_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import SourceError
-from rnn_export.markup import element, table, text
 from rnn_export.page.picture import shortened
+from rnn_export.platform.markup import element, table, text
 
 from .reports import HOSTILE, bench_of, hostile, plain
 

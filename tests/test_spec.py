@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnn_export.contract.layout import late_rows
+from rnn_export.contract.spec import ASSUMED, BATCH, DTYPES, TIME, Assumption, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import SpecError
-from rnn_export.layout import late_rows
-from rnn_export.spec import ASSUMED, BATCH, DTYPES, TIME, Assumption, StateSpec, StreamSpec, TensorSpec, sized
 
 X = TensorSpec("x", "float32", ("batch", "time", 4))
 Y = TensorSpec("y", "float32", ("batch", "time", 2))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.runtime import load
-from rnn_export.targets import TARGETS
 
 from .runtime.graphs import SUM
 from .runtime.graphs import frames as drawn

@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from rnn_export.cli.main import main
+from rnn_export.contract.precision import PRECISIONS, precisions_of_gpu
+from rnn_export.contract.target_table import TARGETS, find_target, find_targets, table_rows
 from rnn_export.errors import ExportError
-from rnn_export.precision import PRECISIONS, precisions_of_gpu
 from rnn_export.runtime.build.native.machines import MACHINES, find_machine
-from rnn_export.targets import TARGETS, find_target, find_targets, table_rows
 
 ENGINES = [name for name, row in TARGETS.items() if row.library]
 JETSONS = [name for name in ENGINES if name.startswith("jetson-")]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.bundle.code import code_of
-from rnn_export.trust import remember
+from rnn_export.platform.trusted_code import remember
 
 
 def trusted(bundle: Bundle | Path) -> Path:

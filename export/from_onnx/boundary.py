@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper, version_converter
 from onnx_ir.passes import InPlacePass, PassResult, common
 
-from rnn_export.arrays import Array, Arrays
+from rnn_export.contract.spec import BATCH, StreamSpec, sized
 from rnn_export.errors import BundleError, ExportError, SourceError, first_line
 from rnn_export.export.from_onnx.expansions import KeepSizes
 from rnn_export.export.from_onnx.layout import Layout, Placed
@@ -25,7 +25,7 @@ from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
-from rnn_export.spec import BATCH, StreamSpec, sized
+from rnn_export.platform.arrays import Array, Arrays
 
 # Every target is written from a step of this opset, or of a later one where the file has what came later.
 BASE_OPSET = 18

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import SourceError
 from rnn_export.export.from_onnx.original import Original
 from rnn_export.export.from_onnx.pairing import Pair
 from rnn_export.export.from_onnx.ports import Port
-from rnn_export.spec import BATCH, TIME, Dim, StateSpec, StreamSpec, TensorSpec
+from rnn_export.platform.arrays import Array
 
 # What a file calls an axis of streams.
 BATCHES = re.compile(r"(n_?|num_?)?(batch|batches|bs|b|n)(_?(size|dim|axis))?(_?\d+)?", re.IGNORECASE)

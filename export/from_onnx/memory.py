@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
-from rnn_export.arrays import Array
+from rnn_export.contract.precision import Tolerance
+from rnn_export.contract.spec import TIME
 from rnn_export.errors import SourceError
 from rnn_export.export.from_onnx.layout import Layout, Placed
 from rnn_export.export.from_onnx.original import Original
-from rnn_export.precision import Tolerance
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.spec import TIME
 
 # Inputs of ONNX's operators with a memory that are first states, and the axis of the first input that is time.
 FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "CausalConvWithState": (3,), "LinearAttention": (3,)}

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, ExportError, SourceError, first_line
 from rnn_export.export.from_onnx.reading import Source
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS, make_session
 
 # ONNX Runtime tells the way to a node inside of others anew at each level.

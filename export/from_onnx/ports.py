@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, DTYPES, TIME, Dim
 from rnn_export.errors import SourceError
-from rnn_export.spec import BATCH, DTYPES, TIME, Dim
+from rnn_export.platform.arrays import Array
 
 # How an option names what is asked for, in both places where it can stand.
 SHAPE_OPTION = "--shape {name}={dims} (shapes={{{name!r}: ({dims})}})"

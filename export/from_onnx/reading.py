@@ -13,9 +13,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from onnx_ir.passes import common
 
 from rnn_export import limits
-from rnn_export.arrays import Array
 from rnn_export.errors import SourceError, first_line
-from rnn_export.onnx_file import read_model
+from rnn_export.onnx.onnx_file import read_model
+from rnn_export.platform.arrays import Array
 
 # Of ONNX's default operators: before, LSTM and GRU were others; after, what the onnx package here knows.
 OLDEST_OPSET = 9

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from rnn_export.contract.spec import BATCH, TIME, Dim, StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import new_constant
-from rnn_export.spec import BATCH, TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, TIME, StreamSpec, sized
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.graph.passes.describing import Describe
 from rnn_export.export.graph.passes.module_paths import INSIDE, KeepModulePaths
@@ -18,7 +18,7 @@ from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.layers.bare_layers import bare_path
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.spec import BATCH, TIME, StreamSpec, sized
+from rnn_export.platform.arrays import Array
 
 # Frames of a window, of which sequence.onnx does not hold one for each frame of the sequence.
 WIDE = 512

@@ -11,6 +11,7 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_s
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 import rnn_export.export.lift.layers.recurrent_ops  # noqa: F401  (registers torch.ops.rnn_export)
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph import division, logarithms, matrices, order, statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
@@ -18,7 +19,6 @@ from rnn_export.export.graph.shortcuts import shortcuts
 from rnn_export.export.lift.ir.fx_nodes import END
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.trace.tracing import quiet
-from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18
 # Of a window, up to which it is written entry by entry.

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import StateMovesByCall
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.ir.compare import CLOSED_LOOP
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.torch_driver import inputs_of, torch_driver
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 

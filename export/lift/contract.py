@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rnn_export.contract.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
+from rnn_export.contract.tensor_spec import rated
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.ir.compare import EXACT, same
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.streaming import Streamed
-from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
-from rnn_export.tensor_spec import rated
 
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

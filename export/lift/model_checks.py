@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from rnn_export.contract.tensor_spec import DTYPES
 from rnn_export.errors import LiftError, TraceFailed, keyword
 from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.ir.compare import EXACT, START, same
@@ -24,7 +25,6 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef
 from rnn_export.export.lift.model.flat_model import FlatModel, Leaf
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.trace.tracing import export_program
-from rnn_export.tensor_spec import DTYPES
 
 
 def refuse_wrappers(model: nn.Module) -> None:

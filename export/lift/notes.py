@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import torch
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.model.call.length_arguments import WithLengths
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.states.module_state import kind_of
-from rnn_export.spec import StreamSpec
 
 
 def origin_of(flat: FlatModel, name: str) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from rnn_export.contract.spec import BATCH, PackedState, StateSpec
 from rnn_export.export.lift.contract import digest_of
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
 from rnn_export.export.lift.streaming import LiftedState
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.spec import BATCH, PackedState, StateSpec
 
 NAME = "states"
 

@@ -12,12 +12,12 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
+from rnn_export.contract.spec import TensorSpec
+from rnn_export.contract.tensor_spec import rated as rated_time
 from rnn_export.export.lift.contract import digest_of
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
 from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.spec import TensorSpec
-from rnn_export.tensor_spec import rated as rated_time
 
 
 def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:

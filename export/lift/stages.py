@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from rnn_export.alone import alone
-from rnn_export.choices import Chunk, chunk_problem
+from rnn_export.contract.choices import Chunk, chunk_problem
 from rnn_export.errors import (
     DecidedByValue,
     FrozenAxis,
@@ -75,8 +74,9 @@ from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.last_resort import last_resort
-from rnn_export.threads import one_thread
+from rnn_export.platform.export_lock import alone
+from rnn_export.platform.last_resort import last_resort
+from rnn_export.platform.threads import one_thread
 
 
 @last_resort(LiftError)

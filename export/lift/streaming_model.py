@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from rnn_export.contract.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.loops.loop_body import RolledLoop
@@ -16,7 +17,6 @@ from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.sized_program import sized_program
 from rnn_export.export.lift.streaming import LiftedState
-from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 # Rows of what a step is exported with, one count after the other.
 ROWS = (3, 7, 11)

@@ -9,30 +9,30 @@ Its description and its precisions are in its row in `rnn_export.targets`.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from rnn_export.arrays import Arrays
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS, Target
 from rnn_export.lazy import load_module
-from rnn_export.runtime.backends.api import Artefacts
+from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.protocols import Artefacts
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from rnn_export.export.lift.streaming_model import StreamingModel
 
 WRITERS: Mapping[str, str] = {
-    "onnx": "rnn_export.export.targets.onnx",
-    "torchscript": "rnn_export.export.targets.torchscript",
-    "pt2": "rnn_export.export.targets.pt2",
+    "onnx": "rnn_export.export.targets.onnx.writer",
+    "torchscript": "rnn_export.export.targets.torchscript.writer",
+    "pt2": "rnn_export.export.targets.pt2.writer",
     "tensorrt": "rnn_export.export.targets.tensorrt.writer",
     "openvino": "rnn_export.export.targets.openvino.writer",
-    "litert": "rnn_export.export.targets.litert",
-    "coreml": "rnn_export.export.targets.coreml",
-    "executorch": "rnn_export.export.targets.executorch",
-    "executorch-portable": "rnn_export.export.targets.executorch",
+    "litert": "rnn_export.export.targets.litert.writer",
+    "coreml": "rnn_export.export.targets.coreml.writer",
+    "executorch": "rnn_export.export.targets.executorch.writer",
+    "executorch-portable": "rnn_export.export.targets.executorch.writer",
     "c": "rnn_export.export.targets.c.writer",
-    "wasm": "rnn_export.export.targets.wasm",
+    "wasm": "rnn_export.export.targets.wasm.writer",
 }
 
 

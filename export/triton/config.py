@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rnn_export.arrays import Array, Arrays, pack_arrays
+from rnn_export.contract.spec import StateSpec, StreamSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.triton.pbtxt import EnumName
+from rnn_export.platform.arrays import Array, Arrays, pack_arrays
 from rnn_export.runtime.backends.remote.wire import BYTES, TENSORS, TYPES, WireFormat, WireTensor, state_dims
 from rnn_export.runtime.registry import BACKENDS
-from rnn_export.spec import StateSpec, StreamSpec
 
 # Triton's numbers are of 32 bits.
 LARGEST = 2**31 - 1

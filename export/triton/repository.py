@@ -10,15 +10,15 @@ from typing import Any
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.signature import SIGNATURE
-from rnn_export.choices import Precision
+from rnn_export.contract.choices import Precision
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle, Untrusted
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import WIRE_KINDS, Serving, config, data_file
-from rnn_export.export.triton.readme import readme
+from rnn_export.export.triton.repository_readme import readme
 from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat, WireTensor, state_dims
 from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.runtime.registry import open_session
-from rnn_export.spec import StreamSpec
 
 REPOSITORY = atomic.DirectoryKind("model repository of rnn-export", "launch")
 # Triton 2.51 crashed with a pool smaller than the requests in flight.
@@ -202,8 +202,8 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
     name = row.file("step.onnx") if row else None
     if name is not None:
         return bundle.read(name)
+    from rnn_export.contract.target_options import TargetOptions
     from rnn_export.export.add_target import add_target
-    from rnn_export.target_options import TargetOptions
 
     draft = add_target(bundle, target, TargetOptions(serving.precision, batch=(1, serving.batch, serving.batch)))
     return draft.read(str(draft.targets[0].file("step.onnx")))

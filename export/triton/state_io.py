@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import BATCH, StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
-from rnn_export.layout import canonical, graph_layout
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.remote import wire
-from rnn_export.spec import BATCH, StreamSpec, TensorSpec
 
 # From the wire to the graph, or back.
 Layout = Callable[[Array, TensorSpec], Array]

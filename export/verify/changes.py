@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rnn_export.arrays import Array
 from rnn_export.export.lift.ir.fx_nodes import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import lifted_trace, own_trace
 from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import Golden

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from rnn_export.contract.precision import Tolerance
 from rnn_export.export.lift.ir.fx_nodes import paths_of
 from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import initial_states, own_calls, own_driver
-from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 

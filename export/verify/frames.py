@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import SourceError
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.spec import StreamSpec
 
 ROWS = 2
 # With fewer steps the state would hardly be fed back.

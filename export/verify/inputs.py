@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import TensorSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.lift.model.flat_model import Leaf
 from rnn_export.export.lift.model.sample_inputs import Noise
@@ -18,7 +18,7 @@ from rnn_export.export.verify.frames import (
     frames_beyond_context,
     frames_beyond_shortest,
 )
-from rnn_export.spec import TensorSpec
+from rnn_export.platform.arrays import Array
 
 # Of whole sequences, as many times the shortest that the model takes.
 WHOLE = 2

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnn_export.arrays import Array
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import example_to_draw
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.levels import CONSTANTS, ENDS, levels_of
 
 

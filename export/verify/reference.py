@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import unpacked
+from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.model.call.complex_parts import part_names
@@ -21,8 +22,7 @@ from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.rated_ports import folding
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed
-from rnn_export.layout import unpacked
-from rnn_export.precision import Tolerance
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.runtime.replay.drivers import StepDriver

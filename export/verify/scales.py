@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.platform.arrays import Array
 
 # How often all that is computed with is changed, and by how much of itself: 32 roundings of fp32, and less than the
 # tolerance, so that a decision that hangs on it is seen.

@@ -11,17 +11,17 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import row_by_row
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.verify.blame import blamed
 from rnn_export.export.verify.frames import fewest_frames
-from rnn_export.layout import row_by_row
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec
 
 
 class GatherElements(OpRun):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rnn_export.contract.parity_json import ORDINARY
+from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.changes import changed_outputs
@@ -11,8 +13,6 @@ from rnn_export.export.verify.frames import trial_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.scales import CHANGES, scales_of
-from rnn_export.parity_json import ORDINARY
-from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.golden import Golden
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.precision import TOLERANCES, Tolerance
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
 from rnn_export.export.verify.changes import magnified, measured_scales
@@ -25,7 +25,7 @@ from rnn_export.export.verify.reports import as_one, with_figures
 from rnn_export.export.verify.scales import CHANGES, MORE_CHANGES
 from rnn_export.export.verify.second_opinion import second_opinion
 from rnn_export.export.verify.trials import trial_vectors
-from rnn_export.precision import TOLERANCES, Tolerance
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop

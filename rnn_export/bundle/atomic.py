@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from rnn_export import host
 from rnn_export.errors import BundleError
+from rnn_export.platform import host
 
 MANIFEST = "manifest.json"
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.manifest import TargetRow
 from rnn_export.bundle.reading import Bundle
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import TrustError
-from rnn_export.spec import StreamSpec
-from rnn_export.targets import TARGETS
-from rnn_export.trust import remember
+from rnn_export.platform.trusted_code import remember
 
 # What an engine is built from.
 GRAPH, RECIPE = "step.onnx", "recipe.json"

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rnn_export.arrays import Arrays
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.spec import StreamSpec
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.platform.arrays import Arrays
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from rnn_export.bundle.code import Code, code_of
 from rnn_export.bundle.manifest import TargetRow
 from rnn_export.bundle.reading import Bundle
 from rnn_export.errors import TrustError
-from rnn_export.trust import Trust, record_path, trusted_here
+from rnn_export.platform.trusted_code import Trust, record_path, trusted_here
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Arrays
 from rnn_export.bundle.reading import Bundle
+from rnn_export.contract.spec import sized
 from rnn_export.errors import BundleError
-from rnn_export.files import save_atomically
-from rnn_export.onnx_file import read_model
-from rnn_export.spec import sized
+from rnn_export.onnx.onnx_file import read_model
+from rnn_export.platform.arrays import Arrays
+from rnn_export.platform.files import save_atomically
 
 STEP, SUFFIX = "step.onnx", ".yaml"
 # The versions whose format this is.

@@ -12,9 +12,9 @@ from rnn_export import limits
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.requirements import check_requirements
 from rnn_export.bundle.signature import SIGNATURE
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BundleError, SpecError
-from rnn_export.json_door import parse_json
-from rnn_export.spec import StreamSpec
+from rnn_export.platform.json_parser import parse_json
 
 FORMAT, OLDEST = 2, 1
 _WORD = re.compile("[a-z0-9][a-z0-9_-]{0,63}")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_export.bundle.manifest import Manifest, TargetRow
+from rnn_export.contract.parity_json import groups_of, is_report
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BundleError
-from rnn_export.json_door import parse_json
 from rnn_export.page.facts import Build, Proof
-from rnn_export.parity_json import groups_of, is_report
-from rnn_export.targets import TARGETS
+from rnn_export.platform.json_parser import parse_json
 
 Read = Callable[[str], bytes]
 PARITY, BUILD = "parity.json", "build.json"

@@ -9,15 +9,15 @@ from typing import BinaryIO
 import numpy as np
 
 from rnn_export import limits
-from rnn_export.arrays import Array, Arrays, unpack_arrays
 from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest
+from rnn_export.bundle.notebook_view import bundle_table
 from rnn_export.bundle.signature import LIMIT as SIGNATURE_LIMIT
 from rnn_export.bundle.signature import SIGNATURE, Signature
-from rnn_export.bundle.tables import bundle_table
+from rnn_export.contract.spec import StateSpec
 from rnn_export.errors import BundleError
-from rnn_export.spec import StateSpec
+from rnn_export.platform.arrays import Array, Arrays, unpack_arrays
 
 INITIAL_STATES = "initial_states.npz"
 MANIFEST_LIMIT = limits.JSON_BYTES

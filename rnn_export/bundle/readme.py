@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from rnn_export.bundle.manifest import TargetRow
-from rnn_export.text import code
+from rnn_export.platform.terminal_text import code
 
 README = "README.md"
 _TITLE = "## What is in it"

@@ -11,12 +11,12 @@ from rnn_export.bundle.manifest import Manifest
 from rnn_export.bundle.proofs import Read, builds_of, report_in
 from rnn_export.bundle.reading import Bundle, open_bundle
 from rnn_export.errors import SourceError, TrustError
-from rnn_export.files import save_atomically
-from rnn_export.json_door import parse_json
-from rnn_export.markup import Html, element
 from rnn_export.page.document import document
 from rnn_export.page.facts import Facts, Timing
 from rnn_export.page.standing import not_proven
+from rnn_export.platform.files import save_atomically
+from rnn_export.platform.json_parser import parse_json
+from rnn_export.platform.markup import Html, element
 
 EVIDENCE = "parity.json"
 # Pixels of the frame that a notebook shows it in.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnn_export import host
 from rnn_export.errors import TrustError
-from rnn_export.installing import pip_install
-from rnn_export.trust import is_key
+from rnn_export.platform import host
+from rnn_export.platform.installing import pip_install
+from rnn_export.platform.trusted_code import is_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -14,8 +14,8 @@ from rnn_export.bundle.reading import Bundle, checksum, open_bundle
 from rnn_export.bundle.readme import README, with_targets
 from rnn_export.bundle.reporting import inside_page
 from rnn_export.bundle.signature import SIGNATURE, Signature
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BundleError
-from rnn_export.spec import StreamSpec
 
 REPORT = "report.html"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import plots, tables
+from rnn_export.cli import console, plots
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite, trust_option
 from rnn_export.cli.voice import stages
@@ -53,7 +53,7 @@ def bench_command(
     if plot is not None:
         plots.bench(plot, result)
     if not as_json:
-        tables.bench(result)
+        console.bench(result)
     return result
 
 
@@ -68,5 +68,5 @@ def _profile(
     with stages("profile", len(PROFILED), lines=False) as stage:
         result = profile(Path(bundle), backends, steps, seconds, core, stage, trust)
     if not as_json:
-        tables.profile(result)
+        console.profile(result)
     return result

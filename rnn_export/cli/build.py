@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.options import (
     batch_range,
@@ -23,11 +23,11 @@ from rnn_export.cli.words import BUNDLE, PRECISION, TARGET, TRIPLE
 from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
-    from rnn_export.choices import Precision
     from rnn_export.cli.building import WrittenTarget
-    from rnn_export.runtime.build.native.build import BuiltC
-    from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
-    from rnn_export.runtime.build.wasm.build import BuiltWasm
+    from rnn_export.contract.choices import Precision
+    from rnn_export.runtime.build.native.native_build import BuiltC
+    from rnn_export.runtime.build.tensorrt.engine_build import BuiltEngine
+    from rnn_export.runtime.build.wasm.wasm_build import BuiltWasm
 
 STAGES = 9
 # A target and a triple that are easily taken for each other.
@@ -80,9 +80,9 @@ def build_command(
     """
     from rnn_export.bundle import open_bundle
     from rnn_export.cli.building import build_c_target, build_engine_target, build_wasm_target, write_target
-    from rnn_export.runtime.build.native.build import Destination
-    from rnn_export.runtime.build.tensorrt.engine import BuildOptions
-    from rnn_export.targets import find_target
+    from rnn_export.contract.target_table import find_target
+    from rnn_export.runtime.build.native.native_build import Destination
+    from rnn_export.runtime.build.tensorrt.engine_build import BuildOptions
 
     (recorded,) = with_columns(columns, calibrate)
     # C says itself which precisions a bundle has.
@@ -118,14 +118,14 @@ def build_command(
 
 def _show_notes(done: BuiltC | BuiltEngine | BuiltWasm | WrittenTarget) -> None:
     for note in done.notes:
-        tables.note(note)
+        console.note(note)
     if done.report:
-        tables.parity(done.report.to_json())
+        console.parity(done.report.to_json())
 
 
 def _show_verdict(done: BuiltC | BuiltEngine | BuiltWasm | WrittenTarget) -> None:
     if done.report:
-        tables.verdict(done.report.to_json())
+        console.verdict(done.report.to_json())
 
 
 def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
@@ -139,11 +139,11 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
             if test.ram is not None:
                 measured += f", RAM {test.ram:,} bytes (stack {test.stack:,})"
         proof = f"; self-test passed on {test.ran}" if test and test.passed else ""
-        tables.say(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
+        console.say(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
         if test and not test.passed:
-            tables.note(f"the self-test was {test.reason}")
+            console.note(f"the self-test was {test.reason}")
         if done.triple == WASI:
-            tables.note(f"the library is to be linked with a program in C; {OF_JAVASCRIPT}")
+            console.note(f"the library is to be linked with a program in C; {OF_JAVASCRIPT}")
         _show_verdict(done)
     return {
         "target": row.target,
@@ -164,7 +164,7 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
 def _of_written(done: WrittenTarget, show: bool) -> dict[str, Any]:
     if show:
         _show_notes(done)
-        tables.say(f"wrote {done.row.target} ({done.row.precision}): {done.bytes:,} bytes")
+        console.say(f"wrote {done.row.target} ({done.row.precision}): {done.bytes:,} bytes")
         _show_verdict(done)
     return {
         "target": done.row.target,
@@ -182,8 +182,8 @@ def _of_wasm(done: BuiltWasm, bundle: Path, show: bool) -> dict[str, Any]:
     modules = {path.rpartition("/")[2]: size for path, size in sizes.items() if path.endswith((".wasm", ".bin"))}
     if show:
         _show_notes(done)
-        tables.say(f"built wasm ({row.precision}): {', '.join(f'{n} {size:,} bytes' for n, size in modules.items())}")
-        tables.note(f"the package is {bundle}/targets/wasm-{row.precision}; its page: rnn-export serve-web {bundle}")
+        console.say(f"built wasm ({row.precision}): {', '.join(f'{n} {size:,} bytes' for n, size in modules.items())}")
+        console.note(f"the package is {bundle}/targets/wasm-{row.precision}; its page: rnn-export serve-web {bundle}")
         _show_verdict(done)
     return {
         "target": row.target,
@@ -201,12 +201,12 @@ def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
     if show:
         _show_notes(done)
         if done.elsewhere:
-            tables.say(f"wrote graph and recipe for {row.target} ({row.precision}): {done.elsewhere}")
+            console.say(f"wrote graph and recipe for {row.target} ({row.precision}): {done.elsewhere}")
         else:
-            tables.say(f"built {row.target} ({row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
+            console.say(f"built {row.target} ({row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
             if not done.report:
                 proof = f"rnn-export verify {bundle} --backend tensorrt --precision {row.precision}"
-                tables.note(f"not run on hardware, no such GPU is here; where one is, run {proof}")
+                console.note(f"not run on hardware, no such GPU is here; where one is, run {proof}")
         _show_verdict(done)
     return {
         "target": row.target,

@@ -10,19 +10,19 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import ONNX_PACKAGES
+from rnn_export.contract.target_options import TargetOptions, check_batch
+from rnn_export.contract.target_table import find_target
 from rnn_export.errors import BuildError
-from rnn_export.installing import pip_install
-from rnn_export.runtime.build.names import c_name, source_name
-from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
+from rnn_export.platform.installing import pip_install
+from rnn_export.runtime.build.c_names import c_name, source_name
+from rnn_export.runtime.build.native.native_build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.origin import find_row, record_built, with_report
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
-from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
-from rnn_export.runtime.build.wasm.build import BuiltWasm, build_wasm, has_sources, refuse_rebuild
-from rnn_export.runtime.build.wasm.compile import find_zig
+from rnn_export.runtime.build.tensorrt.engine_build import BuildOptions, BuiltEngine, build_engine
+from rnn_export.runtime.build.wasm.wasm_build import BuiltWasm, build_wasm, has_sources, refuse_rebuild
+from rnn_export.runtime.build.wasm.wasm_modules import find_zig
 from rnn_export.runtime.recording import Source, read
 from rnn_export.runtime.replay.drift import ParityReport
-from rnn_export.target_options import TargetOptions, check_batch
-from rnn_export.targets import find_target
 
 Stage = Callable[[str], None]
 STEP = "step.onnx"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.errors import BackendUnavailable
 
@@ -29,7 +29,7 @@ def doctor_command(names: tuple[str, ...], strict: bool, as_json: bool) -> dict[
     if not as_json:
         alike = groupby(shown, lambda f: (f.state, f.detail, f.fix or ""))
         rows = [(", ".join(f.name for f in those), *told) for told, those in alike]
-        tables.table("This machine", ("", "", "found", "what mends it"), rows)
+        console.table("This machine", ("", "", "found", "what mends it"), rows)
     if strict and (wrong := [f"{f.name} is {f.state} ({f.detail}): {f.fix}" for f in shown if f.state != "ok"]):
         raise BackendUnavailable("; ".join(wrong))
     return {"findings": [{"name": f.name, "state": f.state, "detail": f.detail, "mend": f.fix} for f in shown]}

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.choices import Chunk, Precision
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import (
@@ -24,6 +23,7 @@ from rnn_export.cli.options import (
 )
 from rnn_export.cli.voice import logged_notes, stages
 from rnn_export.cli.words import PRECISION, TARGET
+from rnn_export.contract.choices import Chunk, Precision
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle
@@ -126,17 +126,17 @@ def export_command(
             bundle = export(model, example, output, force=force, report=report, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
-        tables.contract(bundle.spec)
-        tables.parity(evidence)
+        console.contract(bundle.spec)
+        console.parity(evidence)
         for summed_in_fp16 in evidence["fp16_accumulate"]:
-            tables.parity(summed_in_fp16)
+            console.parity(summed_in_fp16)
     for note in notes:
-        tables.note(note)
+        console.note(note)
     if not as_json:
-        tables.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
-        tables.verdict(evidence)
+        console.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
+        console.verdict(evidence)
         for line in _next(bundle, output):
-            tables.say(line)
+            console.say(line)
     return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}
 
 

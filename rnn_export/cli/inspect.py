@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.choices import Chunk
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, source_options
 from rnn_export.cli.voice import stages
+from rnn_export.contract.choices import Chunk
 from rnn_export.errors import SourceError
-from rnn_export.last_resort import last_resort
+from rnn_export.platform.last_resort import last_resort
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
@@ -91,10 +91,10 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}
     if shown:
-        tables.contract(lifted.spec, origins)
-        tables.say(f"{count:,} parameters, {size:,} bytes")
+        console.contract(lifted.spec, origins)
+        console.say(f"{count:,} parameters, {size:,} bytes")
         for note in lifted.notes:
-            tables.say(f"note: {note}")
+            console.say(f"note: {note}")
     found = {"spec": lifted.spec.to_json(), "states": origins, "parameters": count, "bytes": size}
     return {**found, "notes": list(lifted.notes)}
 
@@ -113,13 +113,15 @@ def _of_file(path: Path, options: Mapping[str, Any], said: list[str], shown: boo
         roles |= dict.fromkeys(fixed, "always the same, by --fix")
         rows = [("takes", name, dtype, _dims(shape), roles.get(name, "")) for name, dtype, shape in inputs]
         rows += [("gives", name, dtype, _dims(shape), "") for name, dtype, shape in outputs]
-        tables.table(f"{path}: opset {found.opset}, made by {found.producer}", ("", "name", "dtype", "shape", ""), rows)
-        tables.say("operators: " + ", ".join(f"{name} {n}" for name, n in sorted(found.operators.items())))
+        console.table(
+            f"{path}: opset {found.opset}, made by {found.producer}", ("", "name", "dtype", "shape", ""), rows
+        )
+        console.say("operators: " + ", ".join(f"{name} {n}" for name, n in sorted(found.operators.items())))
         if found.spec is not None:
-            tables.contract(found.spec)
+            console.contract(found.spec)
             for note in found.notes:
-                tables.say(f"note: {note}")
-            tables.say(f"next: {advice}")
+                console.say(f"note: {note}")
+            console.say(f"next: {advice}")
     if found.error is not None:
         raise found.error
     return {
@@ -146,24 +148,24 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     judgement = judge(bundle)
     evidence = _evidence(bundle)
     if shown:
-        tables.contract(bundle.spec)
+        console.contract(bundle.spec)
         for assumption in bundle.spec.assumptions:
-            tables.say(f"decision at {assumption.note}")
-        tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
-        tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
+            console.say(f"decision at {assumption.note}")
+        console.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
+        console.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
         if scales := [line for row in bundle.targets for line in _scales(row)]:
-            tables.table("States in int8", ("target", "precision", "state", "scale", "zero point"), scales)
+            console.table("States in int8", ("target", "precision", "state", "scale", "zero point"), scales)
         for code in judgement.trusted:
-            tables.say(f"code: {code.title} runs here")
+            console.say(f"code: {code.title} runs here")
         for code in judgement.untrusted:
-            tables.say(f"code: {code.title} does not run here without --trust: it {judgement.why}")
+            console.say(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
-            tables.parity(evidence)
+            console.parity(evidence)
             said = {assumption.note for assumption in bundle.spec.assumptions}
             for note in evidence.get("notes", []):
                 if note not in said:
-                    tables.say(f"note: {note}")
-        tables.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
+                    console.say(f"note: {note}")
+        console.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
     return {
         "spec": bundle.spec.to_json(),
         "files": {row.path: row.bytes for row in bundle.files.values()},
@@ -197,8 +199,8 @@ def _words(value: Any) -> str:
 
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:
     """The report of the export; the format asks nothing of that file, so anything else is passed over."""
-    from rnn_export.json_door import parse_json
-    from rnn_export.parity_json import is_report
+    from rnn_export.contract.parity_json import is_report
+    from rnn_export.platform.json_parser import parse_json
 
     if "parity.json" not in bundle.files:
         return None

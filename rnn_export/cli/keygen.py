@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 
 
@@ -21,5 +21,5 @@ def keygen_command(name: Path, as_json: bool) -> dict[str, Any]:
 
     beside, public = make_key(name)
     if not as_json:
-        tables.say(f"wrote {name}, which signs: keep it to yourself; and {beside}, to be trusted elsewhere: {public}")
+        console.say(f"wrote {name}, which signs: keep it to yourself; and {beside}, to be trusted elsewhere: {public}")
     return {"private": str(name), "public": str(beside), "key": public}

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 
 
@@ -27,7 +27,7 @@ def leapp_command(bundle: Path, output: Path | None, force: bool, as_json: bool)
     written = write_leapp(opened, output, force)
     notes = [f"{opened.spec.delay_note}; LEAPP gives them all the same."] if opened.spec.has_delay else []
     if not as_json:
-        tables.say(f"wrote {', '.join(map(str, written))}")
+        console.say(f"wrote {', '.join(map(str, written))}")
         for note in notes:
-            tables.note(note)
+            console.note(note)
     return {"bundle": str(opened.path), "files": [str(path) for path in written], "notes": notes}

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from rnn_export.cli.console import duration, live_streams
 from rnn_export.cli.plots import COLORS, FAINT, GREY, INK, save
-from rnn_export.cli.tables import duration, live_streams
 
 LATE = "#B03A2E"
 

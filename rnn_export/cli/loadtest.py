@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.choices import BackendName, Precision, ServerAddress
-from rnn_export.cli import plots, tables
+from rnn_export.cli import console, plots
 from rnn_export.cli.main import command
 from rnn_export.cli.options import columns_option, finite, trust_option, with_columns
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.contract.choices import BackendName, Precision, ServerAddress
 
 if TYPE_CHECKING:
-    from rnn_export.arrays import Arrays
+    from rnn_export.contract.spec import StreamSpec
+    from rnn_export.platform.arrays import Arrays
     from rnn_export.runtime.engine import Engine
     from rnn_export.runtime.recording import Source
-    from rnn_export.spec import StreamSpec
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
@@ -80,7 +80,7 @@ def loadtest_command(
         plots.check(plot)
     (recorded,) = with_columns(columns, data)
     engine = load(bundle, backend, precision, trust=trust)
-    tables.skipped_backends(engine)
+    console.skipped_backends(engine)
     steps = _rate(engine.spec, rate)
     if seconds * steps < 1:
         raise click.BadParameter(
@@ -95,7 +95,7 @@ def loadtest_command(
         preempted = preemptions() - before
         machine = describe(chosen)
     if ended:
-        tables.note(ended)
+        console.note(ended)
     result = {
         "source": bundle,
         "held_by": _holder(engine),
@@ -111,7 +111,7 @@ def loadtest_command(
         "at_least": points[-1].held,
     }
     if not as_json:
-        tables.load_test(result)
+        console.load_test(result)
     if plot is not None:
         from rnn_export.cli.load_picture import draw
 

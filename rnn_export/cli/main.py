@@ -16,7 +16,7 @@ from rnn_export import __version__
 from rnn_export.cli.voice import Voice, log_records
 from rnn_export.errors import BackendUnavailable, ParityError, RnnExportError
 from rnn_export.lazy import load_module
-from rnn_export.text import visible
+from rnn_export.platform.terminal_text import visible
 
 COMMANDS = (
     "bench", "build", "doctor", "export", "inspect", "keygen", "leapp", "loadtest", "report", "run", "serve-web",
@@ -101,7 +101,7 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if isinstance(error, ModuleNotFoundError):
                 if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
                     raise
-                from rnn_export.installing import pip_install
+                from rnn_export.platform.installing import pip_install
 
                 is_onnx = str(kwargs.get("source") or kwargs.get("what")).lower().endswith(".onnx")
                 extra = "onnx" if is_onnx else "export"

@@ -68,8 +68,8 @@ def refuse_file_options(source: str, **given: object) -> None:
 def _values(words: Words, option: str) -> Mapping[str, Any]:
     import numpy as np
 
-    from rnn_export.arrays import unpack_array
     from rnn_export.errors import SourceError
+    from rnn_export.platform.arrays import unpack_array
 
     found: dict[str, Any] = {}
     for name, text in words:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from rnn_export.choices import Chunk, Precision, chunk_problem
+from rnn_export.contract.choices import Chunk, Precision, chunk_problem
 
 if TYPE_CHECKING:
     from rnn_export.runtime.recording import Source

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rnn_export.cli import tables
-from rnn_export.cli.tables import duration
+from rnn_export.cli import console
+from rnn_export.cli.console import duration
 from rnn_export.errors import SourceError
-from rnn_export.files import save_atomically
-from rnn_export.installing import pip_install
+from rnn_export.platform.files import save_atomically
+from rnn_export.platform.installing import pip_install
 
 # From the palette of Okabe and Ito, told apart by every eye.
 COLORS = {
@@ -127,9 +127,9 @@ def _limits(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mappi
 
 
 def _words(figure: Any, axes: Any, result: Mapping[str, Any], height: float) -> None:
-    title = f"{Path(result['bundle']).resolve().name}: time of {tables.a_step(result)}"
+    title = f"{Path(result['bundle']).resolve().name}: time of {console.a_step(result)}"
     figure.text(0.025, 1 - 0.42 / height, title, fontsize=17, fontweight="bold", color=INK)
-    below = tables.on_core(result)
+    below = console.on_core(result)
     if result["limits"]:
         limits = [(x["precision"], x["bytes"] / 1e3, x["bytes_per_second"] / 1e9) for x in result["limits"]]
         sizes = (f"{precision} {size:,.0f} kB at {speed:.0f} GB/s" for precision, size, speed in limits)

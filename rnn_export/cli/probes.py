@@ -18,16 +18,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rnn_export import host
 from rnn_export.errors import ToolUnavailable
-from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
+from rnn_export.platform import host
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
-from rnn_export.runtime.build.compiler import zig
-from rnn_export.runtime.build.native.compiler import find_compiler, fix_of
+from rnn_export.runtime.build.c_compiler import zig
+from rnn_export.runtime.build.native.compilers import find_compiler, fix_of
 from rnn_export.runtime.build.native.machines import MACHINES
 from rnn_export.runtime.build.native.selftest import find_runner
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.words import BUNDLE_OR_ADDRESS
 
@@ -33,5 +33,5 @@ def report_command(bundle: str, output: Path, bench: Path | None, as_json: bool)
     made.write(output)
     size = output.stat().st_size
     if not as_json:
-        tables.say(f"wrote {output} ({size:,} bytes)")
+        console.say(f"wrote {output} ({size:,} bytes)")
     return {"report": str(output), "bytes": size, **made.to_json()}

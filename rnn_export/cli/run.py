@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from rnn_export.choices import BackendName, Precision, ServerAddress
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.options import columns_option, trust_option, with_columns
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.contract.choices import BackendName, Precision, ServerAddress
 
 
 @command
@@ -42,7 +42,7 @@ def run_command(
 
     file = with_columns(columns, Path(recording))[0] or recording
     engine = load(bundle, backend, precision, device, trust=trust)
-    tables.skipped_backends(engine)
+    console.skipped_backends(engine)
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
@@ -50,7 +50,7 @@ def run_command(
             stage(recording)
             result = run_file(engine, file, output, as_json)
         if not as_json:
-            tables.say(tables.speed(result), err=True)
+            console.say(console.speed(result), err=True)
         return result
     finally:
-        tables.moves(engine)
+        console.moves(engine)

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnn_export.arrays import Array, Arrays, pack_arrays
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import SourceError
-from rnn_export.files import save_atomically
+from rnn_export.platform.arrays import Array, Arrays, pack_arrays
+from rnn_export.platform.files import save_atomically
 from rnn_export.runtime import recording
 from rnn_export.runtime.engine import Engine
-from rnn_export.spec import StreamSpec
 
 SUFFIXES = (".npy", ".npz", ".csv")
 

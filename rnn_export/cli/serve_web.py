@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from rnn_export.choices import Precision
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
 from rnn_export.cli.words import BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.contract.choices import Precision
 
 
 @command
@@ -33,7 +33,7 @@ def serve_web_command(
     refuse_address(bundle)
     files = read_package(behind_gate(open_bundle(Path(bundle)), trust), precision)
     with PackageServer(files, port) as server:
-        tables.say(f"{server.url} (Ctrl-C ends it)", err=True)
+        console.say(f"{server.url} (Ctrl-C ends it)", err=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever(poll_interval=0.1)
         return {"url": server.url, "files": sorted(files)}

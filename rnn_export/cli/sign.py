@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.words import BUNDLE
 
@@ -29,7 +29,7 @@ def sign_command(bundle: Path, key: Path, as_json: bool) -> dict[str, Any]:
     sign_bundle(opened, signature)
     strange = judge(opened).untrusted
     for code in strange:
-        tables.note(f"you vouch for {code.title}, which is not known to be made here")
+        console.note(f"you vouch for {code.title}, which is not known to be made here")
     if not as_json:
-        tables.say(f"signed {bundle} with {signature.key}")
+        console.say(f"signed {bundle} with {signature.key}")
     return {"bundle": str(bundle), "key": signature.key, "not_made_here": [code.title for code in strange]}

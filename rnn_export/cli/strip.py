@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.words import BUNDLE, TARGET, TRIPLE
 
@@ -37,8 +37,8 @@ def strip_command(
     targets = [f"{row.target}-{row.precision}" for row in done.bundle.targets]
     if not as_json:
         for note in done.notes:
-            tables.note(note)
-        tables.say(f"wrote {done.bundle.path} with {', '.join(targets)}: {after:,} bytes, {before - after:,} less")
+            console.note(note)
+        console.say(f"wrote {done.bundle.path} with {', '.join(targets)}: {after:,} bytes, {before - after:,} less")
     return {
         "bundle": str(done.bundle.path),
         "targets": targets,

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 
 
 @command
 def targets_command(as_json: bool) -> dict[str, Any]:
     """List the targets that can be written, with device, opset and precisions."""
-    from rnn_export.targets import table_rows
+    from rnn_export.contract.target_table import table_rows
 
     rows = table_rows()
     if not as_json:
-        tables.targets(rows)
+        console.targets(rows)
     return {"targets": rows}

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from rnn_export.choices import Precision
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.options import finite, trust_option
 from rnn_export.cli.words import BUNDLE, PRECISION
-from rnn_export.installing import pip_install
+from rnn_export.contract.choices import Precision
+from rnn_export.platform.installing import pip_install
 
 
 @command
@@ -71,14 +71,14 @@ def triton_command(
         ports = (*(("input", tensor) for tensor in wire.inputs), *(("output", tensor) for tensor in wire.outputs))
         rows = [(kind, tensor.name, tensor.dtype, tensor.dims) for kind, tensor in ports]
         title = f"{serving.name} on Triton's {serving.backend} backend ({serving.precision})"
-        tables.table(title, ("kind", "name", "dtype", "row"), rows)
+        console.table(title, ("kind", "name", "dtype", "row"), rows)
         if not written.checked:
             extra = pip_install("remote")
-            tables.note(f"Triton's own definition did not read config.pbtxt: it comes with {extra}")
+            console.note(f"Triton's own definition did not read config.pbtxt: it comes with {extra}")
         for step in written.remaining:
-            tables.note(f"still to do: {step}")
+            console.note(f"still to do: {step}")
         address = f"grpc://127.0.0.1:8001/{serving.name}"
-        tables.say(f"wrote {output}: start it with {output / 'launch'}, call it with {address}")
+        console.say(f"wrote {output}: start it with {output / 'launch'}, call it with {address}")
     return {
         "repository": str(output),
         **vars(serving),

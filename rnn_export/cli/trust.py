@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command
 
 
@@ -18,11 +18,11 @@ def trust_command(key: Path, as_json: bool) -> dict[str, Any]:
     there, it is trusted no more. For all users of a machine, root copies KEY.pub into /etc/rnn-export/trust.d; in a
     container or a service, RNN_EXPORT_TRUST names it, or several files and folders with : between them.
     """
-    from rnn_export.trust import read_public_key, record_path, remember
+    from rnn_export.platform.trusted_code import read_public_key, record_path, remember
 
     public = read_public_key(key)
     remember([f"ed25519 {public} {key.name}"])
     record = str(record_path()[0])
     if not as_json:
-        tables.say(f"trusts {public}: code that it signed runs for this user ({record})")
+        console.say(f"trusts {public}: code that it signed runs for this user ({record})")
     return {"key": public, "record": record}

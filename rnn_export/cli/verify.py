@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from rnn_export.choices import BackendName, Precision, ServerAddress
-from rnn_export.cli import tables
+from rnn_export.cli import console
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
 from rnn_export.cli.voice import stages
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.contract.choices import BackendName, Precision, ServerAddress
 
 STAGES = 7
 
@@ -57,12 +57,12 @@ def verify_command(
     from rnn_export.bundle import open_bundle
     from rnn_export.bundle.judgement import check_signature
     from rnn_export.cli.functions import find_metric
+    from rnn_export.platform.threads import one_thread_each
+    from rnn_export.platform.trusted_code import read_public_key
     from rnn_export.runtime.engine import Engine
     from rnn_export.runtime.replay.checks import replay_golden
     from rnn_export.runtime.replay.figures import task_figures
     from rnn_export.runtime.replay.golden import FILE, Golden
-    from rnn_export.threads import one_thread_each
-    from rnn_export.trust import read_public_key
 
     refuse_address(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
     function = None if metric is None else find_metric(metric)
@@ -70,7 +70,7 @@ def verify_command(
     if signed_by is not None:
         check_signature(opened, read_public_key(signed_by), signed_by)
     engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
-    tables.skipped_backends(engine)
+    console.skipped_backends(engine)
     # Only torch's own backend has threads of the process; the others have their own number.
     limit = one_thread_each() if "torch" in sys.modules else nullcontext()
     with limit, stages("verify", STAGES) as stage:
@@ -81,9 +81,9 @@ def verify_command(
         usual = engine.by_default()
         by_default = None if usual is None else replay_golden(usual, golden).to_json()
     if not as_json:
-        tables.parity(report.to_json())
-        tables.by_default(by_default)
+        console.parity(report.to_json())
+        console.by_default(by_default)
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
     if not as_json:
-        tables.verdict(report.to_json())
+        console.verdict(report.to_json())
     return {**report.to_json(), "by_default": by_default}

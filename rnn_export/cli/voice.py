@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import click
 
-from rnn_export.progress import Stage, bar, is_watched
-from rnn_export.text import visible
+from rnn_export.platform.progress import Stage, bar, is_watched
+from rnn_export.platform.terminal_text import visible
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import get_args
 import click
 from click.shell_completion import CompletionItem
 
-from rnn_export.choices import BackendName
-from rnn_export.choices import Precision as PrecisionName
+from rnn_export.contract.choices import BackendName
+from rnn_export.contract.choices import Precision as PrecisionName
 
 
 class Word(click.types.StringParamType):
@@ -33,7 +33,7 @@ class BundlePath(click.Path):
 
 
 def _targets() -> Iterable[str]:
-    from rnn_export.targets import TARGETS
+    from rnn_export.contract.target_table import TARGETS
 
     return TARGETS
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rnn_export.markup import Html, code, element, joined, table
 from rnn_export.page.checks import error_text
 from rnn_export.page.facts import Build, Timing
+from rnn_export.platform.markup import Html, code, element, joined, table
 
 BAR = 110
 

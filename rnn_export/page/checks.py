@@ -4,9 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rnn_export.markup import Html, code, element, joined, table
-from rnn_export.page.drift_chart import drift_chart
-from rnn_export.parity_json import (
+from rnn_export.contract.parity_json import (
     LIFTED,
     REFERENCE,
     allowed_of,
@@ -16,6 +14,8 @@ from rnn_export.parity_json import (
     is_report,
     tolerance_of,
 )
+from rnn_export.page.drift_chart import drift_chart
+from rnn_export.platform.markup import Html, code, element, joined, table
 
 # Of all tensors, how many are listed; parity.json has the rest.
 MOST, GROUPS = 300, 24

@@ -5,14 +5,14 @@ import hashlib
 from functools import cache
 from importlib import resources
 
-from rnn_export.markup import Html, code, element, joined, shape_text, table
+from rnn_export.contract.parity_json import worst_of_checks
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.page.builds import builds_section, latency_section, size_text
 from rnn_export.page.checks import checks_section, error_text
 from rnn_export.page.facts import Facts
 from rnn_export.page.picture import contract_picture
 from rnn_export.page.standing import files_section, not_proven_section
-from rnn_export.parity_json import worst_of_checks
-from rnn_export.spec import StreamSpec
+from rnn_export.platform.markup import Html, code, element, joined, shape_text, table
 
 SECTIONS = {
     "contract": "The contract",

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnn_export.curves import HIGHEST, height_of, line_of
-from rnn_export.markup import Html, element
-from rnn_export.parity_json import allowed_of, curve_of
+from rnn_export.contract.drift_curve import HIGHEST, height_of, line_of
+from rnn_export.contract.parity_json import allowed_of, curve_of
+from rnn_export.platform.markup import Html, element
 
 WIDTH, HEIGHT = 320, 168
 BOX = (44.0, 10.0, 266.0, 126.0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rnn_export.spec import StreamSpec
+from rnn_export.contract.spec import StreamSpec
 
 
 @dataclass(frozen=True)

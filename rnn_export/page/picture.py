@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from rnn_export.markup import Html, element, shape_text
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
+from rnn_export.platform.markup import Html, element, shape_text
 
 WIDTH, BOX, GAP = 340, 42, 8
 LEFT, RIGHT = (4.0, 172.0), (200.0, 136.0)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from rnn_export.markup import Html, code, element, joined, table
 from rnn_export.page.builds import size_text
 from rnn_export.page.facts import Facts
+from rnn_export.platform.markup import Html, code, element, joined, table
 
 # Of what no input reached, and of all that is not proven, how much is listed.
 SIDES, MOST = 12, 100

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.contract.layout import graph_inputs
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable
-from rnn_export.layout import graph_inputs
-from rnn_export.runtime.backends.api import not_in_bundle
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.protocols import not_in_bundle
 from rnn_export.runtime.registry import BACKENDS, open_session
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver, as_frame, only_value
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.spec import StreamSpec
-from rnn_export.targets import TARGETS
 
 BASELINE = "onnxruntime run(dict)"
 

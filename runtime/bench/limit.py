@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.bench.this_machine import compile_shared
 
 # The buffer is of whole kilobytes, and beyond all caches a larger one is read no slower.

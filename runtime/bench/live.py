@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_export.arrays import Array, Arrays
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import StreamError
+from rnn_export.platform.arrays import Array, Arrays
 from rnn_export.runtime.engine import Engine
-from rnn_export.spec import StreamSpec, TensorSpec
 
 MOST = 2**20
 FIRST = 16

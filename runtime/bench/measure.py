@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import Bundle, open_bundle
+from rnn_export.contract.precision import PRECISIONS
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
 from rnn_export.runtime.bench.candidates import BASELINE, Runner, candidates, runners
 from rnn_export.runtime.bench.limit import Limit, Reader

@@ -12,7 +12,7 @@ import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native.cpu import read_text, this_cpu
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 CORES = "sys/devices/system/cpu"
 MIB = 2**20

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.platform.arrays import Array
 
 PERCENTILES = (50, 90, 99)
 ROUNDS = 50

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.runtime.backends.c_step import contract_sha256
-from rnn_export.runtime.build.names import C_TYPES, identifiers
+from rnn_export.contract.spec import StreamSpec, sized
+from rnn_export.runtime.build.c_names import C_TYPES, identifiers
 from rnn_export.runtime.build.template import render
-from rnn_export.spec import StreamSpec, sized
+from rnn_export.runtime.protocols.c_step import contract_sha256
 
 FILE = "rnn_glue.c"
 # How a NaN is told, by dtype.

@@ -10,12 +10,12 @@ from rnn_export.bundle.code import Code, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import Judgement, judge
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends.api import folder
+from rnn_export.platform.trusted_code import Trust
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.protocols import folder
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.trust import Trust
 
 PARITY = "parity.json"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError
 from rnn_export.lazy import load_module
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.device.kernels import copier, flagger, grid, ptx
 
 # Of every address, as TensorRT asks it.

@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import canonical
+from rnn_export.contract.spec import StreamSpec, sized
 from rnn_export.errors import DeviceError, RoundBroken, StreamError
-from rnn_export.layout import canonical
-from rnn_export.runtime.backends.api import StateStore, rows_with_nan
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.device.cuda import CudaBuffer, CudaDevice, CudaGraph
 from rnn_export.runtime.device.values import FLOATS, StagedTensor, as_stream_error, decode, encode, storage
-from rnn_export.spec import StreamSpec, sized
+from rnn_export.runtime.protocols import StateStore, rows_with_nan
 
 # The most slots that are read or written at once.
 TRANSFERRED = 256

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import TensorSpec, sized
 from rnn_export.errors import DeviceError, StreamError
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.spec import TensorSpec, sized
 
 BFLOAT16 = "bfloat16"
 FLOATS = ("float64", "float32", "float16", BFLOAT16)

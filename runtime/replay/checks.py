@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnn_export.runtime.core.frame_io import unfit
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.frame_io import unfit
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import FrameDriver, PoolDriver, RunDriver

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from rnn_export.arrays import Array
-from rnn_export.layout import cut
-from rnn_export.runtime.frame_io import without_delay
-from rnn_export.spec import StreamSpec
+from rnn_export.contract.layout import cut
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.frame_io import without_delay
 
 Outputs = Mapping[str, Array | None]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.html_tables import parity_table
+from rnn_export.contract.parity_json import ORDINARY
+from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import ParityError
-from rnn_export.notebook import parity_table
-from rnn_export.parity_json import ORDINARY
-from rnn_export.precision import Tolerance
+from rnn_export.platform.arrays import Array
 
 CURVE_POINTS = 32
 # Entries that are compared at once.

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
-from rnn_export.layout import Call, canonical_frames, graph_inputs
+from rnn_export.contract.layout import Call, canonical_frames, graph_inputs
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.stream import Stream
-from rnn_export.spec import StreamSpec
 
 # Frames that streams of a pool are apart, and one more.
 APART = 3

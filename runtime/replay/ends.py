@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StreamSpec, TensorSpec
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.runtime.replay.drivers import only_value, with_time, without_time
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec, TensorSpec
 
 # Remainders of a step that are tried, at most.
 REMAINDERS = 8

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-from rnn_export.arrays import Array
 from rnn_export.errors import ParityError, SourceError
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import FrameDriver, RunDriver, only_value

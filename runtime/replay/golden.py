@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rnn_export.arrays import Array, pack_arrays
+from rnn_export.contract.layout import unpacked
+from rnn_export.contract.precision import TOLERANCES, Tolerance
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import BundleError, ExportError
-from rnn_export.layout import unpacked
-from rnn_export.precision import TOLERANCES, Tolerance
+from rnn_export.platform.arrays import Array, pack_arrays
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, beyond, drift
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 FILE = "golden.npz"
 # Before the names of the arrays of trials.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.platform.arrays import Array
 
 # Of the example: a whisper and a shout.
 QUIET, LOUD = 1e-3, 1e3

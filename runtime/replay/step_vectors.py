@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_export.arrays import Array
-from rnn_export.layout import graph_layout
+from rnn_export.contract.layout import graph_layout
+from rnn_export.contract.spec import StreamSpec, TensorSpec
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec, TensorSpec
 
 # Numbers of the vectors that a microcontroller has room for.
 MOST_VALUES = 32768

@@ -10,18 +10,18 @@ from typing import Any, Generic
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BatcherStopped, Overloaded, RnnExportError, RoundBroken, StreamClosed, StreamError
-from rnn_export.runtime.forks import FIX, watch
-from rnn_export.runtime.histogram import Histogram
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.forks import FIX, watch
+from rnn_export.runtime.core.histogram import Histogram
+from rnn_export.runtime.core.types import BatcherCounts, BatcherMetrics, Frames, Y
+from rnn_export.runtime.core.uncopied import Uncopied
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.serve.aside import Aside
 from rnn_export.runtime.serve.submission import Condition, Submission
 from rnn_export.runtime.serve.waiting import Waiting
-from rnn_export.runtime.types import BatcherCounts, BatcherMetrics, Frames, Y
-from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.spec import StreamSpec
 
 
 class Batcher(Uncopied, Generic[Y]):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnn_export.errors import SourceError
-from rnn_export.installing import pip_install
-from rnn_export.runtime.histogram import BOUNDS, Histogram
+from rnn_export.platform.installing import pip_install
+from rnn_export.runtime.core.histogram import BOUNDS, Histogram
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.serve.batcher import Batcher
 

@@ -10,10 +10,10 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Generic
 
-from rnn_export.arrays import Array
 from rnn_export.errors import DeadlineExceeded
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.types import Y
 from rnn_export.runtime.serve.aside import Aside
-from rnn_export.runtime.types import Y
 
 
 class Condition(threading.Condition):

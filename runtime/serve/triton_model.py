@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from rnn_export.choices import BackendName, Precision
+from rnn_export.contract.choices import BackendName, Precision
 from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, StreamError
+from rnn_export.platform.trusted_code import Trust
 from rnn_export.runtime.backends.remote.wire import SEED, SNAPSHOT
 from rnn_export.runtime.engine import load
 from rnn_export.runtime.rounds import Rounds
-from rnn_export.trust import Trust
 
 # By name, of one row: what was fed, or what came of it.
 Frame = dict[str, Any]

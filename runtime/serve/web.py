@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 
 from rnn_export.errors import SourceError
-from rnn_export.runtime.backends.api import Artefacts, folder, target_row
+from rnn_export.runtime.protocols import Artefacts, folder, target_row
 
 LOOPBACK = "127.0.0.1"
 TYPES = {

@@ -26,8 +26,8 @@ from spectra import draw  # noqa: E402
 from turns import in_turn  # noqa: E402
 
 from rnn_export.bundle import Bundle  # noqa: E402
+from rnn_export.contract.layout import canonical  # noqa: E402
 from rnn_export.export import export  # noqa: E402
-from rnn_export.layout import canonical  # noqa: E402
 from rnn_export.runtime import load  # noqa: E402
 
 BACKENDS = {"native": "in C", "onnxruntime": "on ONNX Runtime"}

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import Bundle, open_bundle
+from rnn_export.contract.spec import sized
 from rnn_export.errors import NotInBundle, RnnExportError, StreamError
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.runtime.stream import OVER
-from rnn_export.spec import sized
 
 from ..runtime.graphs import MODELS  # noqa: TID252
 from .mutations import snapshot_case

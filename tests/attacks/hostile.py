@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
-from rnn_export.runtime.build.native.compile import compile_native
+from rnn_export.runtime.build.native.compilation import compile_native
 
 from ..runtime.graphs import SUM  # noqa: TID252
 from ..runtime.native_toys import by_hand  # noqa: TID252

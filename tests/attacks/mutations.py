@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rnn_export.arrays import pack_arrays, unpack_arrays
 from rnn_export.bundle.reading import checksum
-from rnn_export.spec import DTYPES, StreamSpec
+from rnn_export.contract.spec import DTYPES, StreamSpec
+from rnn_export.platform.arrays import pack_arrays, unpack_arrays
 
 from .seeds import Seed, rewritten, seeds
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable
+from rnn_export.platform.arrays import pack_arrays
 
 from ..runtime.graphs import MODELS, Model  # noqa: TID252
 from ..runtime.native_toys import model_sources, with_native  # noqa: TID252

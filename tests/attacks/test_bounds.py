@@ -10,10 +10,10 @@ import pytest
 
 from rnn_export import limits
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import BackendUnavailable, BundleError, SpecError, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.server_config import read_config
-from rnn_export.spec import StreamSpec, TensorSpec
 
 from .forging import forge
 

@@ -10,13 +10,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.target_options import TargetOptions
 from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, ExportError, RnnExportError
 from rnn_export.export.add_target import add_target
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.session import LoadedContext
-from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.target_options import TargetOptions
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from ..runtime.native_toys import model_sources, with_native  # noqa: TID252
 from . import graphs

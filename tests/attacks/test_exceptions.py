@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.arrays import unpack_array, unpack_arrays
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import BuildError, BundleError, SourceError
-from rnn_export.json_door import parse_json
+from rnn_export.platform.arrays import unpack_array, unpack_arrays
+from rnn_export.platform.json_parser import parse_json
 from rnn_export.runtime import recording
 from rnn_export.runtime.backends.native.record import Record
-from rnn_export.runtime.build.compiler import work_folder
+from rnn_export.runtime.build.c_compiler import work_folder
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.golden import Golden
 
@@ -151,7 +151,7 @@ def test_an_archive_unpacks_to_the_order_of_its_size() -> None:
     "tolerance", [np.array(["a", "b"]), np.array(1.0), np.zeros((2, 1)), np.array([True, False]), np.array([-1.0, 0])]
 )
 def test_a_tolerance_is_two_numbers(path: Path, tolerance) -> None:
-    from rnn_export.arrays import pack_arrays
+    from rnn_export.platform.arrays import pack_arrays
 
     spec = open_bundle(path).spec
     x = np.zeros((1, 2, 3), np.float32)

@@ -55,7 +55,7 @@ def _recordings() -> dict[str, bytes]:
     import io
     import wave
 
-    from rnn_export.arrays import pack_arrays
+    from rnn_export.platform.arrays import pack_arrays
 
     x = np.ones((5, 3), np.float32)
     npy, wav = io.BytesIO(), io.BytesIO()

@@ -13,7 +13,7 @@ from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.signature import SIGNATURE, Signature
 from rnn_export.errors import BundleError, Untrusted
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 
 from ..native.command import invoke, refused  # noqa: TID252

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export import trust
 from rnn_export.errors import TrustError, Untrusted
 from rnn_export.export import export
+from rnn_export.platform import trusted_code
+from rnn_export.platform.trusted_code import KEPT, Trust, parse, record_path, remember, trusted_here
 from rnn_export.runtime import load
-from rnn_export.trust import KEPT, Trust, parse, record_path, remember, trusted_here
 
 from ..native.command import invoke  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
@@ -82,7 +82,7 @@ def test_a_record_of_another_user_is_refused(record: Path) -> None:
         (b"code 12\n", "line 1 is neither `code SHA256` nor `ed25519 KEY`"),
         (b"# fine\n\ned25519 AAAA x\n", "line 3 is neither"),
         (b"\xff\xfe", "is no store of what is trusted: it is not text"),
-        (b"#" * (trust.LIMIT + 1), "a text file of at most 4194304 bytes"),
+        (b"#" * (trusted_code.LIMIT + 1), "a text file of at most 4194304 bytes"),
     ],
 )
 def test_a_record_that_is_none(raw: bytes, message: str, record: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_name_that_others_chose_is_no_line_of_its_own(record: Path) -> None:
 
 def test_the_record_keeps_the_newest(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEPT == 10_000
-    monkeypatch.setattr(trust, "KEPT", 4)
+    monkeypatch.setattr(trusted_code, "KEPT", 4)
     remember([f"ed25519 {KEY} somebody"])
     remember(CODE[1:6])
     remember(CODE[2:3])
@@ -114,7 +114,7 @@ def test_the_record_keeps_the_newest(record: Path, monkeypatch: pytest.MonkeyPat
 
 def test_two_writers_lose_nothing(record: Path) -> None:
     code = (
-        "import sys; from rnn_export.trust import remember\n"
+        "import sys; from rnn_export.platform.trusted_code import remember\n"
         "for n in range(40): remember([f'code {int(sys.argv[1]) + n:064x} x'])"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, start], cwd=ROOT) for start in ("100", "200", "300")]
@@ -126,7 +126,7 @@ def test_a_writer_that_is_killed_leaves_the_old_record(record: Path, monkeypatch
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rnn_export.trust.os.replace", killed)
+    monkeypatch.setattr("rnn_export.platform.trusted_code.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         remember(CODE[1:2])
     assert record.read_text().splitlines() == CODE[:1]
@@ -141,7 +141,7 @@ def test_files_and_folders_of_the_environment(record: Path, tmp_path: Path, monk
     (tmp_path / "d").mkdir(0o755)
     (tmp_path / "d" / "one").write_text(CODE[1])
     (tmp_path / "d" / ".half.tmp").write_text("half a li")
-    monkeypatch.setenv(trust.VARIABLE, f"{tmp_path / 'maker.pub'}::{tmp_path / 'd'}")
+    monkeypatch.setenv(trusted_code.VARIABLE, f"{tmp_path / 'maker.pub'}::{tmp_path / 'd'}")
     assert trusted_here() == Trust(frozenset(line.split()[1] for line in CODE[:2]), frozenset([KEY]))
     (tmp_path / "maker.pub").chmod(0o666)
     with pytest.raises(TrustError, match=r"maker\.pub can be written by others \(mode 666\)"):
@@ -153,11 +153,11 @@ def test_files_and_folders_of_the_environment(record: Path, tmp_path: Path, monk
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the machine-wide store belongs to root")
 def test_the_machine_wide_store(record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(trust.MACHINE_WIDE) == "/nonexistent/trust.d", "tests leave the machine's own alone"
+    assert str(trusted_code.MACHINE_WIDE) == "/nonexistent/trust.d", "tests leave the machine's own alone"
     folder = tmp_path / "trust.d"
     folder.mkdir(0o755)
     (folder / "maker.pub").write_text(f"ed25519 {KEY} maker\n")
-    monkeypatch.setattr(trust, "MACHINE_WIDE", folder)
+    monkeypatch.setattr(trusted_code, "MACHINE_WIDE", folder)
     assert trusted_here().keys == {KEY}
     os.chown(folder / "maker.pub", OTHER, OTHER)
     with pytest.raises(TrustError, match=rf"maker\.pub belongs to user {OTHER}.*it must belong to user 0 \(chown\)"):
@@ -194,7 +194,7 @@ def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert trusted_here() == Trust()
     with pytest.raises(TrustError, match=f"for {why}. Name a store of your own in RNN_EXPORT_TRUST"):
         remember(CODE)
-    monkeypatch.setenv(trust.VARIABLE, str(tmp_path / "own"))
+    monkeypatch.setenv(trusted_code.VARIABLE, str(tmp_path / "own"))
     (tmp_path / "own").write_text(CODE[0])
     assert len(trusted_here().code) == 1
 

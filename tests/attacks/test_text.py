@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import rnn_export.cli
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.cli.main import main
-from rnn_export.text import visible
+from rnn_export.platform.terminal_text import visible
 
 from ..runtime.graphs import SUM  # noqa: TID252
 

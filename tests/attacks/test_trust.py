@@ -18,7 +18,7 @@ from rnn_export.cli.main import COMMANDS
 from rnn_export.errors import BackendUnavailable, BuildError, BundleError, ExportError, Untrusted
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.build import build_c
+from rnn_export.runtime.build.native.native_build import build_c
 
 from ..native.command import TRIPLE, invoke, refused  # noqa: TID252
 from ..runtime.graphs import SUM  # noqa: TID252

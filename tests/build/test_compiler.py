@@ -17,12 +17,12 @@ from rnn_export.errors import BackendUnavailable, BuildError, BundleError, ToolU
 from rnn_export.runtime.backends.native import cpu
 from rnn_export.runtime.backends.native.cpu import Cpu, features, host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.compiler import Compiler
+from rnn_export.runtime.build.c_compiler import Compiler
+from rnn_export.runtime.build.c_names import RESERVED, identifier, identifiers, source_name
 from rnn_export.runtime.build.glue import glue
-from rnn_export.runtime.build.names import RESERVED, identifier, identifiers, source_name
-from rnn_export.runtime.build.native import compile as compiling
-from rnn_export.runtime.build.native.compile import compile_native, python_headers
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native import compilation as compiling
+from rnn_export.runtime.build.native.compilation import compile_native, python_headers
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from ..runtime.graphs import CHUNKED, SUM, TOKENS, TOKENS_TIMED, spec, state, tensor  # noqa: TID252
 from ..runtime.native_toys import by_hand, sources  # noqa: TID252

@@ -18,7 +18,7 @@ from rnn_export.cli import probes
 from rnn_export.cli.main import main
 from rnn_export.cli.probes import DOUBLE, PROBES, Finding, examine
 from rnn_export.errors import ToolUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 from rnn_export.runtime.build.native.machines import MACHINES

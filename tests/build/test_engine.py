@@ -23,6 +23,8 @@ from torch import nn
 
 from rnn_export.bundle import Bundle, atomic, extend_bundle, open_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import (
     BackendUnavailable,
     BuildError,
@@ -35,14 +37,12 @@ from rnn_export.errors import (
 )
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
 from rnn_export.runtime.build.origin import find_row
-from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine, plan_engine
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
+from rnn_export.runtime.build.tensorrt.engine_build import BuildOptions, BuiltEngine, build_engine, plan_engine
 
 from ..models.nets import Tagger  # noqa: TID252
 from ..runtime import conftest  # noqa: TID252

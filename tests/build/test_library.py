@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import library as module
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson, driver, jetson, target_of
-from rnn_export.targets import TARGETS
 
 ERRORS = {34: b"CUDA_ERROR_STUB_LIBRARY", 100: b"CUDA_ERROR_NO_DEVICE", 803: b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}
 

@@ -11,7 +11,7 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.native.record import sources_sha256
-from rnn_export.runtime.build.native.build import Destination, build_c, plan_c
+from rnn_export.runtime.build.native.native_build import Destination, build_c, plan_c
 from rnn_export.runtime.build.origin import find_row, on_disk
 
 from ..trusting import trusted  # noqa: TID252

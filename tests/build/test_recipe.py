@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import BuildError, BundleError
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 SPEC = StreamSpec(
     inputs=(TensorSpec("x", "float32", ("batch", "time", 3)), TensorSpec("id", "int64", ("batch",))),

@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime as ort
 from onnx import helper, numpy_helper, shape_inference
 
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.backends.c_step import StatePlaces
 from rnn_export.runtime.backends.native.session import FACE
-from rnn_export.runtime.build.native.compile import compile_native
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.runtime.build.native.compilation import compile_native
+from rnn_export.runtime.protocols.c_step import StatePlaces
 
 Array = np.ndarray
 DIGEST = hashlib.sha256(b"sheet").hexdigest()

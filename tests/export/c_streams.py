@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.spec import BATCH, StreamSpec, sized
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.backends.c_step import StatePlaces
-from rnn_export.runtime.build.compiler import FLAGS, lay_out
-from rnn_export.runtime.build.names import identifiers
-from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.spec import BATCH, StreamSpec, sized
+from rnn_export.runtime.build.c_compiler import FLAGS, lay_out
+from rnn_export.runtime.build.c_names import identifiers
+from rnn_export.runtime.build.native.compilers import find_compiler
+from rnn_export.runtime.protocols.c_step import StatePlaces
 
 from ..zoo import store  # noqa: TID252
 from .c_sheet import LANES, Array, aligned, in_lanes, loaded

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.targets.c import batch_step as batch_step_module
-from rnn_export.export.targets.c import weights as weights_module
 from rnn_export.export.targets.c.batch_step import ROWS, write_batch_step
-from rnn_export.export.targets.c.calibration import scales
-from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.operators import write_step
+from rnn_export.export.targets.c.code import constants as weights_module
+from rnn_export.export.targets.c.code.code_builder import CodeBuilder
+from rnn_export.export.targets.c.code.constants import Weights
+from rnn_export.export.targets.c.int8_calibration import scales
+from rnn_export.export.targets.c.operator_table import write_step
 from rnn_export.export.targets.c.static_graph import static_graph
-from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.glue import FILE, glue
-from rnn_export.spec import StreamSpec
 
 from ..native.models import MODELS  # noqa: TID252
 from ..native.needs import need  # noqa: TID252

@@ -47,7 +47,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def small_ones_slide():
-    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", 64):
+    with mock.patch("rnn_export.export.targets.c.operators.sliding_states.LEAST", 64):
         yield
 
 

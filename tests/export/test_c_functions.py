@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rnn_export.export.targets.c.writer import kernels
-from rnn_export.runtime.build.compiler import FLAGS
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.c_compiler import FLAGS
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from .c_sheet import LANES, lanes_of_this_cpu
 

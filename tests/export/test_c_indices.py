@@ -8,7 +8,7 @@ from torch import nn
 from rnn_export.errors import ExportError, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.build.wasm.build import build_wasm
+from rnn_export.runtime.build.wasm.wasm_build import build_wasm
 
 from ..runtime.graphs import tensor  # noqa: TID252
 from ..web.node import need, node  # noqa: TID252

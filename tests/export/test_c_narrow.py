@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnn_export.export.targets.c.matrix import bf16_words
+from rnn_export.export.targets.c.products.matrix import bf16_words
 
 from .c_sheet import Sheet, case, const, lanes_of_this_cpu
 from .c_values import floats, from_the_start, within

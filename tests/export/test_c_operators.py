@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rnn_export.export.targets.c import static_graph as static_graph_module
-from rnn_export.export.targets.c.operators import OPERATORS
+from rnn_export.export.targets.c.operator_table import OPERATORS
 
 from .c_cases import FAMILIES, cases_of
 from .c_fourier import fourier

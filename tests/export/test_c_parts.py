@@ -8,8 +8,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from rnn_export.export.targets.c import code_builder, parts
-from rnn_export.export.targets.c import weights as weights_module
+from rnn_export.export.targets.c import function_split
+from rnn_export.export.targets.c.code import code_builder
+from rnn_export.export.targets.c.code import constants as weights_module
 
 from ..native.quality import CPP, STRICT, lay_out, run  # noqa: TID252
 from .c_streams import Streams, sources_of
@@ -20,7 +21,7 @@ FORMS = ((), ("-DNET_ROWS",), ("-DRNN_PROFILE",), ("-DNET_THREADS",))
 def written(name, lines, beside):
     """Its step in parts of so many lines, its larger products shared by a team, its weights inside or beside."""
     with ExitStack() as stack:
-        for module, constant, value in ((parts, "LINES", lines), (code_builder, "SHARED_BYTES", 2**13)):
+        for module, constant, value in ((function_split, "LINES", lines), (code_builder, "SHARED_BYTES", 2**13)):
             stack.enter_context(mock.patch.object(module, constant, value))
         if beside:
             stack.enter_context(mock.patch.object(weights_module, "EMBEDDED", 0))
@@ -56,7 +57,7 @@ def test_each_is_as_long_as_it_must_be():
     declarations = ["RNN_ALIGNED float scratch[8];", "float *const t0 = scratch + 4;", "int64_t t1[2];"]
     operators = [[f"    t0[0] = in0[{i}];"] * 30 for i in range(20)]
     operators[10] = ["    RNN_PHASE(0, 2, 0, 0)", "    t1[0] = 1;"]
-    made = parts.Parts("part{}(", declarations, operators, {"in0": "const float *"}, weights_module.Weights())
+    made = function_split.Parts("part{}(", declarations, operators, {"in0": "const float *"}, weights_module.Weights())
     assert made.statements == [
         "    part0(scratch, in0);",
         "    part1(scratch, in0);",
@@ -72,14 +73,16 @@ def test_each_is_as_long_as_it_must_be():
         "parameters": "float *RNN_APART scratch, const float *in0",
         "text": "\n".join(["    float *const t0 = scratch + 4;", *chain.from_iterable(operators[4:8])]),
     }
-    short = parts.Parts("part{}(", declarations, operators[:6], {"in0": "const float *"}, weights_module.Weights())
+    short = function_split.Parts(
+        "part{}(", declarations, operators[:6], {"in0": "const float *"}, weights_module.Weights()
+    )
     assert not short.functions
     assert short.declarations == declarations[:2]
 
 
 def test_what_goes_from_state_to_state_stays():
     """A function of it would be given nothing."""
-    moves = [["    state->a[0] = state->b[0];"]] * (3 * parts.LINES)
-    made = parts.Parts("part{}(", [], moves, {}, weights_module.Weights())
+    moves = [["    state->a[0] = state->b[0];"]] * (3 * function_split.LINES)
+    made = function_split.Parts("part{}(", [], moves, {}, weights_module.Weights())
     assert not made.functions
     assert made.statements == list(chain.from_iterable(moves))

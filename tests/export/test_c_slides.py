@@ -45,7 +45,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def small_ones_slide():
-    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", 64):
+    with mock.patch("rnn_export.export.targets.c.operators.sliding_states.LEAST", 64):
         yield
 
 
@@ -65,7 +65,7 @@ def test_a_window_is_what_onnx_runtime_has(form):
 @pytest.mark.parametrize("form", ["dilated", "time between", "the old state is an output"])
 def test_a_step_in_parts(form):
     """Each part finds the window where the step did."""
-    with mock.patch("rnn_export.export.targets.c.parts.LINES", 2):
+    with mock.patch("rnn_export.export.targets.c.function_split.LINES", 2):
         made = formed(form)
         assert "rnn_part0(state, " in written(made)["hand.c"].decode()
         follows(made, STEPS)
@@ -110,7 +110,7 @@ def test_a_team_reads_a_window_where_it_is(tmp_path):
     nodes = [JOIN, MOVE, ("Reshape", ["h", "flat"], ["row"], {}), ("Gemm", ["row", "m"], ["y"], {})]
     y, constants = [tensor("y", "batch", 128)], {"flat": np.array([0, -1]), "m": kernels(80, 128)}
     made = model(nodes, [state("h", 4, 20)], [tensor("x", "batch", 4, 1)], y, **constants, **ENDS)
-    with mock.patch("rnn_export.export.targets.c.code_builder.SHARED_BYTES", 1):
+    with mock.patch("rnn_export.export.targets.c.code.code_builder.SHARED_BYTES", 1):
         files = written(made, name="net")
     assert b"seen->s0;" in files["net.c"]
     lay_out({**files, "user.c": main_of(MAIN, made.spec)}, tmp_path)

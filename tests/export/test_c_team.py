@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from rnn_export.export.targets.c.phases import SHARED_BYTES
+from rnn_export.export.targets.c.code.parallel_regions import SHARED_BYTES
 
 from ..native.needs import need  # noqa: TID252
 from ..native.quality import CPP, FAST, STRICT, lay_out, run, symbols  # noqa: TID252
@@ -72,7 +72,7 @@ int main(void)
 
 @pytest.fixture(scope="module")
 def shared():
-    with mock.patch("rnn_export.export.targets.c.code_builder.SHARED_BYTES", 1):
+    with mock.patch("rnn_export.export.targets.c.code.code_builder.SHARED_BYTES", 1):
         return sources_of("many-cells")
 
 

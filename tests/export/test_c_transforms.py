@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rnn_export.export.targets.c.fourier_detection import basis_of
 from rnn_export.export.targets.c.static_graph import static_graph
-from rnn_export.export.targets.c.transforms import basis_of
 
 from .c_sheet import Case, Sheet, case, const
 from .c_values import floats

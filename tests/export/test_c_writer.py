@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rnn_export.export.targets.c import weights as weights_module
+from rnn_export.export.targets.c.code import constants as weights_module
 
 from ..runtime.graphs import state, tensor  # noqa: TID252
 from .c_models import Y, model, step_of, written

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rnn_export.export.targets.mil.interpreter import FUNCTIONS
+from rnn_export.export.targets.coreml.mil_interpreter import FUNCTIONS
 
 T = torch.from_numpy
 

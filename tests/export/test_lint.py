@@ -15,13 +15,13 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.pipeline import parse
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.lint import Finding, lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import RULES, parser_rules
-from rnn_export.targets import TARGETS
 
 from ..parity.cases import CASES  # noqa: TID252
 from .rewriting import decompose

@@ -8,7 +8,7 @@ from onnx import helper
 
 from rnn_export.export.graph.passes.module_paths import KeepModulePaths, module_of
 from rnn_export.export.graph.passes.naming import NameByModules, names_in
-from rnn_export.onnx_file import read_model
+from rnn_export.onnx.onnx_file import read_model
 
 
 def graph(scopes: str | None, classes: str = "['flat', 'Net', 'Linear', 'op']") -> onnx.ModelProto:

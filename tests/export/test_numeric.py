@@ -12,15 +12,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.precision import Tolerance
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.passes.rounding import WriteOutRoundings
 from rnn_export.export.targets.tensorrt.writer import emulated_engine, emulated_session
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 from ..test_silero_example import clip, load_script, reference  # noqa: TID252
 from .rewriting import at_opset, typed

@@ -6,8 +6,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
-from rnn_export.targets import TARGETS
 
 from .rewriting import at_opset
 

@@ -8,13 +8,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes import InPlacePass, PassResult
 
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
 from rnn_export.export.graph.passes.pipeline import InferShapes, apply, parse, rewrite, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep
-from rnn_export.spec import StreamSpec, TensorSpec
 
 
 def graph() -> bytes:

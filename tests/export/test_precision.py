@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.mixed_precision import MATRIX, WIDE
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec
 
 from ..parity.cases import CASES  # noqa: TID252
 from .rewriting import at_opset, decompose, typed

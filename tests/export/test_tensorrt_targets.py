@@ -17,6 +17,9 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from rnn_export.bundle import Bundle, open_bundle, write_bundle
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
@@ -26,13 +29,10 @@ from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.export.targets.tensorrt.writer import DEVICE, lower_for_tensorrt
-from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import load
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 
 from ..models.nets import TCN, Conv2dGRU, Features, Tagger  # noqa: TID252
 

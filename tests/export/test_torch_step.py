@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto, helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.aten_step import step_of_graph
-from rnn_export.export.targets.torch_step.module import OPERATORS, OnnxStep
+from rnn_export.export.targets.torch_step.aten_step import step_of_graph
+from rnn_export.export.targets.torch_step.step_module import OPERATORS, OnnxStep
 
 from .c_cases import FAMILIES, cases_of
 from .c_sheet import Case, Constant, Sheet, case, pages

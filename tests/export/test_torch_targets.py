@@ -16,14 +16,14 @@ from torch import nn
 
 from rnn_export.bundle import Bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.lift.stages import lift
-from rnn_export.export.targets import aten_step
 from rnn_export.export.targets.registry import WRITERS, find_writer
+from rnn_export.export.targets.torch_step import aten_step
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 
 from ..models.nets import Explicit, Ids, LearnedStart, Loop, Several, Tagger  # noqa: TID252
 

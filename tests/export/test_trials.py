@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
+from rnn_export.contract.precision import TOLERANCES
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
@@ -31,7 +32,6 @@ from rnn_export.export.verify.inputs import inputs_to_verify
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import golden_vectors
 from rnn_export.export.verify.verification import verify_model
-from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import FILE, Golden
 

@@ -18,6 +18,7 @@ from torch import nn
 from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
+from rnn_export.contract.precision import TOLERANCES
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
@@ -25,7 +26,6 @@ from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.verification import verify_model
-from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import load
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop

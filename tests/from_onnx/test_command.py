@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_export.cli.main import main
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 
 from ..stages import without_stages  # noqa: TID252

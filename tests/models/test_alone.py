@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from threadpoolctl import threadpool_info
 from torch import nn
 
-from rnn_export.alone import alone
 from rnn_export.cli.main import main
 from rnn_export.errors import LiftError
 from rnn_export.export import export
 from rnn_export.export.lift import lift
-from rnn_export.threads import LARGE, one_thread
+from rnn_export.platform.export_lock import alone
+from rnn_export.platform.threads import LARGE, one_thread
 
 THREADS = 3
 # The process while a module is traced; a module is copied, and so would be a list of its own.

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rnn_export.contract.layout import canonical
 from rnn_export.errors import LiftError, StreamError
 from rnn_export.export import export
 from rnn_export.export.lift import lift
-from rnn_export.layout import canonical
 from rnn_export.runtime import load
 
 from .streams import Call

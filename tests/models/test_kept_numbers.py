@@ -373,7 +373,7 @@ def test_a_number_that_was_frozen_does_not_pass_verification(tmp_path, monkeypat
     lifted = lift(ring(of_dict), (X, COUNTED), states={"state": 1}, time_axis=None)
     assert [s.name for s in lifted.spec.states] == ["state.h"]
     monkeypatch.undo()
-    monkeypatch.setattr("rnn_export.export.module.lift", lambda *_, **__: lifted)
+    monkeypatch.setattr("rnn_export.export.export_module.lift", lambda *_, **__: lifted)
     with pytest.raises(ParityError, match="step 2"):
         export(ring(of_dict), (X, COUNTED), tmp_path / "frozen.rnnx", states={"state": 1}, time_axis=None)
 

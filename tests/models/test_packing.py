@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.cli.main import main
+from rnn_export.contract.layout import unpacked
+from rnn_export.contract.spec import PackedState, StateSpec, StreamSpec
 from rnn_export.errors import SpecError
 from rnn_export.export import export
 from rnn_export.export.lift.stages import lift
-from rnn_export.layout import unpacked
 from rnn_export.runtime import load
-from rnn_export.spec import PackedState, StateSpec, StreamSpec
 
 from .nets import LearnedStart
 from .streams import Call

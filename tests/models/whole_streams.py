@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import canonical
 from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.layout import canonical
-from rnn_export.runtime.ending import Ending
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.core.ending import Ending
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 ROWS = 2

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle
-from rnn_export.layout import graph_layout
-from rnn_export.runtime.backends.api import folder
+from rnn_export.contract.layout import graph_layout
+from rnn_export.contract.spec import StreamSpec, TensorSpec, sized
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.protocols import folder
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 from ..parity.cases import CASES  # noqa: TID252
 from ..parity.fixtures import FIXTURES  # noqa: TID252

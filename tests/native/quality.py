@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rnn_export.runtime.build.compiler import FLAGS
-from rnn_export.runtime.build.native.compiler import STANDARD
+from rnn_export.runtime.build.c_compiler import FLAGS
+from rnn_export.runtime.build.native.compilers import STANDARD
 
 STRICT = (*STANDARD, "-pedantic", "-Wall", "-Wextra", "-Werror")
 FAST = FLAGS

@@ -18,7 +18,7 @@ from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, ParityError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.build import Destination, build_c
+from rnn_export.runtime.build.native.native_build import Destination, build_c
 
 from ..trusting import trusted  # noqa: TID252
 from .command import AARCH64, ARM, CORTEX_M, PLACE, TRIPLE, build, folders, invoke, refused, unchanged

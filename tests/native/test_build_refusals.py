@@ -7,8 +7,8 @@ import pytest
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BuildError
-from rnn_export.installing import pip_install
-from rnn_export.runtime.build.native.build import build_c
+from rnn_export.platform.installing import pip_install
+from rnn_export.runtime.build.native.native_build import build_c
 
 from .command import ARM, build, invoke, refused, unchanged
 
@@ -93,7 +93,7 @@ def test_of_two_precisions_fp32_is_meant(lstm: Path) -> None:
 def test_no_compiler(lstm: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("rnn_export.runtime.build.compiler.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rnn_export.runtime.build.c_compiler.importlib.util.find_spec", lambda name: None)
     none = (
         "no C compiler is here: gcc is not found, clang is not found, zig is not found: sudo apt install gcc, or pip "
         "install ziglang, which needs no root."

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.runtime.build.names import identifiers
+from rnn_export.runtime.build.c_names import identifiers
 
 from ..zoo import store  # noqa: TID252
 from .models import Written

@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export.errors import ParityError
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.native import compiler as compilers
+from rnn_export.runtime.build.native import compilers as compilers
 from rnn_export.runtime.build.native.cross import CrossBuild, cross_build
 from rnn_export.runtime.build.native.machines import MACHINES, find_machine
 

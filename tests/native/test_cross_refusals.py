@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rnn_export.errors import BackendUnavailable, BuildError, ParityError
-from rnn_export.runtime.build.native import compiler as compilers
+from rnn_export.runtime.build.native import compilers as compilers
 from rnn_export.runtime.build.native import selftest
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import MACHINES

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.arrays import Array
 from rnn_export.export import export
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compilers import find_compiler
 from rnn_export.runtime.engine import Engine
 
 from . import quality

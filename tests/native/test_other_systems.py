@@ -150,7 +150,7 @@ def test_a_cpu_of_rv32_is_in_its_name():
 
 def test_a_compiler_that_is_missing_there(monkeypatch):
     from rnn_export.errors import BackendUnavailable
-    from rnn_export.runtime.build.native import compiler as compilers
+    from rnn_export.runtime.build.native import compilers as compilers
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(compilers, "zig", lambda: ())

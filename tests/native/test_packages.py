@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.c_compiler import FLAGS
 
 from .models import Written
 from .needs import need

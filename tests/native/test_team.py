@@ -40,7 +40,7 @@ ONE = np.ones(3, np.float32)
 def many_cells(precision="fp32"):
     """A net whose every product of one row is shared, however few weights it has."""
     bundle = open_bundle(store.bundle("many-cells"))
-    with mock.patch("rnn_export.export.targets.c.code_builder.SHARED_BYTES", 1):
+    with mock.patch("rnn_export.export.targets.c.code.code_builder.SHARED_BYTES", 1):
         files = sources(bundle.read("step.onnx"), bundle.spec, bundle.initial_states(), "net", precision)
     assert len(re.findall(r"^ +RNN_PHASE", files["net.c"].decode(), re.MULTILINE)) == 4
     return draft(files, bundle.spec, bundle.initial_states(), "net", precision)
@@ -221,7 +221,7 @@ def test_more_threads_than_this_process_may_use(monkeypatch):
 
 
 def test_a_library_of_an_earlier_release(monkeypatch):
-    monkeypatch.setattr("rnn_export.runtime.build.native.compile.with_team", lambda name, triple: [])
+    monkeypatch.setattr("rnn_export.runtime.build.native.compilation.with_team", lambda name, triple: [])
     old = draft(by_hand("sum", SUM), SUM.spec, name="sum")
     message = r"threads=2: target 'c' \(fp32\) was compiled by an rnn-export whose steps had one thread\. Build it h"
     with pytest.raises(BackendUnavailable, match=message):

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec
+from rnn_export.contract.spec import BATCH, StateSpec, StreamSpec, TensorSpec
 
 STEPS, INPUTS, HIDDEN, OUTPUTS = 20, 4, 8, 3
 SPEC = StreamSpec(

@@ -11,13 +11,13 @@ if importlib.util.find_spec("coremltools") is None and not os.environ.get("CI"):
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
 from rnn_export.export.lift import lift
-from rnn_export.export.targets import coreml as writer
+from rnn_export.export.targets.coreml import writer as writer
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 
 from ..zoo import store  # noqa: TID252
 from .cases import CASES

@@ -2,12 +2,12 @@
 
 import pytest
 
-from rnn_export.apart import run_apart
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.lift.stages import lift
-from rnn_export.export.targets.aten_step import aten_step
-from rnn_export.export.targets.litert import saved
+from rnn_export.export.targets.litert.writer import saved
+from rnn_export.export.targets.torch_step.aten_step import aten_step
+from rnn_export.platform.isolated_process import run_apart
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -34,7 +34,7 @@ def drafts() -> dict[str, Draft]:
             programs[f"{case.name}.pt2"] = saved(aten_step(lifted), lifted.spec)
     specs = {name: bundle.spec.to_json() for name, bundle in bundles.items()}
     made = run_apart(
-        "rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs, "precision": "fp32"}
+        "rnn_export.export.targets.litert.tflite_conversion", "convert", programs, {"specs": specs, "precision": "fp32"}
     )
     row = TargetRow("litert", "fp32", None, (PATH,), {})
     return {

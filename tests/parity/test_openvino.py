@@ -2,11 +2,11 @@
 
 import pytest
 
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.openvino.convert import convert
+from rnn_export.export.targets.openvino.ir_conversion import convert
+from rnn_export.platform.arrays import pack_arrays
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden

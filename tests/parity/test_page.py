@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from rnn_export.targets import TARGETS
+from rnn_export.contract.target_table import TARGETS
 
 from .cases import CASES
 

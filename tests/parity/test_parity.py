@@ -17,15 +17,15 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import TensorSpec
 from rnn_export.export import export
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.layout import canonical, graph_layout
 from rnn_export.models import CustomGRUCell
-from rnn_export.runtime.build.wasm.build import package_from_c
+from rnn_export.runtime.build.wasm.wasm_build import package_from_c
 from rnn_export.runtime.engine import Engine, load
 from rnn_export.runtime.stream import Stream
-from rnn_export.spec import TensorSpec
 
 from ..export.rewriting import decompose  # noqa: TID252
 from ..zoo import store  # noqa: TID252

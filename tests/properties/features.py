@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from rnn_export.spec import StreamSpec
+from rnn_export.contract.spec import StreamSpec
 
 from .plans import Plan
 from .sketches import Sketch

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.stream import Stream
-from rnn_export.spec import StreamSpec, TensorSpec
 
 from . import adversary
 from .architectures import Architecture

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import open_bundle
 from rnn_export.bundle.leapp import write_leapp
+from rnn_export.contract.spec import StreamSpec, sized
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime import load
-from rnn_export.spec import StreamSpec, sized
 
 STEPS = 60
 

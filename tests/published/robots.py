@@ -23,9 +23,9 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
-from rnn_export.arrays import Array
 from rnn_export.errors import RnnExportError
 from rnn_export.export import export
+from rnn_export.platform.arrays import Array
 from rnn_export.policies import policy_of
 from rnn_export.runtime import load
 from tests.published.leapp_reads import differences

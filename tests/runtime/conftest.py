@@ -9,8 +9,8 @@ import pytest
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.build.names import identifier
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.c_names import identifier
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from .graphs import MODELS
 from .host_engine import host_engine

@@ -11,17 +11,17 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from rnn_export.apart import run_apart
-from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.lift.stages import lift
-from rnn_export.export.targets.aten_step import aten_step, example, saved_program
-from rnn_export.export.targets.executorch import saved
-from rnn_export.export.targets.pte.stateful import StatefulStep
+from rnn_export.export.targets.executorch.pte_states import StatefulStep
+from rnn_export.export.targets.executorch.writer import saved
+from rnn_export.export.targets.torch_step.aten_step import aten_step, example, saved_program
+from rnn_export.platform.arrays import Arrays, pack_arrays
+from rnn_export.platform.isolated_process import run_apart
 from rnn_export.runtime.backends.executorch.program import FILE
-from rnn_export.spec import StreamSpec
 
 from ..parity.cases import CASES  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
@@ -114,7 +114,7 @@ def converted(programs: Mapping[str, Program]) -> dict[str, bytes]:
         "specs": {name: program.spec.to_json() for name, program in programs.items()},
         "targets": {name: program.target for name, program in programs.items()},
     }
-    made = run_apart("rnn_export.export.targets.pte.convert", "convert", saved_, words)
+    made = run_apart("rnn_export.export.targets.executorch.pte_conversion", "convert", saved_, words)
     return {name: made[f"{name}.pte"] for name in programs}
 
 

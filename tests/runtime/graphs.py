@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from onnx import helper, numpy_helper
 
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.spec import DTYPES, StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.contract.spec import DTYPES, StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.platform.arrays import pack_arrays
 
 IDS = 5
 TABLE = np.arange(2 * IDS, dtype=np.float32).reshape(IDS, 2)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.device.cuda import ALIGNMENT
 from rnn_export.runtime.device.values import decode, storage
 

@@ -8,11 +8,11 @@ import onnx
 import onnxruntime as ort
 
 from rnn_export.bundle import Bundle
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import DeviceError
 from rnn_export.runtime import Engine
 from rnn_export.runtime.backends.tensorrt.session import TensorRTSession
 from rnn_export.runtime.device.cuda import ALIGNMENT
-from rnn_export.spec import StreamSpec
 
 from .graphs import Model
 from .host_device import HostDevice

@@ -10,10 +10,10 @@ import numpy as np
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.export.targets.tflite.naming import named, packed
+from rnn_export.contract.spec import sized
+from rnn_export.export.targets.litert.tensor_names import named, packed
 from rnn_export.runtime.backends.litert.library import schema
 from rnn_export.runtime.backends.litert.model import DTYPES, FILE
-from rnn_export.spec import sized
 
 from ..trusting import trusted  # noqa: TID252
 from .graphs import MODELS, Model

@@ -8,10 +8,10 @@ import numpy as np
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.contract.spec import DTYPES, StreamSpec, TensorSpec, sized
 from rnn_export.export.targets.c.writer import sources as write
-from rnn_export.runtime.build.names import identifier, identifiers
-from rnn_export.runtime.build.native.compile import compile_native
-from rnn_export.spec import DTYPES, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.build.c_names import identifier, identifiers
+from rnn_export.runtime.build.native.compilation import compile_native
 
 from ..trusting import trusted  # noqa: TID252
 from .graphs import MODELS, TABLE, Model

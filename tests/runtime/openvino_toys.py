@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.export.targets.openvino.convert import convert
+from rnn_export.export.targets.openvino.ir_conversion import convert
+from rnn_export.platform.arrays import pack_arrays
 
 from .graphs import Model
 

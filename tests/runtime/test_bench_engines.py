@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
-from rnn_export.precision import Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench import allocations, candidates, measure, this_machine
 from rnn_export.runtime.replay.golden import Golden

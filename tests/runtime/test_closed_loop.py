@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 X, GAIN = TensorSpec("x", "float32", ("batch", "time", 2)), TensorSpec("gain", "float32", ("batch",))
 H = StateSpec("h", "h", "h.next", "float32", ("batch", 2))

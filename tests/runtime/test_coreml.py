@@ -27,23 +27,23 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
 from rnn_export.export import export
 from rnn_export.export.lift import lift
-from rnn_export.export.targets.coreml import write
-from rnn_export.export.targets.mil.interpreter import FUNCTIONS, MilRun, MilSession
-from rnn_export.installing import pip_install
-from rnn_export.precision import TOLERANCES
+from rnn_export.export.targets.coreml.mil_interpreter import FUNCTIONS, MilRun, MilSession
+from rnn_export.export.targets.coreml.writer import write
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.coreml.mil import read_program
-from rnn_export.runtime.backends.coreml.names import BEGUN, PLACES, join, part_names, split, tensor_names
-from rnn_export.runtime.backends.coreml.operators import OPERATORS
-from rnn_export.runtime.backends.coreml.package import read_package
+from rnn_export.runtime.backends.coreml.mil_operators import OPERATORS
+from rnn_export.runtime.backends.coreml.package_inspection import read_package
+from rnn_export.runtime.backends.coreml.package_names import BEGUN, PLACES, join, part_names, split, tensor_names
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 
 from ..stages import without_stages  # noqa: TID252
 

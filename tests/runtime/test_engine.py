@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle, write_bundle
-from rnn_export.choices import BackendName, Precision
+from rnn_export.contract.choices import BackendName, Precision
+from rnn_export.contract.precision import TOLERANCES
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.installing import pip_install
-from rnn_export.precision import TOLERANCES
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.registry import BACKENDS
 from rnn_export.runtime.stream_class import SequenceStream

@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from rnn_export.contract.spec import TIME
 from rnn_export.errors import BackendUnavailable, RoundBroken, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
 from rnn_export.runtime.backends.onnxruntime.cuda_state_store import OrtCudaStateStore
 from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.runtime.device.state_store import TRANSFERRED, DeviceStateStore
-from rnn_export.spec import TIME
 
 from .graphs import IDS, PAIR, SUM, TABLE, TIME_MAJOR, TOKENS, H, Model, X, Y, frames, previous, spec
 from .host_device import HostDevice

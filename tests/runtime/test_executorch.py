@@ -16,14 +16,14 @@ from filelock import FileLock
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.writing import extend_bundle
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError, Untrusted
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import TARGETS
 
 from ..stages import without_stages  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
@@ -32,9 +32,9 @@ from .graphs import SUM, H, Model, X, Y, frames, spec, tensor
 
 pytest.importorskip("executorch", reason="executorch: pip install 'rnn-export[executorch]'")
 
-from rnn_export.export.targets.pte.convert import reason, written
-from rnn_export.export.targets.pte.runner import runner
-from rnn_export.export.targets.pte.stateful import StatefulStep
+from rnn_export.export.targets.executorch.pte_conversion import reason, written
+from rnn_export.export.targets.executorch.pte_runner import runner
+from rnn_export.export.targets.executorch.pte_states import StatefulStep
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.runtime.backends.executorch.library import open_program
 from rnn_export.runtime.backends.executorch.program import check_program

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from rnn_export.contract.parity_json import is_report
 from rnn_export.errors import ParityError, SourceError
-from rnn_export.parity_json import is_report
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.figures import figures_text, task_figures
 from rnn_export.runtime.replay.golden import Golden

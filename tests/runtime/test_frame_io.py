@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import TensorSpec
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.frame_io import FrameInput, check_values, exact_cast, frame_view
-from rnn_export.spec import TensorSpec
+from rnn_export.runtime.core.frame_io import FrameInput, check_values, exact_cast, frame_view
 
 LAYOUTS = {
     "batch": (("batch", 2), (4, 2), (4, 2)),

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.contract.parity_json import extent, verdict_of
+from rnn_export.contract.precision import TOLERANCES, Tolerance
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BundleError, ParityError
-from rnn_export.parity_json import extent, verdict_of
-from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport, drift
 from rnn_export.runtime.replay.ends import is_compared, lengths_tried
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
-from rnn_export.spec import StreamSpec
 
 from .graphs import (
     CHUNKED,

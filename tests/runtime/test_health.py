@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rnn_export.runtime.histogram import BOUNDS, Histogram, bucket, quantile_of
+from rnn_export.runtime.core.histogram import BOUNDS, Histogram, bucket, quantile_of
 
 
 def test_the_bounds_are_powers_of_two_and_the_last_is_open():

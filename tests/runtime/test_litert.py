@@ -14,8 +14,8 @@ import torch
 from rnn_export.bundle import open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError, Untrusted
-from rnn_export.export.targets.tflite.convert import reason
-from rnn_export.installing import pip_install
+from rnn_export.export.targets.litert.tflite_conversion import reason
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden

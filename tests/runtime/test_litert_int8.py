@@ -19,8 +19,8 @@ from .graphs import SUM, H, X, Y, spec
 
 pytest.importorskip("ai_edge_quantizer", reason="litert-export: pip install 'rnn-export[litert-export]'")
 
-from rnn_export.export.targets.tflite.calibration import ranges
-from rnn_export.export.targets.tflite.quantize import quantized, state_scales
+from rnn_export.export.targets.litert.activation_ranges import ranges
+from rnn_export.export.targets.litert.quantization import quantized, state_scales
 from rnn_export.runtime.backends.litert.library import new_interpreter, schema
 from rnn_export.runtime.backends.litert.model import check_model, operator_name, parsed
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import SpecError, StreamError
 from rnn_export.runtime import load
-from rnn_export.spec import StreamSpec
 
 from .graphs import CHUNKED, SUM, TIMED, frames
 

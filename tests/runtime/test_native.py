@@ -19,8 +19,8 @@ from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.backends.native import backend
 from rnn_export.runtime.backends.native.cpu import Cpu, host_triple
 from rnn_export.runtime.backends.native.record import sources_sha256
-from rnn_export.runtime.build.native.compile import python_headers
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compilation import python_headers
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from .graphs import MODELS, SUM, TIMED, H, X, Y, frames, spec
 from .native_toys import ALONG_TIME, by_hand, draft, sources

@@ -5,14 +5,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from rnn_export.contract.spec import BATCH, DTYPES, sized
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.export.targets.c import weights
 from rnn_export.export.targets.c.batch_step import ROWS
+from rnn_export.export.targets.c.code import constants
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.backend import open_session
 from rnn_export.runtime.backends.native.session import ALIGNED
-from rnn_export.runtime.build.native import compile as compile_module
-from rnn_export.spec import BATCH, DTYPES, sized
+from rnn_export.runtime.build.native import compilation as compile_module
 
 from ..export.c_models import model, written  # noqa: TID252
 from ..export.c_windows import JOIN, MOVE, window  # noqa: TID252
@@ -166,7 +166,7 @@ def test_which_rows_turned_nan(session, dtype, count):
 def test_a_nan_in_a_window_is_found_as_it_enters(compiler, least):
     """And as long as it is there: the output is the oldest of 21 frames of 4 channels. Then all is as before."""
     nodes = [JOIN, MOVE, ("Slice", ["all", "[0]", "[1]", "two"], ["y"], {})]
-    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", least):
+    with mock.patch("rnn_export.export.targets.c.operators.sliding_states.LEAST", least):
         made = window(nodes, (4, 1), (4, 20), (4, 1), None)
         files = written(made)
     assert (b"uint32_t front" in files["hand.h"]) is (least == 64)
@@ -219,7 +219,7 @@ def test_a_library_of_before(compiler, monkeypatch):
 
 def test_weights_beside_the_code(compiler, monkeypatch):
     """Every slot knows where they are, those of later growth too."""
-    monkeypatch.setattr(weights, "EMBEDDED", 0)
+    monkeypatch.setattr(constants, "EMBEDDED", 0)
     w = np.arange(9, dtype=np.float32).reshape(3, 3)
     nodes = [("MatMul", ["x", "w"], ["xw"], {}), ("Add", ["xw", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})]
     made = model(nodes, [state("h", 3)], w=w)

@@ -13,7 +13,7 @@ import pytest
 from rnn_export.errors import StreamError
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.backends.native import session
-from rnn_export.runtime.build.native.compile import python_headers
+from rnn_export.runtime.build.native.compilation import python_headers
 
 from .graphs import IDS, MODELS, SUM, TABLE, TOKENS, frames, spec, state, tensor
 from .native_toys import C_TYPES, PREVIOUS, by_hand, draft, sources

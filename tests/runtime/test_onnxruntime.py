@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.onnxruntime import buffers
 

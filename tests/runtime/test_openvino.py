@@ -13,22 +13,22 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from rnn_export import apart
-from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import main
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
 from rnn_export.export import export
-from rnn_export.export.targets.openvino.convert import convert, serialised
-from rnn_export.installing import pip_install
+from rnn_export.export.targets.openvino.ir_conversion import convert, serialised
+from rnn_export.platform import isolated_process
+from rnn_export.platform.arrays import pack_arrays
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.openvino.graph import read_graph
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.spec import StreamSpec
 
 from ..models.nets import Several  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
@@ -369,8 +369,10 @@ def test_a_recording_is_not_needed_in_int8(tmp_path):
 
 
 def test_a_converter_that_is_killed_leaves_no_bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(apart, "_CHILD", "import os; print('converting', flush=True); os.kill(os.getpid(), 9)")
-    message = r"the process that ran .*openvino\.convert was ended by SIGKILL: converting\. Try again with more memory"
+    monkeypatch.setattr(
+        isolated_process, "_CHILD", "import os; print('converting', flush=True); os.kill(os.getpid(), 9)"
+    )
+    message = r"the process that ran .*openvino\.ir_conversion was ended by SIGKILL: converting\. Try again with"
     with pytest.raises(ExportError, match=message):
         export(torch.nn.GRU(4, 8).eval(), (torch.zeros(1, 1, 4),), tmp_path / "m.rnnx", targets=("openvino",), steps=8)
     assert [*tmp_path.iterdir()] == []

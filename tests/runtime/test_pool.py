@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rnn_export import arrays
-from rnn_export.arrays import all_finite, has_nan
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
+from rnn_export.platform import arrays
+from rnn_export.platform.arrays import all_finite, has_nan
 from rnn_export.runtime import load, slot_table
 from rnn_export.runtime.slot_table import SlotTable
-from rnn_export.spec import StreamSpec
 
 from .graphs import IDS, START, WHOLE, frames
 

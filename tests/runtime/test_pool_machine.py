@@ -15,11 +15,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rnn_export.contract.snapshot import Snapshot, pack, unpack
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import Engine, slot_table
 from rnn_export.runtime.backends.onnxruntime import buffers
 from rnn_export.runtime.pool import _Goal
-from rnn_export.snapshot import Snapshot, pack, unpack
 
 from .graphs import IDS
 from .test_pool import assert_row, random_rows, row

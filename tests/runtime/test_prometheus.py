@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rnn_export.errors import Overloaded, SourceError
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
-from rnn_export.runtime.histogram import BOUNDS
+from rnn_export.runtime.core.histogram import BOUNDS
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.serve.batcher import Batcher
 from rnn_export.runtime.serve.prometheus import collector, serve

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import SourceError
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import recording
-from rnn_export.spec import StreamSpec, TensorSpec
 
 
 def spec(*frame: int | str, dtype: str = "float32", rate: int | None = 16000, timed: bool = True) -> StreamSpec:

@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
+from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.precision import Tolerance
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
 from rnn_export.runtime.replay.checks import replay_golden

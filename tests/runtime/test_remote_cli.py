@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from rnn_export.cli.main import main
-from rnn_export.precision import Tolerance
+from rnn_export.contract.precision import Tolerance
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from .graphs import STORED, SUM, frames

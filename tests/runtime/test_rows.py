@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.runtime.device.kernels import BLOCKS, FLOAT_BITS, copier, flagger, grid, ptx
-from rnn_export.targets import TARGETS
 
 KERNELS = {"gather_u32", "gather_u8", "scatter_u32", "scatter_u8", *(f"nan_{kind}" for kind in FLOAT_BITS)}
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.precision import TOLERANCES
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.runtime import load
 from rnn_export.runtime.replay.drift import ParityReport, drift
 from rnn_export.runtime.serve.batcher import Batcher
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 from .graphs import SUM, TIMED
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rnn_export.contract.snapshot import CHECK, HEADER, MAGIC, Snapshot, pack
 from rnn_export.errors import StreamError
 from rnn_export.runtime import load
-from rnn_export.snapshot import CHECK, HEADER, MAGIC, Snapshot, pack
 
 from .graphs import LARGEST, MODELS, SUM, Model, frames
 

@@ -7,9 +7,9 @@ import weakref
 import numpy as np
 import pytest
 
+from rnn_export.contract.spec import DTYPES
 from rnn_export.errors import StreamError
 from rnn_export.runtime import stream as stream_module
-from rnn_export.spec import DTYPES
 
 from .graphs import START, TABLE, frames
 

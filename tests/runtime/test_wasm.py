@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine
 
 from .wasm_toys import need_zig, wasm_draft

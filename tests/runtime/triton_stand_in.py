@@ -16,13 +16,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.snapshot import Snapshot, pack, unpack
+from rnn_export.contract.spec import sized
 from rnn_export.errors import StreamError
 from rnn_export.export.triton.config import Serving, config
 from rnn_export.export.triton.pbtxt import text
 from rnn_export.export.triton.state_io import add_state_io
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.snapshot import Snapshot, pack, unpack
-from rnn_export.spec import sized
 
 from .graphs import Model
 

@@ -6,8 +6,8 @@ import pytest
 from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.build.names import identifier
-from rnn_export.runtime.build.wasm.compile import compile_wasm, find_zig
+from rnn_export.runtime.build.c_names import identifier
+from rnn_export.runtime.build.wasm.wasm_modules import compile_wasm, find_zig
 
 from .graphs import MODELS
 from .native_toys import model_sources

@@ -13,9 +13,9 @@ import onnxruntime as ort
 import torch
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.lift.stages import lift
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.spec import StreamSpec
 
 from ..export.rewriting import decompose, typed  # noqa: TID252
 from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from rnn_export.bundle import Bundle, open_bundle
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export import export
-from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.tensorrt.library import find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
-from rnn_export.runtime.build.tensorrt.engine import build_engine
+from rnn_export.runtime.build.tensorrt.engine_build import build_engine
 from rnn_export.runtime.device.cuda import cuda_runtime
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import drift
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.targets import TARGETS
 
 from ..models.nets import Tagger  # noqa: TID252
 

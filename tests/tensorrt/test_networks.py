@@ -18,7 +18,7 @@ from onnx import numpy_helper
 if importlib.util.find_spec("tensorrt_rtx") is None and not os.environ.get("CI"):
     pytest.skip("rtx: tensorrt_rtx is not here: pip install 'rnn-export[rtx]'", allow_module_level=True)
 
-from rnn_export.precision import TOLERANCES
+from rnn_export.contract.precision import TOLERANCES
 from rnn_export.runtime.replay.drift import drift
 
 from ..export.rewriting import typed  # noqa: TID252

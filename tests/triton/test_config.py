@@ -12,18 +12,18 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from rnn_export.arrays import unpack_arrays
 from rnn_export.bundle import open_bundle
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import DTYPES, StateSpec, StreamSpec
 from rnn_export.errors import ExportError
 from rnn_export.export import export
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.export.triton.state_io import add_state_io, check_config
-from rnn_export.layout import canonical, graph_layout
+from rnn_export.platform.arrays import unpack_arrays
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.wire import TYPES, WireFormat
-from rnn_export.spec import DTYPES, StateSpec, StreamSpec
 
 from ..runtime.graphs import MODELS, START, frames, tensor  # noqa: TID252
 

@@ -17,7 +17,7 @@ from rnn_export.bundle import atomic, open_bundle, write_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.triton.repository import write_repository
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 
 from ..runtime.graphs import MODELS, WHOLE, Model, frames, spec, tensor  # noqa: TID252

@@ -8,7 +8,7 @@ from torch import Tensor, nn, zeros
 
 import rnn_export
 from rnn_export import Batcher, export, load
-from rnn_export.choices import BackendName, ServerAddress
+from rnn_export.contract.choices import BackendName, ServerAddress
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import Engine, Pool, Stream
 

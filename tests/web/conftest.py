@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.runtime.build.wasm.build import build_wasm
+from rnn_export.runtime.build.wasm.wasm_build import build_wasm
 
 from ..zoo import store  # noqa: TID252
 from ..zoo.nets import NETS  # noqa: TID252

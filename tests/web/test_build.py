@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from rnn_export.bundle import extend_bundle, open_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
 from rnn_export.errors import BackendUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
-from rnn_export.runtime.build.wasm import compile as compiling
+from rnn_export.runtime.build.wasm import wasm_modules as compiling
 
 from ..stages import without_stages  # noqa: TID252
 from ..zoo import store  # noqa: TID252

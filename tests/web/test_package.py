@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.layout import graph_layout
+from rnn_export.contract.layout import graph_layout
 from rnn_export.runtime import load
 
 from .node import node

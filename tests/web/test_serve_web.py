@@ -86,7 +86,7 @@ def test_a_port_that_cannot_be_had_is_refused(server):
 
 
 def test_a_bundle_without_the_package_is_refused():
-    from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
+    from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 
     x, y = TensorSpec("x", "float32", ("batch", 1)), TensorSpec("y", "float32", ("batch", 1))
     spec = StreamSpec((x,), (y,), (StateSpec("h", "h", "h.next", "float32", ("batch", 1)),))

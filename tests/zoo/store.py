@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from rnn_export.export import export
 from rnn_export.runtime.backends.native.cpu import this_cpu
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compilers import find_compiler
 
 from ..trusting import trusted  # noqa: TID252
 from .nets import NETS

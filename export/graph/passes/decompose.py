@@ -8,9 +8,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import RECURRENT, Replacement, activations_of, directions_of, input_of, values
+from rnn_export.platform.arrays import Array
 
 
 class DecomposeRecurrent(InPlacePass):

@@ -6,9 +6,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export import __version__
+from rnn_export.contract.spec import BATCH, METADATA_KEY, StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
-from rnn_export.spec import BATCH, METADATA_KEY, StateSpec, StreamSpec, TensorSpec
-from rnn_export.text import visible
+from rnn_export.platform.terminal_text import visible
 
 
 class Describe(InPlacePass):

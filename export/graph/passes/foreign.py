@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import onnx
 from onnx import TensorProto
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError, RnnExportError, first_line
-from rnn_export.onnx_inspection import inspect_graph
-from rnn_export.spec import StreamSpec
+from rnn_export.onnx.graph_inspection import inspect_graph
 
 _KINDS = {number: name.lower() for name, number in TensorProto.DataType.items()}
 

@@ -14,12 +14,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, common
 
-from rnn_export.arrays import Array
+from rnn_export.contract.precision import PRECISIONS
+from rnn_export.contract.spec import METADATA_KEY, StreamSpec
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import RECURRENT
 from rnn_export.export.graph.passes.pipeline import InferShapes
-from rnn_export.precision import PRECISIONS
-from rnn_export.spec import METADATA_KEY, StreamSpec
+from rnn_export.platform.arrays import Array
 
 FLOAT = ir.DataType.FLOAT
 FLOAT_TYPES = {name: ir.DataType[p.onnx_type] for name, p in PRECISIONS.items() if p.onnx_type}

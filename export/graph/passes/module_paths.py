@@ -6,7 +6,7 @@ from ast import literal_eval
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, common
 
-from rnn_export.onnx_file import MODULE
+from rnn_export.onnx.onnx_file import MODULE
 
 # Where the user's model stands in what is exported.
 INSIDE = "flat.model"

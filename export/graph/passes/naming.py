@@ -10,12 +10,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.module_paths import INSIDE
 from rnn_export.export.graph.passes.nodes import values
-from rnn_export.onnx_file import MODULE
-from rnn_export.text import visible
+from rnn_export.onnx.onnx_file import MODULE
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.terminal_text import visible
 
 # A weight of a recurrent layer in ONNX's form, by its place in a lifted module: "rnn.layers.0.W".
 _LAYER = re.compile(r"(?P<path>(.*\.)?)layers\.(?P<number>\d+)\.(?P<letter>[WRBP])")

@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnxscript import version_converter
 
-from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.pipeline import InferShapes
+from rnn_export.platform.arrays import Array
 
 
 class ConvertOpset(InPlacePass):

@@ -16,7 +16,7 @@ from onnxscript.rewriter import RewritePass, RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.pattern import Constant
 from onnxscript.rewriter.rules import common as rules
 
-from rnn_export.quiet import quiet
+from rnn_export.platform.quiet import quiet
 
 
 class Simplify(InPlacePass):

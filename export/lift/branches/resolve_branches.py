@@ -12,6 +12,7 @@ from types import CodeType, TracebackType
 import torch
 from torch import Tensor
 
+from rnn_export.contract.spec import Assumption
 from rnn_export.errors import DecidedByValue, LiftError, NumberByValue
 from rnn_export.export.lift.branches.counter_values import counted
 from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
@@ -22,7 +23,6 @@ from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.states.hidden_state import History
 from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime.replay.levels import LOUD, QUIET
-from rnn_export.spec import Assumption
 
 # Trials with a kind of its own for each input, beside those of one kind for all.
 MIXED = 12

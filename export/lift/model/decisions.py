@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rnn_export.contract.spec import Assumption
 from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, NumberByValue
 from rnn_export.export.lift.ir.source_location import line_of, source_line, user_line
 from rnn_export.export.lift.model.numbers.int_provenance import mark, reckoned
 from rnn_export.export.lift.model.numbers.tensor_indices import ENTRIES, Pick, is_number, one_entry
 from rnn_export.export.lift.model.select_branches import Way
-from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
 ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")

@@ -39,7 +39,7 @@ from rnn_export.export.lift.model.numbers.tensor_indices import TensorNumbers
 from rnn_export.export.lift.model.outside_values import Outside
 from rnn_export.export.lift.model.script.script_modules import signature_of
 from rnn_export.export.lift.model.select_branches import Way, both_ways
-from rnn_export.last_resort import failing_at
+from rnn_export.platform.last_resort import failing_at
 
 
 @dataclass(frozen=True)

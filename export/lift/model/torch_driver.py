@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rnn_export.arrays import Array
-from rnn_export.layout import canonical_frames, row_by_row
+from rnn_export.contract.layout import canonical_frames, row_by_row
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.replay.drivers import StepDriver
-from rnn_export.spec import StreamSpec
 
 
 def torch_driver(

@@ -22,7 +22,7 @@ from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
 from rnn_export.export.lift.states.unread_counters import idle_counts
-from rnn_export.last_resort import failing_at
+from rnn_export.platform.last_resort import failing_at
 
 # How often what is found leads to more.
 ROUNDS = 4

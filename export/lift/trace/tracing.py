@@ -26,8 +26,8 @@ from rnn_export.export.lift.trace.python_min_max import ends_of_numbers
 from rnn_export.export.lift.trace.rounded_sizes import sizes_stay_symbols
 from rnn_export.export.lift.trace.size_equations import solved_by_trying
 from rnn_export.export.lift.trace.specialized_sizes import frozen_axis, refused_where_frozen
-from rnn_export.last_resort import place_in_code
-from rnn_export.quiet import quiet as libraries_quiet
+from rnn_export.platform.last_resort import place_in_code
+from rnn_export.platform.quiet import quiet as libraries_quiet
 
 # What takes an axis apart, and which of its arguments says the axis; 0: always the first.
 AXES_TAKEN = {"__iter__": 0, "unbind": 1, "split": 2, "chunk": 2}

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rnn_export.contract.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.notation import shape_of
-from rnn_export.export.targets.c.operators import write_nodes
+from rnn_export.export.targets.c.code.code_builder import CodeBuilder
+from rnn_export.export.targets.c.code.notation import shape_of
+from rnn_export.export.targets.c.code.tensors import CTensor, Slide
+from rnn_export.export.targets.c.operator_table import write_nodes
 from rnn_export.export.targets.c.static_graph import static_graph
-from rnn_export.export.targets.c.tensors import CTensor, Slide
-from rnn_export.runtime.build.names import identifiers
-from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.build.c_names import identifiers
 
 # Streams of a batch: 16 take twice as long as 8, and a batch that is not full takes as long as a full one.
 ROWS = 8

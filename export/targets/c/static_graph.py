@@ -4,15 +4,15 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from rnn_export.contract.spec import BATCH
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.functions import written_out
 from rnn_export.export.graph.passes.nodes import DEFAULT_ACTIVATIONS, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import apply, rewrite
 from rnn_export.export.graph.passes.simplify import Simplify
-from rnn_export.export.targets.c.operators import OPERATORS, refuse_unknown
-from rnn_export.export.targets.c.transforms import FindTransforms
-from rnn_export.spec import BATCH
+from rnn_export.export.targets.c.fourier_detection import FindTransforms
+from rnn_export.export.targets.c.operator_table import OPERATORS, refuse_unknown
 
 # Constants that folding may make; it may start from any.
 FOLDED = 2**22

@@ -10,21 +10,21 @@ from textwrap import indent
 import numpy as np
 
 from rnn_export import __version__
-from rnn_export.arrays import Array, Arrays
+from rnn_export.contract.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.export.graph.passes.module_paths import module_of
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
-from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.notation import array_literal
-from rnn_export.export.targets.c.parts import Parts, words
-from rnn_export.export.targets.c.phases import phase_values
-from rnn_export.export.targets.c.tensors import CTensor, Slide
-from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.build.compiler import FLAGS
-from rnn_export.runtime.build.names import C_TYPES, identifiers
+from rnn_export.export.targets.c.code.code_builder import CodeBuilder
+from rnn_export.export.targets.c.code.constants import Weights
+from rnn_export.export.targets.c.code.notation import array_literal
+from rnn_export.export.targets.c.code.parallel_regions import phase_values
+from rnn_export.export.targets.c.code.tensors import CTensor, Slide
+from rnn_export.export.targets.c.function_split import Parts, words
+from rnn_export.platform.arrays import Array, Arrays
+from rnn_export.runtime.build.c_compiler import FLAGS
+from rnn_export.runtime.build.c_names import C_TYPES, identifiers
 from rnn_export.runtime.build.template import Values
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.runtime.replay.step_vectors import EndVectors, StepVectors
-from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
 def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnn_export.arrays import Arrays
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import Target
 from rnn_export.export.targets.c.batch_step import write_batch_step
-from rnn_export.export.targets.c.calibration import scales
-from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.operators import write_step
+from rnn_export.export.targets.c.code.code_builder import CodeBuilder
+from rnn_export.export.targets.c.code.constants import Weights
+from rnn_export.export.targets.c.int8_calibration import scales
+from rnn_export.export.targets.c.operator_table import write_step
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.template_values import golden_values, initial_statements, template_values
-from rnn_export.export.targets.c.weights import Weights
-from rnn_export.precision import TOLERANCES
-from rnn_export.runtime.backends.api import Artefacts, folder
-from rnn_export.runtime.build.names import identifiers
-from rnn_export.runtime.build.native.compile import compile_native
+from rnn_export.platform.arrays import Arrays
+from rnn_export.runtime.build.c_names import identifiers
+from rnn_export.runtime.build.native.compilation import compile_native
 from rnn_export.runtime.build.template import render
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.protocols import Artefacts, folder
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import Target
 
 if TYPE_CHECKING:
     from rnn_export.export.lift.streaming_model import StreamingModel

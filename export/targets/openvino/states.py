@@ -7,11 +7,11 @@ of int16, stays at zeros: those are refused.
 
 from typing import Any
 
-from rnn_export.arrays import Arrays
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError
+from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime.backends.openvino.graph import variable
 from rnn_export.runtime.backends.openvino.library import ov, version
-from rnn_export.spec import StreamSpec
 
 DTYPES = ("float32", "float16", "int32", "int8", "uint8", "bool")
 # What moves a value and computes nothing.

@@ -7,16 +7,16 @@ pools; a model of one row has none. Both read their weights from `step.bin`. All
 
 from typing import Any
 
-from rnn_export.apart import run_apart
-from rnn_export.arrays import Arrays, pack_arrays
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import required_step
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.platform.arrays import Arrays, pack_arrays
+from rnn_export.platform.isolated_process import run_apart
 from rnn_export.runtime.engine import Engine
-from rnn_export.spec import StreamSpec
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import Target
+from rnn_export.runtime.protocols import Artefacts, folder
 
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
@@ -38,7 +38,7 @@ def from_step(
     stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
     given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}
     words = {"spec": spec.to_json(), "precision": options.precision}
-    made = run_apart("rnn_export.export.targets.openvino.convert", "convert", given, words)
+    made = run_apart("rnn_export.export.targets.openvino.ir_conversion", "convert", given, words)
     return {f"{folder('openvino', options.precision)}/{name}": data for name, data in made.items()}
 
 

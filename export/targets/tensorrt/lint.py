@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from rnn_export.arrays import Array
+from rnn_export.contract.precision import PRECISIONS
+from rnn_export.contract.spec import BATCH
 from rnn_export.errors import ExportError, keyword
 from rnn_export.export.graph.passes.nodes import RECURRENT, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import with_shapes
 from rnn_export.export.targets.tensorrt.parser_rules import ParserRules
-from rnn_export.precision import PRECISIONS
-from rnn_export.spec import BATCH
+from rnn_export.platform.arrays import Array
 
 SHOWN = 8
 # The activations that the parser knows: onnx-tensorrt, OnnxAttrs.cpp of 8.2 to 10.1; TensorRT-RTX takes the same.

@@ -8,8 +8,8 @@ rows of 10.15, the last that is documented.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
-from rnn_export.targets import Target, version_key
+from rnn_export.contract.precision import GRAPH_PRECISIONS, PRECISIONS
+from rnn_export.contract.target_table import Target, version_key
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from rnn_export.arrays import Arrays
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import Target
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, FLOAT_TYPES, MATRIX, ToMixedPrecision
@@ -20,14 +22,12 @@ from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, wit
 from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
-from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
 from rnn_export.runtime.backends.tensorrt.backend import RECIPE
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.engine import Engine
-from rnn_export.spec import StreamSpec
-from rnn_export.target_options import TargetOptions
-from rnn_export.targets import Target
+from rnn_export.runtime.protocols import Artefacts, folder
 
 if TYPE_CHECKING:
     from rnn_export.export.lift.streaming_model import StreamingModel

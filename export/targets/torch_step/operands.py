@@ -8,9 +8,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
+from rnn_export.platform.arrays import Array
 
 Operator = Callable[["Operands"], Tensor | tuple[Tensor, ...]]
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
 from rnn_export.runtime.backends.coreml.buffers import PackageBuffers
 from rnn_export.runtime.backends.coreml.library import ModelPrediction, open_model
-from rnn_export.runtime.backends.coreml.names import BEGUN, PACKAGE, PLACES
-from rnn_export.runtime.backends.coreml.package import read_package
-from rnn_export.spec import StreamSpec
+from rnn_export.runtime.backends.coreml.package_inspection import read_package
+from rnn_export.runtime.backends.coreml.package_names import BEGUN, PACKAGE, PLACES
+from rnn_export.runtime.protocols import Artefacts, Session, StreamBuffers, target_row
 
 # By what `device` is called; in fp32 a Neural Engine has no part.
 UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE", "all": "ALL"}

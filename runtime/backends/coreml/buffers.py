@@ -5,10 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
-from rnn_export.arrays import Array
-from rnn_export.runtime.backends.api import StreamBuffers
-from rnn_export.runtime.backends.coreml.names import BEGUN, join, part_names, split, tensor_names
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.backends.coreml.package_names import BEGUN, join, part_names, split, tensor_names
+from rnn_export.runtime.protocols import StreamBuffers
 
 
 class Prediction(Protocol):

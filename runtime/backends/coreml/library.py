@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError, first_line
-from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.installing import pip_install
 
 # The release of macOS from which on a model keeps states.
 MACOS = 15

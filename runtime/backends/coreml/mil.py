@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_export.arrays import Array
-from rnn_export.protobuf import Value, fields, packed, text
+from rnn_export.onnx.protobuf import Value, fields, packed, text
+from rnn_export.platform.arrays import Array
 
 WEIGHTS_PATH = "@model_path/weights/weight.bin"
 # The version of the format from which on a model keeps states: iOS 18 and macOS 15.

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
-from rnn_export.runtime.backends.counted import CountedBuffers
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.executorch.library import cause, open_program, torch
 from rnn_export.runtime.backends.executorch.program import FILE, METHOD, buffer_name, check_program, form
-from rnn_export.spec import StreamSpec
+from rnn_export.runtime.protocols import Artefacts, Session, StreamBuffers, target_row
+from rnn_export.runtime.protocols.counted_states import CountedBuffers
 
 # The first of these that a bundle has.
 TARGETS = ("executorch", "executorch-portable")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 
 try:
     import executorch

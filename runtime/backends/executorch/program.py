@@ -10,9 +10,9 @@ gives the contract.
 
 from typing import Any
 
+from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import BackendUnavailable, BundleError
 from rnn_export.runtime.backends.executorch.library import cause, open_program, version
-from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 
 FILE, METHOD = "step.pte", "step"
 Form = tuple[str, tuple[int, ...]]

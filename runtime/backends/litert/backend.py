@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StreamSpec, TensorSpec, sized
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.backends.litert.embedding_bounds import check_ids, table_rows
 from rnn_export.runtime.backends.litert.library import cause, new_interpreter, version
 from rnn_export.runtime.backends.litert.model import FILE, Checked, check_model
-from rnn_export.runtime.backends.litert.tables import check_ids, table_rows
-from rnn_export.spec import StreamSpec, TensorSpec, sized
+from rnn_export.runtime.protocols import Artefacts, Session, StreamBuffers, target_row
 
 
 class LiteRtSession(Session):

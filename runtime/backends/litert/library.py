@@ -4,7 +4,7 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 
 try:
     import ai_edge_litert.interpreter as _interpreter

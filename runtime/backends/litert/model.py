@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from rnn_export import limits
+from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import BundleError
 from rnn_export.runtime.backends.litert.library import schema
-from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 
 FILE, SIGNATURE = "step.tflite", "step"
 Form = tuple[str, str, tuple[int, ...]]

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
-from rnn_export.runtime.backends.api import Artefacts, folder, target_row
-from rnn_export.runtime.backends.c_step import contract_sha256
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.native.cpu import host_triple, library_name, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession, aligned
 from rnn_export.runtime.backends.native.team import Team, check_cores, has_teams
+from rnn_export.runtime.protocols import Artefacts, folder, target_row
+from rnn_export.runtime.protocols.c_step import contract_sha256
 
 LIBRARY, RECORD = library_name(host_triple()), "build.json"
 PAGE = 2**21

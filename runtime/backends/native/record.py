@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.errors import BundleError
-from rnn_export.json_door import parse_json
+from rnn_export.platform.json_parser import parse_json
 
 # Not compiled into the library: these may be added or change after it was.
 AROUND = ("golden.h", "main.c", "selftest.c")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, TIME, StreamSpec, TensorSpec
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
-from rnn_export.runtime.backends.c_step import StatePlaces, WrongIndices, check_indices, row_buffer, row_shape
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.native.team import Team
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
+from rnn_export.runtime.protocols import Session, StateStore, StreamBuffers
+from rnn_export.runtime.protocols.c_step import StatePlaces, WrongIndices, check_indices, row_buffer, row_shape
 
 # The most axes of a frame that the stepper takes.
 AXES = 8

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.native.cpu import read_text
 
 # Which of the numbered cores are one, that runs several threads.

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, BundleError
-from rnn_export.installing import pip_install
-from rnn_export.onnx_inspection import inspect_graph
-from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
+from rnn_export.onnx.graph_inspection import inspect_graph
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
 from rnn_export.runtime.backends.onnxruntime.library import infer_shapes, make_session, ort
-from rnn_export.spec import StreamSpec
+from rnn_export.runtime.protocols import Artefacts, Session, StateStore, target_row
 
 GRAPHS = ("step.onnx", "sequence.onnx")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, has_nan
+from rnn_export.contract.layout import canonical, graph_layout
+from rnn_export.contract.spec import BATCH, StreamSpec, TensorSpec, sized
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.backends.api import StateStore, StreamBuffers, empty_state, rows_with_nan
+from rnn_export.platform.arrays import Array, has_nan
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS, ort
-from rnn_export.spec import BATCH, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.protocols import StateStore, StreamBuffers, empty_state, rows_with_nan
 
 # Two sets of states by name.
 StatePair = tuple[dict[str, Array], dict[str, Array]]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 
 try:
     import onnxruntime as ort

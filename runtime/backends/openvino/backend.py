@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, BundleError
-from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
 from rnn_export.runtime.backends.openvino.buffers import RowsBuffers, StatefulBuffers
 from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, read_graph
 from rnn_export.runtime.backends.openvino.library import cause, ov, settings, version
-from rnn_export.runtime.backends.openvino.tables import table_rows
-from rnn_export.spec import StreamSpec
+from rnn_export.runtime.backends.openvino.table_bounds import table_rows
+from rnn_export.runtime.protocols import Artefacts, Session, StreamBuffers, target_row
 
 
 class OpenVinoSession(Session):

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import StreamError
-from rnn_export.runtime.backends.api import StreamBuffers
-from rnn_export.runtime.backends.counted import CountedBuffers
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.openvino.graph import ROWS, variable
 from rnn_export.runtime.backends.openvino.library import cause, infer, ov
-from rnn_export.runtime.backends.openvino.tables import check_ids
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.backends.openvino.table_bounds import check_ids
+from rnn_export.runtime.protocols import StreamBuffers
+from rnn_export.runtime.protocols.counted_states import CountedBuffers
 
 
 class StatefulBuffers(CountedBuffers):

@@ -16,10 +16,10 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from rnn_export import limits
+from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import BundleError
+from rnn_export.runtime.backends.openvino.ir_operators import OPERATORS
 from rnn_export.runtime.backends.openvino.library import cause, ov
-from rnn_export.runtime.backends.openvino.operators import OPERATORS
-from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 
 # One stream with its state inside, several with their states as inputs and outputs, and the weights of both.
 STATEFUL, STATELESS, WEIGHTS = "step.xml", "rows.xml", "step.bin"

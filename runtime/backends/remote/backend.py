@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, has_nan
+from rnn_export.contract.layout import graph_layout
+from rnn_export.contract.spec import StreamSpec, sized
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.layout import graph_layout
-from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, rows_with_nan
+from rnn_export.platform.arrays import Array, has_nan
 from rnn_export.runtime.backends.remote.address import Address, parse
 from rnn_export.runtime.backends.remote.codec import Answer
 from rnn_export.runtime.backends.remote.endpoint import Endpoint, EndpointFailed
 from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Servers
 from rnn_export.runtime.backends.remote.server_config import ServedModel
-from rnn_export.spec import StreamSpec, sized
+from rnn_export.runtime.protocols import Session, StateStore, StreamBuffers, rows_with_nan
 
 # Seconds for a server to say what it serves when an engine is loaded, and for sequences to end when a session does.
 CONNECT, GRACE = 5.0, 0.5

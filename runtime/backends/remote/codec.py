@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.layout import canonical
+from rnn_export.contract.snapshot import Snapshot, pack, unpack
+from rnn_export.contract.spec import StreamSpec, TensorSpec, sized
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.installing import pip_install
-from rnn_export.layout import canonical
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.remote.wire import BYTES, SNAPSHOT, TENSORS, WireFormat, snapshot_name
-from rnn_export.snapshot import Snapshot, pack, unpack
-from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 try:
     from tritonclient.grpc import service_pb2 as pb

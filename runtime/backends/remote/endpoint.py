@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.installing import pip_install
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.remote.server_config import ServedModel, read_config
 
 try:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, unpack_arrays
 from rnn_export.bundle import TargetRow
+from rnn_export.contract.precision import PRECISIONS
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BackendUnavailable, ExportError, SpecError
-from rnn_export.json_door import parse_json
-from rnn_export.precision import PRECISIONS
+from rnn_export.platform.arrays import Array, unpack_arrays
+from rnn_export.platform.json_parser import parse_json
 from rnn_export.runtime.backends.remote.codec import CODECS, Codec
 from rnn_export.runtime.backends.remote.wire import WireFormat
-from rnn_export.spec import StreamSpec
 
 
 @dataclass(frozen=True)

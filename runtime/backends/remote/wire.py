@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnn_export.contract.spec import TIME, StateSpec, StreamSpec, TensorSpec
 from rnn_export.errors import ExportError
-from rnn_export.spec import TIME, StateSpec, StreamSpec, TensorSpec
 
 BYTES, TENSORS = "bytes", "tensors"
 SEED, SNAPSHOT = "rnn_seed", "rnn_snapshot"

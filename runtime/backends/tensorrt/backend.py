@@ -11,9 +11,9 @@ from typing import Any
 
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, DeviceError, NotInBundle
-from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.backends.tensorrt.session import LoadedEngine, TensorRTSession
 from rnn_export.runtime.device.cuda import CudaDevice
+from rnn_export.runtime.protocols import Artefacts
 
 ENGINE, GRAPH, RECIPE = "step.engine", "step.onnx", "recipe.json"
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rnn_export.contract.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
-from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
-from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, driver, jetson
 

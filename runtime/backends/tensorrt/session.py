@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
-from rnn_export.runtime.backends.api import Session, StreamBuffers
+from rnn_export.platform.arrays import Array
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.device.cuda import CudaBuffer, CudaDevice, CudaGraph
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
 from rnn_export.runtime.device.values import StagedTensor, as_stream_error, decode, encode, holds, storage
-from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.protocols import Session, StreamBuffers
 
 Shape = tuple[int, ...]
 Staged = Iterable[StagedTensor]

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.quiet import quiet
-from rnn_export.runtime.backends import api
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.platform.arrays import Array
+from rnn_export.platform.quiet import quiet
+from rnn_export.runtime import protocols
 
 try:
     import torch
@@ -28,9 +28,11 @@ except ImportError as error:
 SPEC_FILE = "rnn_export.spec"
 
 
-def open_session(artefacts: api.Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
+def open_session(
+    artefacts: protocols.Artefacts, precision: str | None, device: str | None, threads: int
+) -> TorchSession:
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
-    row, spec, where = api.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
+    row, spec, where = protocols.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
         why = f"so an engine has no number of its own: leave threads out and call torch.set_num_threads({threads})"
         raise BackendUnavailable(f"threads={threads}: torch has one pool of threads for the whole process, {why}.")
@@ -69,17 +71,17 @@ def _device(device: str | None) -> torch.device:
     return torch.device("cuda", number)
 
 
-class TorchSession(api.Session):
+class TorchSession(protocols.Session):
     """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
 
     def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
         self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)
         self._check()
 
-    def stream_buffers(self, batch: int) -> api.StreamBuffers:
+    def stream_buffers(self, batch: int) -> protocols.StreamBuffers:
         return TorchBuffers(self, batch)
 
-    def state_store(self) -> api.StateStore:
+    def state_store(self) -> protocols.StateStore:
         return TorchStateStore(self)
 
     def tensors(self, states: Mapping[str, Array]) -> list[torch.Tensor]:
@@ -103,7 +105,7 @@ class TorchSession(api.Session):
             raise BundleError(f"the step gives {found}, but the contract says {expected}. Export the bundle again.")
 
 
-class TorchBuffers(api.StreamBuffers):
+class TorchBuffers(protocols.StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
@@ -135,19 +137,19 @@ class TorchBuffers(api.StreamBuffers):
         self.states = self.session.tensors(states)
 
 
-class TorchStateStore(api.UndoingStore):
+class TorchStateStore(protocols.UndoingStore):
     """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
 
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
-        self.states = session.tensors(api.empty_state(session.spec, 0))
+        self.states = session.tensors(protocols.empty_state(session.spec, 0))
 
     @property
     def nbytes(self) -> int:
         return sum(state.nbytes for state in self.states)
 
     def grow(self, count: int) -> None:
-        grown = self.session.tensors(api.empty_state(self.spec, count))
+        grown = self.session.tensors(protocols.empty_state(self.spec, count))
         for after, before in zip(grown, self.states, strict=True):
             after[: len(before)] = before
         self.states = grown
@@ -163,7 +165,7 @@ class TorchStateStore(api.UndoingStore):
                 results = self.session.call(*frame, *before)
                 ys, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, ys, strict=True)}
-                nan_rows = api.rows_with_nan(self.spec, outputs, [])
+                nan_rows = protocols.rows_with_nan(self.spec, outputs, [])
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)

@@ -4,9 +4,9 @@ A stream has an instance of its own, so that streams on several threads share no
 """
 
 from rnn_export.errors import BackendUnavailable, BundleError
-from rnn_export.installing import pip_install
-from rnn_export.runtime.backends.api import Artefacts, folder, target_row
+from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.wasm.modules import SIMD, WEIGHTS
+from rnn_export.runtime.protocols import Artefacts, folder, target_row
 
 try:
     import wasmtime

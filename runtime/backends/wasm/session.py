@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import wasmtime
 
-from rnn_export.arrays import Array
+from rnn_export.contract.spec import BATCH, StreamSpec
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends.api import Session, StreamBuffers, UndoingStore, rows_with_nan
-from rnn_export.runtime.backends.c_step import (
+from rnn_export.platform.arrays import Array
+from rnn_export.runtime.protocols import Session, StreamBuffers, UndoingStore, rows_with_nan
+from rnn_export.runtime.protocols.c_step import (
     StatePlaces,
     WrongIndices,
     check_indices,
@@ -21,7 +22,6 @@ from rnn_export.runtime.backends.c_step import (
     row_buffer,
     row_shape,
 )
-from rnn_export.spec import BATCH, StreamSpec
 
 # Bytes that an address is a multiple of, and in a pool the start of a struct; those of a page, and of a pointer.
 LINE, ALIGNED, PAGE, POINTER = 64, 16, 2**16, 4

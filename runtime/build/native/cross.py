@@ -8,16 +8,16 @@ from importlib.resources import files as package_data
 from pathlib import Path
 from typing import NamedTuple
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import RECORD
 from rnn_export.runtime.backends.native.cpu import features, library_name
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.compiler import FLAGS, lay_out, work_folder
+from rnn_export.runtime.build.c_compiler import FLAGS, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
-from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link, with_team
+from rnn_export.runtime.build.native.compilers import BARE, STANDARD, CrossCompiler, find_cross, link, with_team
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
-from rnn_export.spec import StreamSpec
 
 STACK = 2**20 - 2**12  # of bare/mps2.ld, what the self-test itself takes left out
 _MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")

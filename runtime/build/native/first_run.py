@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends.c_step import row_shape
 from rnn_export.runtime.build.native.selftest import SECONDS, end_of
-from rnn_export.spec import StreamSpec
+from rnn_export.runtime.protocols.c_step import row_shape
 
 # Steps of silence, of one stream: enough for each window that moves along to be moved back. Fewer of a large step.
 STEPS, MACS = 130, 10**8

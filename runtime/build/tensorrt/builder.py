@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_table import TARGETS, Target, find_target
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.tensorrt.library import Library, find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import Gpu, driver, jetson, target_of
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
-from rnn_export.spec import StreamSpec
-from rnn_export.targets import TARGETS, Target, find_target
 
 
 @dataclass(frozen=True)

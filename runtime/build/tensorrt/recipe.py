@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rnn_export.contract.precision import GRAPH_PRECISIONS
+from rnn_export.contract.spec import Dim, StreamSpec, sized
+from rnn_export.contract.target_table import TARGETS, version_key
 from rnn_export.errors import BuildError, BundleError
-from rnn_export.json_door import parse_json
-from rnn_export.precision import GRAPH_PRECISIONS
+from rnn_export.platform.json_parser import parse_json
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
-from rnn_export.spec import Dim, StreamSpec, sized
-from rnn_export.targets import TARGETS, version_key
 
 Shape = tuple[int, ...]
 

@@ -1,0 +1,1 @@
+"""A step as statements of C: tensors, memory, constants and parallel regions."""

@@ -1,0 +1,1 @@
+"""Operators that compute elementwise, move, reduce or order values, written in C."""

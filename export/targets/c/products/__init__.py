@@ -1,0 +1,1 @@
+"""Matrix products, convolutions, transforms and recurrent operators, written in C."""

@@ -1,0 +1,1 @@
+"""The target `coreml`: Core ML packages."""

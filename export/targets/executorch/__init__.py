@@ -1,0 +1,1 @@
+"""The target `executorch`: ExecuTorch programs."""

@@ -1,0 +1,1 @@
+"""The target `litert`: LiteRT models."""

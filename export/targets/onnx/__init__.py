@@ -1,0 +1,1 @@
+"""The target `onnx`: ONNX graphs of step and sequence."""

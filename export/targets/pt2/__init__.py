@@ -1,0 +1,1 @@
+"""The target `pt2`: torch.export programs (`.pt2`)."""

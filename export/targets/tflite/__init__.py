@@ -1,1 +1,0 @@
-"""LiteRT's `.tflite` files: their conversion for the target `litert`."""

@@ -1,0 +1,1 @@
+"""The target `torchscript`: TorchScript modules."""

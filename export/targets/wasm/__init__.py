@@ -1,0 +1,1 @@
+"""The target `wasm`: WebAssembly: the C sources that a build compiles."""

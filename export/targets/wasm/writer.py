@@ -1,0 +1,51 @@
+"""The target `wasm`: the step in C as WebAssembly, in a package for browsers and Node, verified on wasmtime."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnn_export.contract.spec import StreamSpec
+from rnn_export.contract.target_options import TargetOptions
+from rnn_export.contract.target_table import Target
+from rnn_export.export.targets.c.int8_calibration import scales
+from rnn_export.export.targets.c.writer import sources
+from rnn_export.platform.arrays import Arrays
+from rnn_export.runtime.build.wasm.wasm_build import engines as both_modules
+from rnn_export.runtime.build.wasm.web_package import GOLDEN, golden_json, package
+from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.protocols import Artefacts, folder
+from rnn_export.runtime.replay.golden import Golden
+
+if TYPE_CHECKING:
+    from rnn_export.export.lift.streaming_model import StreamingModel
+
+
+def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
+    """The package, compiled here."""
+    # All else here starts from a step that is written, and needs no torch.
+    from rnn_export.export.graph.step import required_step
+
+    initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
+    return from_step(required_step(model), model.spec, initial, target, order)
+
+
+def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:
+    """The same from the fp32 step graph of a bundle."""
+    calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
+    written = sources(step, spec, initial, order.name, order.precision, calibrated)
+    files = package(written, order.name, spec, order.precision)
+    return {f"{folder('wasm', order.precision)}/{name}": data for name, data in files.items()}
+
+
+def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
+    """The name that the package goes by."""
+    return {"name": order.name}
+
+
+def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
+    return both_modules(artefacts, order.precision)
+
+
+def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict[str, bytes]:
+    """The golden vectors as JSON, for `selftest()`."""
+    return {f"{folder('wasm', order.precision)}/{GOLDEN}": golden_json(spec, golden, order.precision)}

@@ -1,0 +1,1 @@
+"""ONNX files, read and inspected without the onnx package."""

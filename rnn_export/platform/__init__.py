@@ -1,0 +1,1 @@
+"""Operating system, files, processes, threads, and text for terminals and pages: below everything else."""

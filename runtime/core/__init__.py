@@ -1,0 +1,1 @@
+"""Frames, batches, ends and forks: shared by streams, pools and engines."""
