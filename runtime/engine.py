@@ -86,7 +86,7 @@ class Engine(Uncopied, Generic[Y]):
         self._session, self._stream_class = session, stream_class(self.spec, session)
         # For several rows.
         self._rows, self._rows_class = session, self._stream_class
-        in_pieces = self.spec.rows is not None and not session.steps_rows_apart
+        in_pieces = self.spec.rows is not None and not session.steps_rows_independently
         if in_pieces or session.rows_at_once is not None:
             self._rows, self.batches = RowByRow(session, self.spec), (1, None)
             self._rows_class = stream_class(self.spec, self._rows)

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 from native_speed import SPEECH  # noqa: E402
 from torch import nn  # noqa: E402
 
-from rnn_export import apart  # noqa: E402
+from rnn_export import separate  # noqa: E402
 from rnn_export.bundle import Bundle, TargetRow, open_bundle  # noqa: E402
 from rnn_export.bundle.draft import Draft  # noqa: E402
 from rnn_export.contract.target_options import TargetOptions  # noqa: E402
@@ -116,13 +116,13 @@ def written(case: Case, bundle: Bundle, target: str) -> Bundle | Draft:
 
 
 def in_this_process(module: str, function: str, files: Mapping[str, bytes], words: Mapping[str, Any]) -> Any:
-    """As `run_apart`: a process of its own is this one's, and the imports of a converter take longer than its work."""
+    """As `run_isolated`, in this process: the imports of a converter take longer than its work."""
     return getattr(load_module(module), function)(files, words)
 
 
 def cases(target: str) -> None:
     """All cases of one runtime, kept as they come."""
-    apart.run_apart = in_this_process
+    separate.run_isolated = in_this_process
     file = KEPT / f"{target}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for case in CASES:
@@ -219,7 +219,7 @@ def int8() -> dict[str, Any]:
 
     On noise like that of the calibration, or on the recording; what is over the tolerance is told.
     """
-    apart.run_apart = in_this_process
+    separate.run_isolated = in_this_process
     found: dict[str, Any] = {}
     for name, net, example, options in nets():
         with tempfile.TemporaryDirectory() as folder:

@@ -50,8 +50,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = torch.arange(x.shape[1])
-        apart = positions[:, None] - positions[None]
-        return self.layer(x, positions, (apart >= 0) & (apart < self.window))
+        separate = positions[:, None] - positions[None]
+        return self.layer(x, positions, (separate >= 0) & (separate < self.window))
 
 
 def attention() -> Figures:

@@ -317,8 +317,8 @@ def test_what_runs_without_torch_imports_none():
             level = len(name) - len(name.lstrip("."))
             parts = name.lstrip(".").split(".")
             base = path.parents[level - 1].joinpath(*parts) if level else path
-            beside = (base.with_suffix(".py"), base.parent.with_suffix(".py")) if level else ()
-            if name.split(".")[0] == "torch" or any(reached(p, seen) for p in beside if p.is_file()):
+            extra = (base.with_suffix(".py"), base.parent.with_suffix(".py")) if level else ()
+            if name.split(".")[0] == "torch" or any(reached(p, seen) for p in extra if p.is_file()):
                 return True
         return False
 
@@ -373,10 +373,10 @@ def test_no_file_holds(what, pattern):
 # --- the pages that describe all this
 
 
-def test_the_picture_names_every_room_and_no_other():
+def test_the_picture_names_every_folder_and_no_other():
     text = (ROOT / "docs/architecture.md").read_text()
-    rooms = {row.folder.removesuffix("/*") for row in table()}
-    assert not [room for room in rooms if room not in text and room.rpartition("/")[2] + "/" not in text]
+    folders = {row.folder.removesuffix("/*") for row in table()}
+    assert not [folder for folder in folders if folder not in text and folder.rpartition("/")[2] + "/" not in text]
     named = set(re.findall(r"`((?:rnn_export|models|export|runtime|tests)/[\w/.]+)`", text))
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]

@@ -166,7 +166,7 @@ def test_a_file_of_float64_is_refused_in_the_words_of_a_step(tmp_path: Path, kin
         ("opset", 17),
     ],
 )
-def test_a_keyword_of_a_message_is_the_option_beside_it(name: str, value: object) -> None:
+def test_a_keyword_of_a_message_is_the_option_after_it(name: str, value: object) -> None:
     python, _, shell = keyword(name, value).removesuffix(")").partition(" (--")
     assert eval(f"dict({python})") == {name: value}
     context = export_command.make_context("export", ["net.py:f", "-o", "net.rnnx", *shlex.split(f"--{shell}")])

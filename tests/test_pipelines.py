@@ -45,8 +45,8 @@ def test_a_pipeline_streams_as_the_whole_does(name, run, tmp_path, monkeypatch):
     line = run.shown(name, tmp_path, steps=4, rounds=3, **sizes)
     ends = f"delay {delay / 16:.0f} ms, tail {tail} frames"
     assert line.startswith(f"{name}: {samples:,} samples in, {frames:,} frames out; {ends}; ")
-    apart = re.search(r"largest difference to the whole (\S+) of its scale; a step of \S+ ms: in C \d+ µs \(", line)
-    assert float(apart[1]) < 2e-6
+    separate = re.search(r"largest difference to the whole (\S+) of its scale; a step of \S+ ms: in C \d+ µs \(", line)
+    assert float(separate[1]) < 2e-6
     assert "random weights" in line
 
 

@@ -78,7 +78,7 @@ def test_an_agent_of_an_older_skrl():
         policy_of(agent)
 
 
-def test_images_beside_observations_of_rsl_rl():
+def test_images_with_observations_of_rsl_rl():
     model = of("rsl_rl", as_onnx=lambda self, verbose: nn.Linear(3, 3))
     with pytest.raises(SourceError, match=r"takes images beside observations, and policy_of one tensor: export a"):
         policy_of(model)

@@ -102,7 +102,7 @@ def test_no_package_of_ours_replaces_what_is_the_process_s() -> None:
     """But for a command, which is the process, and converters in a process of their own."""
     from .test_architecture import modules
 
-    apart = (
+    separate = (
         "rnn_export.cli.",
         "rnn_export.export.targets.executorch.pte_conversion",
         "rnn_export.export.targets.litert.quantization",
@@ -116,4 +116,4 @@ def test_no_package_of_ours_replaces_what_is_the_process_s() -> None:
         "catch_warnings",
     )
     found = {m for m, path in modules().items() if any(word in path.read_text() for word in words)}
-    assert {m for m in found if not m.startswith(apart)} == set()
+    assert {m for m in found if not m.startswith(separate)} == set()

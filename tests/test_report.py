@@ -249,6 +249,6 @@ def test_markup_is_escaped_once():
     assert element("p", None, "x", class_=None) == "<p>x</p>"
 
 
-@pytest.mark.parametrize(("room", "short"), [(9, "encoder.h"), (7, "enc…r.h"), (2, "e…")])
-def test_a_long_name_loses_its_middle(room: int, short: str):
-    assert shortened("encoder.h", room) == short
+@pytest.mark.parametrize(("width", "short"), [(9, "encoder.h"), (7, "enc…r.h"), (2, "e…")])
+def test_a_long_name_loses_its_middle(width: int, short: str):
+    assert shortened("encoder.h", width) == short

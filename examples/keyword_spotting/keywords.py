@@ -83,6 +83,6 @@ def spoken(words: int) -> tuple[Tensor, list[tuple[int, int]]]:
 
 def words_right(scores: Tensor, ends: list[tuple[int, int]]) -> int:
     """The number of words that the mean score (frames, words + 1) after each names rightly, "none" included."""
-    chances = scores.softmax(-1)
-    said = [int(chances[end // HOP : end // HOP + SAID_IN].mean(0).argmax()) for end, _ in ends]
+    probabilities = scores.softmax(-1)
+    said = [int(probabilities[end // HOP : end // HOP + SAID_IN].mean(0).argmax()) for end, _ in ends]
     return sum(here == number for here, (_, number) in zip(said, ends, strict=True))

@@ -30,10 +30,10 @@ def main(folder: Path = Path("out"), steps: int = 300, **sizes: int) -> None:
 
     with torch.no_grad():
         whole = net(sound[None])[0].softmax(-1)
-    apart = float((torch.stack(scores) - whole[: len(scores)]).abs().max())
+    separate = float((torch.stack(scores) - whole[: len(scores)]).abs().max())
     right = keywords.words_right(torch.stack(scores).log(), ends)
-    print(f"{right} of {len(ends)} words told apart\napart from the net on the whole: {apart:.1e}")
-    assert apart < 1e-4
+    print(f"{right} of {len(ends)} words told apart\napart from the net on the whole: {separate:.1e}")
+    assert separate < 1e-4
 
 
 if __name__ == "__main__":

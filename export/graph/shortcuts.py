@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from rnn_export.export.graph.taken_apart import take_apart
+from rnn_export.export.graph.node_decomposition import decompose_nodes
 from rnn_export.export.lift.trace.functionalize import is_functional
 
 
@@ -68,7 +68,7 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
         table = {**_once(table_of, frozenset(translated(registry))), torch.ops.aten.rrelu.default: _rrelu}
-        return program if is_functional(program) and take_apart(program, table) else anew(program, registry)
+        return program if is_functional(program) and decompose_nodes(program, table) else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose
 

@@ -66,7 +66,7 @@ def rows_of_one(module: fx.GraphModule, run: Values) -> Rows:
     return Rows(module, run, run, [None for _ in placeholders(module.graph)], {})
 
 
-def is_apart(model: BatchFirst) -> bool:
+def is_independent(model: BatchFirst) -> bool:
     """True if every frame of the results depends on its own frame alone, so that another axis may be time.
 
     True too if no graph of any length can be made: then no stream runs along that axis.
@@ -80,8 +80,8 @@ def is_apart(model: BatchFirst) -> bool:
     # What has no frames is the same however many there are.
     long = tuple(a if t is None else b for a, b, t in zip(short, long, times, strict=True))
     few, more = recorded(module, short), recorded(module, long)
-    apart = Rows(module, few, more, [None if t is None else AxisLayout(t) for t in times], RULES)
-    return not any(isinstance(apart.of(node), Mixed | Numbered) for node in results(module.graph))
+    followed = Rows(module, few, more, [None if t is None else AxisLayout(t) for t in times], RULES)
+    return not any(isinstance(followed.of(node), Mixed | Numbered) for node in results(module.graph))
 
 
 def _recurrent(rows: Rows, node: fx.Node) -> NodeRows:

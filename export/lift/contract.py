@@ -25,13 +25,13 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
     declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
-        rows, is_kept = layout.example_rows(leaf.example), flat.kept_at(leaf.name) is not None
-        if is_kept and not same(rows, rows[:1].expand_as(rows), EXACT):
+        rows, is_module_state = layout.example_rows(leaf.example), flat.module_state_at(leaf.name) is not None
+        if is_module_state and not same(rows, rows[:1].expand_as(rows), EXACT):
             raise LiftError(
                 f"{leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
                 "reset the model before export."
             )
-        usual = rows[0] if is_kept else torch.zeros_like(rows[0])
+        usual = rows[0] if is_module_state else torch.zeros_like(rows[0])
         try:
             value = torch.as_tensor(declared.pop(leaf.name, usual), dtype=usual.dtype)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -17,7 +17,7 @@ from rnn_export.export.lift.states.module_state import kind_of
 
 def origin_of(flat: FlatModel, name: str) -> tuple[str, str]:
     """The kind of a state and the reason why it is one."""
-    path = flat.kept_at(name)
+    path = flat.module_state_at(name)
     if path is None:
         return _ARGUMENT
     if flat.is_held(name):
@@ -76,8 +76,8 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
         yield f"{names}: lengths, which no stream has, so every row has all frames; {keep} keeps one"
     for name, kind in flat.left_out.items():
         yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
-    if idle := ", ".join(repr(str(group[0])) for group in flat.idle):
-        yield f"{idle}: changed by calls, and read by nothing, so no state"
+    if write_only := ", ".join(repr(str(group[0])) for group in flat.write_only):
+        yield f"{write_only}: changed by calls, and read by nothing, so no state"
     if spec.max_context:
         yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)

@@ -32,8 +32,8 @@ def packed(lifted: StreamingModel) -> StreamingModel:
     state = _pack(_unused(lifted), [spec.states[i] for i in chosen])
     start = torch.cat([lifted.initial[part.name].reshape(-1) for part in state.parts])
     state = replace(state, initial="stored" if bool(start.any()) else "zeros")
-    apart = [i for i in range(len(spec.states)) if i not in chosen]
-    states = (state, *(spec.states[i] for i in apart))
+    unpacked = [i for i in range(len(spec.states)) if i not in chosen]
+    states = (state, *(spec.states[i] for i in unpacked))
     initial = {state.name: start, **{s.name: lifted.initial[s.name] for s in states[1:]}}
     spec = replace(spec, states=states, digest="")
     origin = LiftedState(state.name, start, "packed", f"{len(chosen)} states in one, as pack_states asks")
@@ -105,8 +105,8 @@ def _rewritten(module: fx.GraphModule, pack: StateSpec, chosen: Sequence[int], i
             for number, part in zip(chosen, pack.parts, strict=True)
         ]
         joined = graph.call_function(aten.cat.default, (flat, 1))
-    apart = [value for i, value in enumerate(values) if i not in chosen]
-    graph.output_node().args = ((*results(graph)[: len(outputs)], joined, *apart),)
+    unpacked = [value for i, value in enumerate(values) if i not in chosen]
+    graph.output_node().args = ((*results(graph)[: len(outputs)], joined, *unpacked),)
     for number in chosen:
         graph.erase_node(states[number])
     graph.lint()

@@ -23,7 +23,11 @@ def why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:
 
 def takes_one(flat: FlatModel, axes: Axes) -> bool:
     """True if the model runs on one row and its module state has one row."""
-    kept = [axes.states[i].example_rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
+    kept = [
+        axes.states[i].example_rows(leaf.example)
+        for i, leaf in enumerate(flat.states)
+        if flat.module_state_at(leaf.name)
+    ]
     model = BatchFirst(copy.deepcopy(flat), axes)
     try:
         with torch.no_grad():

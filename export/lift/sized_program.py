@@ -81,7 +81,7 @@ class _Writer(fx.proxy.TracerBase):
         self.names = {id(t): name for name, t in (*module.named_buffers(), *module.named_parameters())}
         self.weights: dict[str, fx.Node] = {}
         self.kept: dict[str, Tensor] = {}
-        self.reckoned: dict[Any, fx.Proxy] = {}
+        self.computed_sizes: dict[Any, fx.Proxy] = {}
         self.at: fx.Node | None = None
 
     def given(self, node: fx.Node, value: Tensor, dynamic: Mapping[int, int]) -> _Value:
@@ -188,7 +188,7 @@ class _Run(fx.Interpreter):
         made = self.writer.create_proxy("call_function", target, args, kwargs)
         size = made.node.meta["val"]
         # Sizes that are numbers here are these, and what is one size is one value.
-        same = self.writer.reckoned.setdefault(_expr(size), made) if isinstance(size, torch.SymInt) else size
+        same = self.writer.computed_sizes.setdefault(_expr(size), made) if isinstance(size, torch.SymInt) else size
         if isinstance(size, torch.SymInt | int | float) and same is not made:
             self.writer.graph.erase_node(made.node)
             return same

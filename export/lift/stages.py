@@ -23,7 +23,7 @@ from rnn_export.errors import (
 from rnn_export.export.lift.axes.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.batch_dependence import where_rows_mix
-from rnn_export.export.lift.batch_rows import follow_rows, is_apart, rows_of_one
+from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one
 from rnn_export.export.lift.branches.counter_indices import refuse_beyond_entries
 from rnn_export.export.lift.branches.resolve_branches import settled
 from rnn_export.export.lift.call_memory import moves_by_call, refuse_memory_by_call
@@ -37,7 +37,7 @@ from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
 from rnn_export.export.lift.model.attention_bound import context_of
 from rnn_export.export.lift.model.call.output_parts import OutputRef
-from rnn_export.export.lift.model.decisions import beside_unasked, said
+from rnn_export.export.lift.model.decisions import said, with_unused_assumptions
 from rnn_export.export.lift.model.disable_compile import eager
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.model_copy import copied
@@ -61,7 +61,7 @@ from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_note
 from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.pack_states import packed
 from rnn_export.export.lift.single_stream import takes_one, why_one
-from rnn_export.export.lift.states.growing_states import with_room
+from rnn_export.export.lift.states.growing_states import with_capacity
 from rnn_export.export.lift.states.module_state import keep_states
 from rnn_export.export.lift.states.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.states.sequence_lengths import bind_lengths
@@ -124,11 +124,11 @@ def lift(
             try:
                 flat.decisions = replace(settled(_with_states(flat), error), checked=True)
             except DecidedByValue as undecided:
-                raise beside_unasked(undecided, flat.decisions) from undecided
+                raise with_unused_assumptions(undecided, flat.decisions) from undecided
         except LiftError as error:
             # What stands against both ways of a decision is why it cannot be taken.
             if refusal := next(iter(flat.decisions.seen.spared.values()), None):
-                raise beside_unasked(refusal.computed_both_ways(error), flat.decisions) from error
+                raise with_unused_assumptions(refusal.computed_both_ways(error), flat.decisions) from error
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
@@ -177,7 +177,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
     refuse_narrow_example(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
-    call, declared = with_room(*carry_objects(call, declared))
+    call, declared = with_capacity(*carry_objects(call, declared))
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
@@ -333,7 +333,7 @@ def _refuse_rivals(probed: _Probed) -> None:
     """Raise LiftError if a rival axis has memory that noise did not show: the user must say which is time."""
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
-        if not is_apart(BatchFirst(probed.flat, rival)):
+        if not is_independent(BatchFirst(probed.flat, rival)):
             times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
             found = " or ".join(keyword("time_axis", time) for time in times)
             raise LiftError(f"more than one axis could be time: {found}. Say which.")

@@ -113,7 +113,10 @@ def _check_rows(batch: int | None, rows: int | None) -> None:
 
 def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, bytes]:
     requests = max(FEWEST_REQUESTS, 1 << (serving.streams - 1).bit_length())
-    files = {"launch": _beside("launch.sh", REQUESTS=str(requests)), "README.md": readme(spec, serving, wire).encode()}
+    files = {
+        "launch": _from_template("launch.sh", REQUESTS=str(requests)),
+        "README.md": readme(spec, serving, wire).encode(),
+    }
     if serving.backend == "tensorrt":
         files["build"] = _build_script(spec, serving, wire)
     return files
@@ -125,7 +128,7 @@ def _build_script(spec: StreamSpec, serving: Serving, wire: WireFormat) -> bytes
     batches = (1, max(1, serving.batch // 2), serving.batch)
     flags = shape_flags({port.name: tuple((batch, *port.dims) for batch in batches) for port in ports})
     words = ["--onnx=model.onnx", "--saveEngine=model.plan", "--stronglyTyped", "--noTF32", "--skipInference", *flags]
-    return _beside("build.sh", NAME=serving.name, WORDS=shlex.join(words))
+    return _from_template("build.sh", NAME=serving.name, WORDS=shlex.join(words))
 
 
 def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
@@ -146,7 +149,7 @@ def _for_our_runtime(bundle: Bundle, serving: Serving, trust: bool) -> _Model:
     _refuse_runtime_backend(bundle, serving, trust)
     judgement = judge(bundle, trust)
     files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _all_files(bundle).items()}
-    files["1/model.py"] = _beside("model.py.template")
+    files["1/model.py"] = _from_template("model.py.template")
     remaining = ["the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says"]
     if names := dict.fromkeys(code.target for code in judgement.untrusted):
         remaining.append(f"the server passes over {', '.join(names)} unless it trusts its code, which {judgement.why}")
@@ -245,7 +248,7 @@ def _refuse_other_models(path: Path, name: str) -> None:
         )
 
 
-def _beside(file: str, **values: str) -> bytes:
+def _from_template(file: str, **values: str) -> bytes:
     """The file of this folder, `@KEY@` in it replaced by the value of KEY."""
     text = Path(__file__).with_name(file).read_text()
     for key, value in values.items():

@@ -40,5 +40,5 @@ def scales_of(
 def _distance(a: Array, b: Array) -> Array:
     """Inf where one of two values alone is a number, 0 where neither is."""
     with np.errstate(invalid="ignore"):
-        apart = np.where(a == b, 0.0, np.abs(a - b))
-    return np.where(np.isnan(b), 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+        difference = np.where(a == b, 0.0, np.abs(a - b))
+    return np.where(np.isnan(b), 0.0, np.nan_to_num(difference, nan=np.inf, posinf=np.inf))

@@ -46,11 +46,11 @@ def write_leapp(bundle: Bundle, path: Path | None = None, force: bool = False) -
     if place.suffix != SUFFIX:
         raise BundleError(f"{place}: LEAPP reads descriptions whose name ends in {SUFFIX}.")
     initial = bundle.initial_states() if any(s.initial == "stored" for s in bundle.spec.states) else {}
-    beside = place.with_name(f"{place.stem}_initial_values.safetensors")
-    files = {place: _description(bundle, place, beside.name if initial else None).encode()}
+    initial_path = place.with_name(f"{place.stem}_initial_values.safetensors")
+    files = {place: _description(bundle, place, initial_path.name if initial else None).encode()}
     if initial:
         node = _node(bundle)
-        files[beside] = _safetensors({f"{node}/{s.input}": initial[s.name][None] for s in bundle.spec.states})
+        files[initial_path] = _safetensors({f"{node}/{s.input}": initial[s.name][None] for s in bundle.spec.states})
     if not force and (there := [str(p) for p in files if p.exists()]):
         raise BundleError(f"{', '.join(there)}: there already. Say --force to replace it.")
     try:

@@ -67,12 +67,12 @@ def make_key(path: Path) -> tuple[Path, str]:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError as error:
         raise _missing(error) from error
-    private, beside = Ed25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
+    private, public_path = Ed25519PrivateKey.generate(), path.with_name(f"{path.name}.pub")
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     public = _public(private)
     for place, mode, data in (
         (path, 0o600, private.private_bytes(*form)),
-        (beside, 0o644, f"ed25519 {public} {path.name}\n".encode()),
+        (public_path, 0o644, f"ed25519 {public} {path.name}\n".encode()),
     ):
         try:
             with os.fdopen(os.open(place, host.CREATE, mode), "wb") as file:
@@ -81,7 +81,7 @@ def make_key(path: Path) -> tuple[Path, str]:
             raise TrustError(f"{place} exists, and a key is never replaced: choose another name.") from error
         except OSError as error:
             raise TrustError(f"{place} cannot be written: {error.strerror or error}.") from error
-    return beside, public
+    return public_path, public
 
 
 def sign(manifest: bytes, key: Path) -> Signature:

@@ -19,7 +19,9 @@ def keygen_command(name: Path, as_json: bool) -> dict[str, Any]:
     """
     from rnn_export.bundle.signature import make_key
 
-    beside, public = make_key(name)
+    public_path, public = make_key(name)
     if not as_json:
-        console.say(f"wrote {name}, which signs: keep it to yourself; and {beside}, to be trusted elsewhere: {public}")
-    return {"private": str(name), "public": str(beside), "key": public}
+        console.say(
+            f"wrote {name}, which signs: keep it to yourself; and {public_path}, to be trusted elsewhere: {public}"
+        )
+    return {"private": str(name), "public": str(public_path), "key": public}

@@ -106,12 +106,12 @@ def _engine(axes: Any, at: int, row: Mapping[str, Any]) -> None:
     axes.hlines(at, row["p50"], row["p90"], color=color, linewidth=8, alpha=0.5, capstyle="round")
     axes.plot(row["p50"], at, "o", color=color, markersize=11, markeredgecolor="white", markeredgewidth=1.4, zorder=4)
     axes.plot(row["cold"], at, "D", color="white", markersize=6.5, markeredgecolor=color, markeredgewidth=1.5, zorder=3)
-    beside = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
-    axes.text(-0.03, at, row["name"], color=INK, fontsize=11.5, **beside)
-    axes.text(MEDIAN, at, duration(row["p50"]), color=color, fontsize=12, fontweight="bold", **beside)
+    style = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+    axes.text(-0.03, at, row["name"], color=INK, fontsize=11.5, **style)
+    axes.text(MEDIAN, at, duration(row["p50"]), color=color, fontsize=12, fontweight="bold", **style)
     for place, key in ((FASTER, "times_as_fast"), (OVER, "times_the_limit")):
         if row[key] is not None:
-            axes.text(place, at, f"{_ratio(row[key])}×", color=INK, fontsize=11, **beside)
+            axes.text(place, at, f"{_ratio(row[key])}×", color=INK, fontsize=11, **style)
 
 
 def _limits(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mapping[str, Any]]) -> None:
@@ -121,9 +121,9 @@ def _limits(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mappi
         spans = [(-0.5, len(rows) - 0.5)] if len(limits) == 1 else [(at - 0.42, at + 0.42) for at in mine]
         for low, high in spans:
             axes.vlines(limit["us"], low, high, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 2)), zorder=2)
-        beside = {"textcoords": "offset points", "ha": "right", "va": "center", "color": GREY, "fontsize": 9.5}
-        beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        axes.annotate(f"limit\n{duration(limit['us'])}", (limit["us"], mine[0]), (-6, 0), **beside)
+        style = {"textcoords": "offset points", "ha": "right", "va": "center", "color": GREY, "fontsize": 9.5}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axes.annotate(f"limit\n{duration(limit['us'])}", (limit["us"], mine[0]), (-6, 0), **style)
 
 
 def _words(figure: Any, axes: Any, result: Mapping[str, Any], height: float) -> None:

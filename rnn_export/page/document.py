@@ -106,10 +106,10 @@ def _contract(spec: StreamSpec) -> Html:
             )
             for part in s.parts
         ]
-    beside = element(
+    side = element(
         "div", table(("kind", "name", "dtype", "shape"), rows, "ports"), element("p", *_numbers(spec), class_="soft")
     )
-    return element("div", element("figure", contract_picture(spec)), beside, class_="group")
+    return element("div", element("figure", contract_picture(spec)), side, class_="group")
 
 
 def _numbers(spec: StreamSpec) -> list[str]:

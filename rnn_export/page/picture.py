@@ -57,12 +57,12 @@ def _tensor(box: TensorSpec | StateSpec | str, x: float, width: float, y: float,
     if isinstance(box, str):
         return element("g", rect, element("text", box, x=x + 10, y=y + 26, class_="small"))
     size = f"{box.bytes:,} bytes" if isinstance(box, StateSpec) else box.dtype
-    room = int((width - 20) / CHARACTER)
+    width = int((width - 20) / CHARACTER)
     small = int((width - 20) / (CHARACTER * 0.86))
     told = f"{size} {shape_text(box.shape)}" if not isinstance(box, StateSpec) else f"{size} {shape_text(box.row)}"
     return element(
         "g", element("title", f"{box.name}: {box.dtype} {shape_text(box.shape)}"), rect,
-        element("text", shortened(box.name, room), x=x + 10, y=y + 18, class_="name"),
+        element("text", shortened(box.name, width), x=x + 10, y=y + 18, class_="name"),
         element("text", shortened(told, small), x=x + 10, y=y + 33, class_="small"),
     )  # fmt: skip
 
@@ -116,9 +116,9 @@ def _count(things: Sequence[object], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
-def shortened(name: str, room: int) -> str:
-    """`name` with its middle left out where it is longer than `room`."""
-    if len(name) <= room:
+def shortened(name: str, width: int) -> str:
+    """`name` with its middle left out where it is longer than `width`."""
+    if len(name) <= width:
         return name
-    tail = (room - 1) // 2
-    return f"{name[: room - 1 - tail]}…{name[-tail:] if tail else ''}"
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[-tail:] if tail else ''}"

@@ -27,7 +27,7 @@ answer(*sys.argv[2:])
 """
 
 
-def run_apart(module: str, function: str, files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
+def run_isolated(module: str, function: str, files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
     """`function(files, words)` of `module`, which gives files, in a process of its own.
 
     Raises its exception where that is an error of ours, else ExportError with the last line of the process.

@@ -104,11 +104,11 @@ def _compare(model: Policy, parts: Parts, what: str) -> None:
     got = torch.stack(given)
     if got.shape != own.shape:
         raise ParityError(f"{what} gives actions {tuple(own.shape)}, but taken apart {tuple(got.shape)}. {_ADVICE}")
-    apart, size = float((got.double() - own.double()).abs().max()), float(own.double().abs().max())
-    if not apart <= TOLERANCE * max(size, 1.0):
+    difference, size = float((got.double() - own.double()).abs().max()), float(own.double().abs().max())
+    if not difference <= TOLERANCE * max(size, 1.0):
         raise ParityError(
-            f"{what}, taken apart, gives actions that differ by up to {apart:.3g} from its own over {STEPS} steps of "
-            f"{ROWS} rows. {_ADVICE}"
+            f"{what}, taken apart, gives actions that differ by up to {difference:.3g} from its own over {STEPS} steps "
+            f"of {ROWS} rows. {_ADVICE}"
         )
 
 

@@ -97,7 +97,7 @@ class Reader:
             self.compiled = compile_shared(SOURCE, path, ["-ffp-contract=fast"])
             self.library: Any = ctypes.CDLL(str(path))
         size = ctypes.c_size_t
-        self.library.room.restype, self.library.room.argtypes = ctypes.c_void_p, [size]
+        self.library.capacity.restype, self.library.capacity.argtypes = ctypes.c_void_p, [size]
         self.library.read_all.restype = None
         self.library.read_all.argtypes = [ctypes.c_void_p, size, size, size, ctypes.c_void_p]
         self.free = ctypes.CDLL(None).free
@@ -110,7 +110,7 @@ class Limit:
     def __init__(self, reader: Reader, nbytes: int) -> None:
         self.reader, self.nbytes = reader, nbytes
         self.size = min(max(1, -(-nbytes // UNIT)) * UNIT, LARGEST)
-        self.buffer = reader.library.room(self.size)
+        self.buffer = reader.library.capacity(self.size)
         if not self.buffer:
             raise BackendUnavailable(f"no room for {self.size:,} bytes")
         first = max(1.0, float(self._read(1, 5).min()))

@@ -173,7 +173,7 @@ class Session(ABC):
     run_is_steps: bool = False
     batches: tuple[int, int | None] = (1, None)
     rows_at_once: int | None = None
-    steps_rows_apart: bool = False
+    steps_rows_independently: bool = False
     survives_fork: bool = False
     stepper: type | None = None
 

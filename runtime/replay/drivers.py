@@ -13,7 +13,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.stream import Stream
 
 # Frames that streams of a pool are apart, and one more.
-APART = 3
+STAGGER = 3
 
 
 class StepDriver:
@@ -80,8 +80,8 @@ class PoolDriver:
     def _rounds(self, loop: ClosedLoop) -> Iterator[dict[str, Array]]:
         """Outputs (rows, frames, ...) of each step; two of three streams begin a round or two after the others."""
         spec, pieces = self._pool.spec, [without_time(loop.spec, piece) for _, _, piece in loop.pieces()]
-        late, found = np.arange(loop.rows) % APART, [dict[str, Array]() for _ in pieces]
-        for turn in range(len(pieces) + APART - 1):
+        late, found = np.arange(loop.rows) % STAGGER, [dict[str, Array]() for _ in pieces]
+        for turn in range(len(pieces) + STAGGER - 1):
             at = turn - late
             order = np.roll(np.flatnonzero((at >= 0) & (at < len(pieces))), turn)
             frame = {name: np.stack([pieces[at[r]][name][r] for r in order]) for name in pieces[0]}

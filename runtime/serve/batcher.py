@@ -244,7 +244,7 @@ class Batcher(Uncopied, Generic[Y]):
             if len(chosen) == 1 or isinstance(error, RoundBroken):
                 self._fail(chosen, error)
                 return
-            for fewer in _apart(chosen, error):
+            for fewer in _splits(chosen, error):
                 self._run(fewer, start)
             return
         since = np.array([s.since for s in chosen])
@@ -275,7 +275,7 @@ class Batcher(Uncopied, Generic[Y]):
             submission.set_exception(error)
 
 
-def _apart(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Submission[Y]]]:
+def _splits(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Submission[Y]]]:
     """A round that failed and fed nothing, as smaller ones: one for each stream that is over, or halves."""
     if isinstance(error, StreamClosed):
         rest = [s for s in chosen if s.stream not in error.ids]

@@ -119,14 +119,14 @@ def shown(name: str, folder: Path, steps: int = 64, rounds: int = 501, **sizes: 
     want = whole(net, bundle, sound)
     for backend, output in outputs.items():
         np.testing.assert_allclose(output, want, rtol=0, atol=2e-5 * np.abs(want).max(), err_msg=f"{name}, {backend}")
-    apart = max(float(np.abs(output - want).max()) for output in outputs.values()) / float(np.abs(want).max())
+    separate = max(float(np.abs(output - want).max()) for output in outputs.values()) / float(np.abs(want).max())
     step = microseconds(bundle, sound[0].numpy(), rounds)
     budget = 1e6 * spec.chunk / spec.sample_rate
     cost = ", ".join(f"{BACKENDS[b]} {us:.0f} µs ({_times(budget / us)} times real time)" for b, us in step.items())
     return (
         f"{name}: {sound.shape[1]:,} samples in, {len(want):,} frames out; "
         f"delay {1000 * spec.delay / spec.sample_rate:.0f} ms, tail {spec.tail} frames; "
-        f"largest difference to the whole {apart:.1e} of its scale; a step of {budget / 1000:g} ms: {cost}; "
+        f"largest difference to the whole {separate:.1e} of its scale; a step of {budget / 1000:g} ms: {cost}; "
         f"{pipeline.said(outputs['native'], about, folder)}; trained, exported and verified in {took:.0f} s"
     )
 

@@ -53,8 +53,8 @@ class Transformer(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         x = self.embed(sound.unsqueeze(1)).transpose(1, 2)
         positions = torch.arange(x.shape[1])
-        apart = positions[:, None] - positions[None]
-        mask = (apart >= 0) & (apart < self.window)
+        separate = positions[:, None] - positions[None]
+        mask = (separate >= 0) & (separate < self.window)
         for layer in self.layers:
             x = layer(x, positions, mask)
         return self.head(x)

@@ -71,7 +71,7 @@ def pool_of(engine: Engine) -> Target:
 
 
 def interrupt(target: Target, count: int, seed: int, progress: Callable[[int], None]) -> Tally:
-    tally, chance = Tally(), random.Random(seed)
+    tally, probability = Tally(), random.Random(seed)
     took, done = 1.0, 0
     for _ in range(WARM):
         begin = time.perf_counter()
@@ -85,7 +85,7 @@ def interrupt(target: Target, count: int, seed: int, progress: Callable[[int], N
         while tally.interrupts < count:
             tally.fired, frames = False, 0
             try:
-                signal.setitimer(signal.ITIMER_REAL, max(1e-6, chance.uniform(0, LATEST) * took))
+                signal.setitimer(signal.ITIMER_REAL, max(1e-6, probability.uniform(0, LATEST) * took))
                 # In a finalizer what is raised is lost.
                 while not tally.fired:
                     for frames, call in target.calls:

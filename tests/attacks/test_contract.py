@@ -53,7 +53,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("make", ELSEWHERE.values(), ids=ELSEWHERE)
 @pytest.mark.parametrize("absolute", [False, True])
-def test_no_graph_reads_a_file_beside_it(path: Path, tmp_path: Path, monkeypatch, make, absolute: bool) -> None:
+def test_no_graph_reads_a_file_next_to_it(path: Path, tmp_path: Path, monkeypatch, make, absolute: bool) -> None:
     """By whatever reads it: the runtime, and what writes C, TensorRT or Triton from it."""
     (tmp_path / "w.bin").write_bytes(np.float32([1, 2, 3]).tobytes())
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @contextmanager
-def beside(work):
+def extra(work):
     """While another thread runs `work(stop, begun)`, once `begun` is set and until `stop` is."""
     stop, begun = threading.Event(), threading.Event()
     thread = threading.Thread(target=work, args=(stop, begun))
@@ -45,7 +45,7 @@ def amid(step):
             step()
             begun.set()
 
-    return beside(work)
+    return extra(work)
 
 
 def held(inside):
@@ -56,7 +56,7 @@ def held(inside):
             begun.set()
             stop.wait(20)
 
-    return beside(work)
+    return extra(work)
 
 
 @pytest.fixture(params=[1, 2], ids="threads={}".format)

@@ -126,7 +126,7 @@ def test_build_drops_the_signature_and_what_it_vouched_for_stays_trusted(
     tmp_path: Path, mark: Path, key: Path, public: Path
 ) -> None:
     path = with_torchscript(tmp_path / "m.rnnx", mark)
-    with_sources_beside(path, tmp_path)
+    with_extra_sources(path, tmp_path)
     assert invoke("sign", path, "--key", key).exit_code == 0
     trust(public)
     done = invoke("build", path, "--target", "c")
@@ -146,7 +146,7 @@ def test_build_drops_the_signature_and_what_it_vouched_for_stays_trusted(
     assert invoke("verify", path, "--signed-by", public).exit_code == 0
 
 
-def with_sources_beside(path: Path, tmp_path: Path) -> None:
+def with_extra_sources(path: Path, tmp_path: Path) -> None:
     """The bundle with a signer's own C, which is compiled as it is."""
     from rnn_export.bundle import extend_bundle
 

@@ -215,7 +215,7 @@ def test_a_build_runs_no_library_that_ends_like_its_own(place: str, tmp_path: Pa
     assert load(path).backend == "native"
 
 
-def test_sources_beside_trusted_ones_are_not_compiled(tmp_path: Path, mark: Path) -> None:
+def test_sources_next_to_trusted_ones_are_not_compiled(tmp_path: Path, mark: Path) -> None:
     path = trusted(with_files(data(tmp_path / "m.rnnx"), "c", sources(by_hand("sum", SUM))))
     evil = {f"evil/build/x/{name}": raw for name, raw in hostile_sources(mark).items()}
     with_files(path, "c", {**sources(by_hand("sum", SUM)), **evil})

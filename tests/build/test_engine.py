@@ -285,7 +285,7 @@ def test_rtx_builds_for_the_gpus_that_are_asked_for(rtx, bundle, compute):
 
 
 # (its compute capability, what is asked for, whether the engine runs on it)
-BESIDE = {
+EXTRA = {
     "RTX 40": ((8, 9), None, True),
     "RTX 40, not asked for": ((8, 9), ("8.6", "12.0"), False),
     "RTX 40, portable": ((8, 9), (), True),
@@ -296,7 +296,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize(("capability", "compute", "runs"), BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize(("capability", "compute", "runs"), EXTRA.values(), ids=EXTRA)
 def test_rtx_asks_for_cuda_python_only_where_the_engine_runs(rtx, bundle, gpu, monkeypatch, capability, compute, runs):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     gpu(("a GPU", *capability, 2**30))
@@ -549,21 +549,21 @@ NO_DRIVER = r"the NVIDIA driver is not here \(libcuda\.so\.1: cannot open .*\): 
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "jetson-orin-nano"])
-@pytest.mark.parametrize("beside", ["missing", "cudaErrorInsufficientDriver"])
-def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatch, cuda, target, beside):
+@pytest.mark.parametrize("extra", ["missing", "cudaErrorInsufficientDriver"])
+def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatch, cuda, target, extra):
     path, missing = bundle(f"{target} fp32"), driver.__defaults__
     did = device(NANO if target != "tensorrt" else "")
     monkeypatch.setattr(driver, "__defaults__", missing)
-    if beside == "missing":
+    if extra == "missing":
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     else:
-        cuda.fails["cudaSetDevice"] = beside
+        cuda.fails["cudaSetDevice"] = extra
     with refused(path, BackendUnavailable, NO_DRIVER):
         built(path, target)
     assert did.calls == []
 
 
-def test_no_cuda_python_beside_a_gpu(bundle, device, monkeypatch):
+def test_no_cuda_python_next_to_a_gpu(bundle, device, monkeypatch):
     path, did = bundle("tensorrt fp32"), device()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with refused(path, BackendUnavailable, r"cuda-python is not here .*pip install 'cuda-python>=12\.6'"):

@@ -220,7 +220,7 @@ def compiled(files: Mapping[str, bytes], name: str, spec: StreamSpec, lanes: int
 
 def aligned(data: bytes) -> Array:
     """A copy on a cache line."""
-    room = np.zeros(len(data) + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    room[start : start + len(data)] = np.frombuffer(data, np.uint8)
-    return room[start : start + len(data)]
+    buffer = np.zeros(len(data) + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    buffer[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    return buffer[start : start + len(data)]

@@ -91,14 +91,14 @@ class Streams:
 
     def step(self, states: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
         """One after the other."""
-        outputs = self._room(len(states))
+        outputs = self._capacity(len(states))
         for row, state in enumerate(states):
             self.step_(WHERE(state.ctypes.data), *(WHERE(a[row].ctypes.data) for a in (*inputs, *outputs)))
         return outputs
 
     def rows(self, states: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
         """All at once; what lies after the outputs stays as it was."""
-        outputs = self._room(len(states) + 1)
+        outputs = self._capacity(len(states) + 1)
         after = [array[-1].copy() for array in outputs]
         places = (WHERE * ROWS)(*(state.ctypes.data for state in states))
         self.rows_(places, ctypes.c_size_t(len(states)), *(WHERE(a.ctypes.data) for a in (*inputs, *outputs)))
@@ -110,7 +110,7 @@ class Streams:
         """Every state, (rows, values)."""
         return [values.reshape(len(states), -1) for values in self.places.read(np.stack(states)).values()]
 
-    def _room(self, count: int) -> list[Array]:
+    def _capacity(self, count: int) -> list[Array]:
         made = [np.empty(self._shape(t, count), t.dtype) for t in self.spec.outputs]
         for array in made:
             array.view(np.uint8)[...] = 0xFF

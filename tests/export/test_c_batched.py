@@ -183,7 +183,7 @@ def grown():
     return made, written(made)
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["inside", "beside"])
+@pytest.mark.parametrize("large", [False, True], ids=["inside", "extra"])
 def test_a_constant_of_the_batch_is_compiled_with_it_alone(large, monkeypatch):
     monkeypatch.setattr(weights_module, "EMBEDDED", 0 if large else weights_module.EMBEDDED)
     made, files = grown()

@@ -84,14 +84,14 @@ def test_close_to_float64(library, units, scale):
 
 @pytest.mark.parametrize("units", UNITS[:-1])
 def test_rows_are_what_each_is_alone_and_nothing_between_them_is_written(library, units):
-    rows, apart = 3, units + 7
+    rows, separate = 3, units + 7
     gates, more, states = drawn(units, rows, 1.0)
-    apart_rows = np.full((3, rows, apart), -7, np.float32)
-    apart_rows[:, :, :units] = states
-    c, h, next_h = apart_rows[0].copy(), apart_rows[1].copy(), apart_rows[2].copy()
+    separate_rows = np.full((3, rows, separate), -7, np.float32)
+    separate_rows[:, :, :units] = states
+    c, h, next_h = separate_rows[0].copy(), separate_rows[1].copy(), separate_rows[2].copy()
     dense = rows_of(gates), rows_of(gates[:3]), rows_of(more)
-    call(library[f"lstm_{units}"], dense[0], rows, apart, c, h)
-    call(library[f"gru_{units}"], dense[1], dense[2], rows, apart, apart_rows[1], next_h)
+    call(library[f"lstm_{units}"], dense[0], rows, separate, c, h)
+    call(library[f"gru_{units}"], dense[1], dense[2], rows, separate, separate_rows[1], next_h)
     for r in range(rows):
         alone_c, alone_h, alone = states[0, r].copy(), np.zeros(units, np.float32), np.zeros(units, np.float32)
         call(library[f"lstm_{units}"], dense[0][r], 1, units, alone_c, alone_h)

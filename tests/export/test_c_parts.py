@@ -18,24 +18,24 @@ from .c_streams import Streams, sources_of
 FORMS = ((), ("-DNET_ROWS",), ("-DRNN_PROFILE",), ("-DNET_THREADS",))
 
 
-def written(name, lines, beside):
+def written(name, lines, extra):
     """Its step in parts of so many lines, its larger products shared by a team, its weights inside or beside."""
     with ExitStack() as stack:
         for module, constant, value in ((function_split, "LINES", lines), (code_builder, "SHARED_BYTES", 2**13)):
             stack.enter_context(mock.patch.object(module, constant, value))
-        if beside:
+        if extra:
             stack.enter_context(mock.patch.object(weights_module, "EMBEDDED", 0))
         return sources_of(name)
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["inside", "beside"])
+@pytest.mark.parametrize("extra", [False, True], ids=["inside", "extra"])
 @pytest.mark.parametrize("name", ["many-cells", "rnnoise", "denoised-sound", "cumulative-norm"])
-def test_what_one_function_gives(name, beside, tmp_path):
-    files, spec = written(name, 6, beside)
+def test_what_one_function_gives(name, extra, tmp_path):
+    files, spec = written(name, 6, extra)
     text = files["net.c"].decode()
     functions = re.findall(r"^static RNN_PIECE void (rnn_(?:rows_)?part\d+)\(", text, re.MULTILINE)
     assert len(functions) == len(set(functions)) >= 4
-    whole = written(name, 10**9, beside)[0]
+    whole = written(name, 10**9, extra)[0]
     assert "rnn_part" not in whole["net.c"].decode()
     lay_out(files, tmp_path)
     for form in FORMS:

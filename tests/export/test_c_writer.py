@@ -130,7 +130,7 @@ WORDS = """
 NAMES = WORDS.split()
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["inside", "beside"])
+@pytest.mark.parametrize("large", [False, True], ids=["inside", "extra"])
 def test_any_name_will_do(large, monkeypatch):
     """Inputs and states by names that mean something in C, or in what is written; `large`: with a file of weights."""
     monkeypatch.setattr(weights_module, "EMBEDDED", 0 if large else weights_module.EMBEDDED)
@@ -166,7 +166,7 @@ def _chain(names, last):
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_large_weights_lie_beside_the_source():
+def test_large_weights_are_a_file_next_to_the_source():
     size = 1030
     assert size * size * 4 > weights_module.EMBEDDED
     weight = (np.random.default_rng(0).standard_normal((size, size)) / 32).astype(np.float32)

@@ -239,7 +239,7 @@ def loop_of_executor(
     return given
 
 
-def apart(got: list[dict[str, Array]], want: list[dict[str, Array]]) -> float:
+def separate(got: list[dict[str, Array]], want: list[dict[str, Array]]) -> float:
     """The largest error of any tensor over its own scale."""
     worst = 0.0
     for name in want[0]:
@@ -253,7 +253,7 @@ def apart(got: list[dict[str, Array]], want: list[dict[str, Array]]) -> float:
 def test_a_net_stays_near_fp32_over_200_steps(name, precision):
     inputs = frames_of(name, 2, STEPS)
     got = loop_of_executor(name, inputs, STEPS, typed(graph_of(name), precision), "fp32")
-    error = apart(got, loop_of_onnxruntime(name, inputs, STEPS))
+    error = separate(got, loop_of_onnxruntime(name, inputs, STEPS))
     if precision == "fp32":
         assert error <= 5e-6
     elif name == "buffer-scalar-counter":
@@ -269,7 +269,7 @@ def test_states_in_the_precision_cost_more(name, precision):
     inputs = frames_of(name, 2, STEPS)
     want = loop_of_onnxruntime(name, inputs, STEPS)
     wide, low = (
-        apart(loop_of_executor(name, inputs, STEPS, typed(graph_of(name), precision, states), "fp32"), want)
+        separate(loop_of_executor(name, inputs, STEPS, typed(graph_of(name), precision, states), "fp32"), want)
         for states in ("fp32", precision)
     )
     assert low <= 2 * TOLERANCE[precision]
@@ -300,8 +300,8 @@ def test_sums_in_fp16_are_others_than_sums_in_fp32(name):
     inputs = frames_of(name, 2, STEPS)
     graph = typed(graph_of(name), "fp16")
     first, second = (loop_of_executor(name, inputs, STEPS, graph, sums) for sums in ("fp32", "fp16"))
-    assert apart(first, second) > 1e-5
-    assert apart(second, loop_of_onnxruntime(name, inputs, STEPS)) <= TOLERANCE["fp16"]
+    assert separate(first, second) > 1e-5
+    assert separate(second, loop_of_onnxruntime(name, inputs, STEPS)) <= TOLERANCE["fp16"]
 
 
 def test_onnxruntime_s_own_fp16_is_the_same_within_its_roundings():
@@ -313,7 +313,7 @@ def test_onnxruntime_s_own_fp16_is_the_same_within_its_roundings():
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
     want = dict(zip(names, session.run(names, {**feed(spec, inputs, 0), **states}), strict=True))
     (got,) = loop_of_executor(name, inputs, 1, graph, "fp32")
-    assert apart([got], [want]) < 2e-3
+    assert separate([got], [want]) < 2e-3
 
 
 # --- Silero VAD on speech

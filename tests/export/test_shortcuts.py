@@ -23,7 +23,7 @@ class Written(nn.Module):
         return self.write(self.rnn(x)[0])
 
 
-APART = {
+SEPARATE = {
     "none": lambda y: y.softmax(-1) + y.mean(-1, keepdim=True),
     "one": lambda y: torch.special.entr(y.abs() + 0.1),
     "one after another": lambda y: torch.rsub(1 - y, y) * y.var(-1, unbiased=False, keepdim=True),
@@ -42,12 +42,12 @@ def _results(graph: bytes) -> list[np.ndarray]:
     return session.run(None, {name: drawn.standard_normal(shape, "float32") for name, shape in given.items()})
 
 
-@pytest.mark.parametrize("how", APART)
-def test_operators_without_translation_are_taken_apart_in_their_places(how, monkeypatch):
+@pytest.mark.parametrize("how", SEPARATE)
+def test_operators_without_translation_are_decomposed_in_their_places(how, monkeypatch):
     torch.manual_seed(0)
-    model, x = Written(APART[how]).eval(), torch.randn(1, 6, 4)
+    model, x = Written(SEPARATE[how]).eval(), torch.randn(1, 6, 4)
     with monkeypatch.context() as patch:
-        patch.setattr(shortcuts, "take_apart", lambda program, table: False)
+        patch.setattr(shortcuts, "decompose_nodes", lambda program, table: False)
         anew = _results(step_graph(lift(model, (x,))))
     monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
     for there, here in zip(anew, _results(step_graph(lift(model, (x,)))), strict=True):

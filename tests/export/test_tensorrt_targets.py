@@ -251,7 +251,7 @@ def test_one_target_alone(tmp_path):
     assert bundle.targets[0].requires["batch"] == [1, 1, 8]
 
 
-def test_beside_portable_graphs_each_has_its_own_opset(tmp_path):
+def test_targets_next_to_portable_graphs_have_their_own_opset(tmp_path):
     targets = ("jetson-nano", "onnx", "torchscript")
     bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=targets, steps=STEPS)
     assert [(row.target, row.opset) for row in bundle.targets] == [*zip(targets, (13, 18, None), strict=True)]

@@ -41,16 +41,16 @@ EXACT = TOLERANCES["fp32"]
 
 
 class Sum(nn.Module):
-    """A GRU, and beside it what `beside` makes of the frames."""
+    """A GRU, and beside it what `extra` makes of the frames."""
 
-    def __init__(self, beside: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, extra: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.rnn, self.beside = nn.GRU(4, 4, batch_first=True), beside
+        self.rnn, self.extra = nn.GRU(4, 4, batch_first=True), extra
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.rnn(x)[0]
-        return y + self.beside(x)
+        return y + self.extra(x)
 
 
 class Heads(nn.Module):
@@ -199,7 +199,7 @@ def test_a_loud_row_is_not_heard_in_a_silent_one(monkeypatch):
         held(model, graphs_of(model))
 
 
-def test_a_small_output_beside_a_large_one_is_held_to_its_own_scale():
+def test_a_small_output_next_to_a_large_one_is_held_to_its_own_scale():
     weight = torch.ones(2, 4)
     weight[0] *= 1e7
     model = lift(Heads(weight).eval(), (X,))
@@ -349,7 +349,7 @@ def test_whole_sequences_are_tried_on_every_kind(tmp_path):
     assert (golden.trials.kinds, golden.trials.frames) == (KINDS, 32)
 
 
-class Kept(nn.Module):
+class Stateful(nn.Module):
     """One frame of one stream a call."""
 
     def __init__(self) -> None:
@@ -364,7 +364,7 @@ class Kept(nn.Module):
 
 def test_a_module_of_one_stream_is_tried_row_by_row():
     torch.manual_seed(0)
-    model = lift(Kept().eval(), (X[:1, 0],))
+    model = lift(Stateful().eval(), (X[:1, 0],))
     _, golden = good(model, frames=64)
     assert golden.trials.outputs["output"].shape == (7, 32, 5)
     with pytest.raises(ParityError, match=r"diverges is 'cell' \(GRUCell\)"):

@@ -156,7 +156,7 @@ class Frame(nn.Module):
         return self.mean, h
 
 
-class Kept(nn.Module):
+class Stateful(nn.Module):
     """One frame of one stream a call: its buffer takes no other batch."""
 
     def __init__(self):
@@ -172,7 +172,7 @@ class Kept(nn.Module):
 LIFTED = {
     "sequence": lambda: lift(Deep().eval(), (X,)),
     "chunk": lambda: lift(Deep().eval(), (X,), chunk=4),
-    "kept": lambda: lift(Kept().eval(), (X[:1, 0],)),
+    "kept": lambda: lift(Stateful().eval(), (X[:1, 0],)),
     "frame": lambda: lift(Frame().eval(), (X[:1, 0], torch.zeros(1, 5)), states={"h": 1}),
 }
 # By model, the parameter that is off, and the module and frame that the message names.

@@ -30,7 +30,7 @@ def external(folder: Path, **said: str) -> Path:
     return path
 
 
-def test_weights_beside_the_file_are_packed_in(tmp_path: Path) -> None:
+def test_weights_next_to_the_file_are_packed_in(tmp_path: Path) -> None:
     inside, outside = (read_source(path) for path in (nets.lstm(tmp_path / "a.onnx"), external(tmp_path)))
     assert [t.raw_data for t in tensors_of(outside.model)] == [t.raw_data for t in tensors_of(inside.model)]
     (tmp_path / "weights.bin").unlink()

@@ -493,7 +493,7 @@ class BufferOverTime(nn.Module):
         return y
 
 
-class BornInTheFirstCall(nn.Module):
+class CreatedInTheFirstCall(nn.Module):
     """The buffer is None until the first frame has come."""
 
     h: Tensor | None

@@ -83,7 +83,7 @@ def policy(self, inputs):
     return 2 * h, (h,)
 
 
-def test_a_state_beside_data_in_one_argument():
+def test_a_state_with_data_in_one_argument():
     model, example = Call(policy, cell=OwnCell()).eval(), ({"obs": FRAMES[0], "memory": (H,)},)
     with pytest.raises(LiftError, match=r"most likely states=\{'inputs.memory': 1\}"):
         lift(model, example)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.stages import lift
 
 from .streams import Call
@@ -22,14 +22,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def apart(frames: int) -> torch.Tensor:
+def separate(frames: int) -> torch.Tensor:
     """(T, T): by how many frames a query is later than a key."""
     at = torch.arange(frames)
     return at[:, None] - at[None]
 
 
 def band(frames: int, behind: int, ahead: int = 0) -> torch.Tensor:
-    distance = apart(frames)
+    distance = separate(frames)
     return (distance >= -ahead) & (distance <= behind)
 
 
@@ -51,7 +51,7 @@ def by_triangles(s, x):
 
 
 def slopes(s, x):
-    distance = apart(x.shape[1]).float()
+    distance = separate(x.shape[1]).float()
     return fused(s, x, torch.where(band(x.shape[1], 4), -0.3 * distance, -torch.inf))
 
 
@@ -64,13 +64,13 @@ def blocks(s, x):
 
 def with_first(frames, behind, first, ahead=0):
     """(T, T): frames of a band, and of those before it the first ones."""
-    distance = apart(frames)
+    distance = separate(frames)
     return (distance >= -ahead) & ((distance <= behind) | (torch.arange(frames)[None] < first))
 
 
-def first_beside(s, x):
+def first_extra(s, x):
     """The first two frames count less, or more, than others once they are far."""
-    distance = apart(x.shape[1])
+    distance = separate(x.shape[1])
     bias = torch.where(distance > 3, torch.where(torch.arange(x.shape[1])[None] < 1, 0.7, -0.3), -0.1 * distance)
     return fused(s, x, torch.where(with_first(x.shape[1], 3, 2), bias, -torch.inf))
 
@@ -89,7 +89,7 @@ NARROW = {
     "by triangles": (Call(by_triangles, qkv=QKV), (0, 0), 3),
     "slopes": (Call(slopes, qkv=QKV), (0, 0), 4),
     "blocks": (Call(blocks, qkv=QKV), (3, 3), 10),
-    "and the first frames": (Call(first_beside, qkv=QKV), (0, 0), 3),
+    "and the first frames": (Call(first_extra, qkv=QKV), (0, 0), 3),
     "first frames, frames ahead": (Call(lambda s, x: fused(s, x, with_first(x.shape[1], 1, 4, 2)), qkv=QKV), (2, 2), 3),
     "a layer": (Call(heads, attend=nn.MultiheadAttention(8, 2, batch_first=True)), (0, 0), 5),
 }
@@ -105,23 +105,23 @@ def test_attention_within_a_band_streams(model, ends, kept):
 @pytest.mark.parametrize(
     ("taken", "found"),
     [
-        (band(40, 3, 1), Band(3, 1)),
-        (with_first(40, 3, 2), Band(3, 0, 2)),
-        (with_first(40, 3, 2, 1), Band(3, 1, 2)),
+        (band(40, 3, 1), AttentionWindow(3, 1)),
+        (with_first(40, 3, 2), AttentionWindow(3, 0, 2)),
+        (with_first(40, 3, 2, 1), AttentionWindow(3, 1, 2)),
         (with_first(40, 3, 2) | (torch.arange(40) < 2)[None], None),
-        (with_first(40, 3, 2) & ~((apart(40) == 9) & (torch.arange(40) == 1)[None]), None),
-        (apart(40) >= 0, Band(39, 0)),
+        (with_first(40, 3, 2) & ~((separate(40) == 9) & (torch.arange(40) == 1)[None]), None),
+        (separate(40) >= 0, AttentionWindow(39, 0)),
         (torch.zeros(40, 40, dtype=torch.bool), None),
     ],
     ids=["band", "first", "first and ahead", "first before they come", "a hole", "all before", "none"],
 )
 def test_what_a_mask_leaves(taken, found):
-    assert Band.of(taken) == found
+    assert AttentionWindow.of(taken) == found
 
 
 def test_what_differs_for_frames_far_from_the_first_is_refused():
     def forward(s, x):
-        slopes = torch.where(with_first(x.shape[1], 3, 2), -0.1 * apart(x.shape[1]), -torch.inf)
+        slopes = torch.where(with_first(x.shape[1], 3, 2), -0.1 * separate(x.shape[1]), -torch.inf)
         return fused(s, x, slopes)
 
     with pytest.raises(LiftError):
@@ -192,7 +192,7 @@ def test_attention_to_all_frames_is_refused(model):
 def test_a_table_that_differs_along_the_band_is_refused():
     def forward(s, x):
         later = torch.arange(x.shape[1]) > 100
-        return fused(s, x, band(x.shape[1], 3) & ~(later[:, None] & (apart(x.shape[1]) == 2)))
+        return fused(s, x, band(x.shape[1], 3) & ~(later[:, None] & (separate(x.shape[1]) == 2)))
 
     with pytest.raises(LiftError):
         lift(Call(forward, qkv=QKV), (X,), time_axis=1)

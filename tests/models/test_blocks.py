@@ -49,7 +49,7 @@ def test_frames_taken_several_at_a_time(forward, parts, sizes, shape, chunk):
     assert_streams(model, torch.randn(shape), chunk=chunk)
 
 
-def test_rows_taken_apart_are_no_frames():
+def test_rows_that_are_unpacked_are_no_frames():
     """(B * F, ...) to (B, F, ...)."""
     over, gru = cells((3, 5), (35, 5))
     model = Call(lambda s, x: s.gru(s.over(x.flatten(0, 1))[0].reshape(*x.shape[:2], -1))[0], gru=gru, over=over)

@@ -86,7 +86,7 @@ def test_a_table_over_another_axis_than_time_is_none_of_that():
 BANDS = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_bands_of_a_number_beside_time():
+def test_bands_of_a_number_and_time():
     """Fewer of them pass, more do not: all the same the other axis is time, and the only one that can be."""
     bands = nn.Parameter(torch.ones(32))
     model = Call(
@@ -97,7 +97,7 @@ def test_bands_of_a_number_beside_time():
     assert lift(model, (BANDS,)).spec.inputs[0].shape == ("batch", "time", 32)
 
 
-def test_what_looks_ahead_beside_a_number_of_bands():
+def test_look_ahead_with_a_number_of_bands():
     """Either may be meant: both are said."""
     bands = nn.Parameter(torch.ones(32))
     model = Call(lambda s, x: (x - x.mean(1, keepdim=True)) * s.bands[: x.shape[2]], bands=bands)
@@ -326,5 +326,5 @@ def test_what_goes_as_time_along_an_axis_of_fixed_size_is_asked_about(make):
         lambda: Call(lambda s, x: s.net(x + s.table), net=nn.Linear(4, 4), table=torch.randn(12, 4)),
     ],
 )
-def test_entries_that_are_apart_or_all_together_are_one_frame(make):
+def test_entries_that_are_separate_or_all_together_are_one_frame(make):
     assert not lift(make(), (torch.randn(1, 12, 4),)).spec.has_time

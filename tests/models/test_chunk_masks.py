@@ -16,15 +16,15 @@ PIECE = 4
 def chunks(frames, before, piece=PIECE):
     """(T, T): each chunk attends to itself, and to some `before`."""
     piece = torch.arange(frames) // piece
-    apart = piece[:, None] - piece
-    return (apart >= 0) & (apart <= before)
+    separate = piece[:, None] - piece
+    return (separate >= 0) & (separate <= before)
 
 
 def some_of_them(frames):
     """Each frame attends to its chunk and, other than the chunk mask, to the 5 frames before itself."""
-    apart = torch.arange(frames)[:, None] - torch.arange(frames)
+    separate = torch.arange(frames)[:, None] - torch.arange(frames)
     same = torch.arange(frames)[:, None] // PIECE == torch.arange(frames) // PIECE
-    return same | ((apart >= 0) & (apart <= 5))
+    return same | ((separate >= 0) & (separate <= 5))
 
 
 def heads(x):
@@ -41,8 +41,8 @@ def layer(mask, relative=None, fused=False, typed=False):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=taken)
         else:
             scores = q @ k.mT / 2 if relative is None else q @ k.mT + relative(s, q + s.bias)
-            chances = scores.masked_fill(taken.eq(0), -torch.inf).float().softmax(-1)
-            y = (chances.type_as(v) if typed else chances).masked_fill(~taken, 0.0) @ v
+            weights_of_attention = scores.masked_fill(taken.eq(0), -torch.inf).float().softmax(-1)
+            y = (weights_of_attention.type_as(v) if typed else weights_of_attention).masked_fill(~taken, 0.0) @ v
         x = x + y.transpose(1, 2).flatten(2)
         return x + s.conv(F.pad(x.mT, (2, 0))).mT
 
@@ -93,13 +93,13 @@ def shared(s, x):
     frames, rows = x.shape[1], x.shape[0]
     q, k, v = s.qkv(x).reshape(rows, frames, 3, 2, 4).unbind(2)
     scores = q.permute(2, 0, 1, 3) @ k.permute(2, 0, 3, 1)
-    chances = s.drop(scores.masked_fill(~chunks(frames, 1), -1000).softmax(-1))
-    y = (chances @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3).flatten(2)
-    z = (chances[0:1] @ x[None, ..., :4]).squeeze(0)
+    weights_of_attention = s.drop(scores.masked_fill(~chunks(frames, 1), -1000).softmax(-1))
+    y = (weights_of_attention @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3).flatten(2)
+    z = (weights_of_attention[0:1] @ x[None, ..., :4]).squeeze(0)
     return x + y + F.pad(z, (0, 4))
 
 
-def test_chances_that_several_products_take():
+def test_attention_weights_that_several_products_take():
     torch.manual_seed(0)
     model = Call(shared, qkv=nn.Linear(8, 24), drop=nn.Dropout(0.1))
     spec = assert_whole(model, X, time_axis=1, chunk=PIECE, lengths=range(1, 14)).spec

@@ -24,8 +24,8 @@ def _seed() -> None:
 
 def causal(x, frames=math.inf):
     """(T, T): itself and the frames before, as many as `frames` in all."""
-    apart = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])[None]
-    return (apart >= 0) & (apart < frames)
+    separate = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])[None]
+    return (separate >= 0) & (separate < frames)
 
 
 def heads(s, x, kv=2):

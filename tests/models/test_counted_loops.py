@@ -38,7 +38,7 @@ def test_a_loop_that_constants_number_is_its_iterations_one_after_the_other():
     assert sum("tanh" in str(node.target) for node in lifted.module.graph.nodes) == 3
 
 
-def test_more_than_a_graph_has_room_for_is_refused():
+def test_more_iterations_than_a_graph_can_hold_are_refused():
     message = (
         r"test_counted_loops\.py:\d+\): while_loop is lifted where the number of its iterations follows from const"
     )

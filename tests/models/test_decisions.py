@@ -347,7 +347,7 @@ def test_a_loop_that_is_never_entered_can_be_assumed():
     assert assumption.why == "said"
 
 
-def test_lines_of_one_name_and_number_are_told_apart(tmp_path, monkeypatch):
+def test_lines_of_one_name_and_number_are_distinguished(tmp_path, monkeypatch):
     """One of them was decided as the other is."""
     code = """
 import torch

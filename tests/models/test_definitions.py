@@ -121,13 +121,13 @@ def test_the_numbers_of_cells_that_are_joined_go_where_a_trial_says(axes, monkey
     assert moved == depends(aten.cat.default, [2], [X, X], more, axes)
 
 
-@pytest.mark.parametrize(("axes", "apart"), [((0, 0), True), ((1, 2), False), ((2, 1), False), ((1, 1), False)])
-def test_rows_of_a_batch_are_apart_in_products_and_rows_and_columns_are_not(axes, apart, monkeypatch):
+@pytest.mark.parametrize(("axes", "separate"), [((0, 0), True), ((1, 2), False), ((2, 1), False), ((1, 1), False)])
+def test_rows_of_a_batch_are_independent_in_products_and_rows_and_columns_are_not(axes, separate, monkeypatch):
     pair = torch.zeros(2, 3, 4), torch.zeros(2, 4, 3)
     more = [one_more(t, axis) for t, axis in zip(pair, axes, strict=True)]
     said, tried = said_and_tried(monkeypatch, aten.bmm.default, (), pair, more, axes)
     assert said == tried
-    assert isinstance(said, list) == apart
+    assert isinstance(said, list) == separate
 
 
 MATRICES = {
@@ -139,7 +139,7 @@ MATRICES = {
 
 @pytest.mark.parametrize("axis", range(4))
 @pytest.mark.parametrize("form", MATRICES.values(), ids=MATRICES)
-def test_matrices_are_apart_and_their_entries_are_not(form, axis):
+def test_matrices_are_independent_and_their_entries_are_not(form, axis):
     """No trial says so: of what is drawn for it many matrices have no inverse."""
     operator, *args = form
     few = torch.eye(4).expand(2, 3, 4, 4).contiguous()

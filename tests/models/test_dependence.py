@@ -306,12 +306,12 @@ def test_what_is_written_and_never_read_is_no_memory():
 
 
 def test_a_table_made_by_the_first_call_is_no_memory():
-    def tabled(s, x):
+    def table_products(s, x):
         if s.table is None:
             object.__setattr__(s, "table", torch.arange(8.0))
         return x * s.table
 
-    model = Call(tabled)
+    model = Call(table_products)
     object.__setattr__(model, "table", None)
     assert lift(model, (X[:, 0],)).spec.states == ()
 

@@ -53,7 +53,7 @@ def spliced(s: nn.Module, x: Tensor) -> Tensor:
     return x[:, around.clamp(0, x.shape[1] - 1)].flatten(2)
 
 
-def framed(s: nn.Module, x: Tensor) -> Tensor:
+def gathered(s: nn.Module, x: Tensor) -> Tensor:
     """Windows of 6 frames every other, two apart, by their numbers."""
     count = (x.shape[1] - 6) // 2 + 1
     return x[:, torch.arange(count)[:, None] * 2 + torch.arange(0, 6, 2)].flatten(2)
@@ -110,7 +110,7 @@ MODELS = {
     "a rest left out": (Call(rest_left_out), {"chunk": 3}, (0, 0)),
     "zeros between": (Call(stuffed), {}, (0, 0)),
     "frames around by number": (Call(spliced), {}, (2, 2)),
-    "windows by number": (Call(framed), {"chunk": 2}, (4, 0)),
+    "windows by number": (Call(gathered), {"chunk": 2}, (4, 0)),
     "the frame before by number": (Call(before), {}, (0, 0)),
     "mirrors turned into more": (Call(turned_into_more), {}, (2, 15)),
     "more made of mirrors": (Call(more_of_mirrored), {}, (1, 6)),

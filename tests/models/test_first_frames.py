@@ -47,7 +47,7 @@ def both(s, x):
 FROM_FIRST = {
     "difference": (Call(lambda s, x: s.g(x - x[:, :1])[0], g=gru()), X, 1, {}),
     "gain": (Call(lambda s, x: x * s.a(x[:, 0]).sigmoid()[:, None], a=nn.Linear(4, 4)), X, 1, {}),
-    "beside": (Call(lambda s, x: torch.cat([x, x[:, 2:3].expand(-1, x.shape[1], -1)], -1)), X, 3, {}),
+    "extra": (Call(lambda s, x: torch.cat([x, x[:, 2:3].expand(-1, x.shape[1], -1)], -1)), X, 3, {}),
     "mean of some": (Call(lambda s, x: x - x[:, 1:4].mean(1, keepdim=True)), X, 4, {"chunk": 2}),
     "of a late value": (Call(lambda s, x: centred(x) - centred(x)[:, :1]), X, 1, {}),
     "ahead of time": (Call(lambda s, x: x * F.pad(x, (0, 0, 2, 0))[:, 1:4].sum(1, keepdim=True)), X, 2, {}),
@@ -95,7 +95,7 @@ def test_streams_of_a_pool_begin_when_they_do(tmp_path):
 
 
 def test_a_sequence_of_fewer_frames_is_told():
-    lifted = lift(FROM_FIRST["beside"][0], (X,), time_axis=1)
+    lifted = lift(FROM_FIRST["extra"][0], (X,), time_axis=1)
     assert lifted.shortest == 3
     assert "over fewer than 3 frames the code goes another way" in " ".join(lifted.notes)
 

@@ -55,7 +55,7 @@ def of_one_signal(s: nn.Module, x: Tensor) -> Tensor:
     return s.small(signal.reshape(signal.shape[0], -1, 4))[0]
 
 
-def of_one_signal_apart(s: nn.Module, x: Tensor) -> Tensor:
+def of_one_signal_separately(s: nn.Module, x: Tensor) -> Tensor:
     """Samples (B, T) as frames (B, 1, T / 4, 4)."""
     signal = s.mix(x)[..., 0]
     return s.small(signal.view(signal.shape[0], 1, -1, 4)[:, 0])[0]
@@ -102,12 +102,12 @@ MODELS = {
     "a pyramid, filled up": (Call(filled, gru=gru()), {"chunk": 4}, (0, 1), None),
     "samples as frames": (Call(lambda s, x: x.unflatten(1, (-1, 4)).mean(2)), {"chunk": 4}, (0, 0), range(4, 17, 4)),
     "one signal as frames": (Call(of_one_signal, **signal()), {"chunk": 4}, (0, 0), range(4, 17, 4)),
-    "one signal as frames, apart": (Call(of_one_signal_apart, **signal()), {"chunk": 4}, (0, 0), range(4, 17, 4)),
+    "one signal as frames, apart": (Call(of_one_signal_separately, **signal()), {"chunk": 4}, (0, 0), range(4, 17, 4)),
     "attention in blocks": (Call(blocks, mix=nn.Linear(3, 9)), {"chunk": 4}, (0, 0), range(4, 17, 4)),
 }
 
 
 @pytest.mark.parametrize(("model", "options", "ends", "lengths"), MODELS.values(), ids=MODELS)
-def test_frames_put_together_or_apart_are_streamed_to_the_end(model, options, ends, lengths):
+def test_frames_that_are_joined_or_split_are_streamed_to_the_end(model, options, ends, lengths):
     spec = assert_whole(model, X, time_axis=1, lengths=lengths, **options).spec
     assert (spec.delay, spec.tail) == ends

@@ -36,7 +36,7 @@ def film(s, wave, spectrum):
     return torch.tanh(s.w(wave)) * F.interpolate(s.c(spectrum.mT), scale_factor=4.0)
 
 
-def beside_windows(s, wave, spectrum):
+def extra_windows(s, wave, spectrum):
     """Samples of a window more than the spectrum has."""
     return s.g(torch.cat([s.w(wave).mT, spectrum], 2))[0]
 
@@ -78,7 +78,7 @@ RATED = {
         [(8, 4), (1, 0)],
     ),
     "windows of samples": (
-        Call(beside_windows, w=conv(1, 3, 16, 8), g=gru(7)),
+        Call(extra_windows, w=conv(1, 3, 16, 8), g=gru(7)),
         (torch.randn(2, 1, 88), SPECTRUM),
         {},
         [(8, 0), (1, 1)],

@@ -572,7 +572,7 @@ def test_a_model_on_another_device_is_asked_back() -> None:
         lift(nn.GRU(3, 4, device="meta").eval(), (torch.zeros(2, 1, 3),))
 
 
-def test_a_state_forgotten_beside_a_declared_one_is_refused() -> None:
+def test_a_state_forgotten_next_to_a_declared_one_is_refused() -> None:
     model, example = Explicit().eval(), (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5))
     with pytest.raises(LiftError, match=r"input 'c' .* as output 2: it looks like a state"):
         lift(model, example, states={"h": 1})

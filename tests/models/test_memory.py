@@ -11,9 +11,9 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.stages import lift
 
 from .nets import (
-    BornInTheFirstCall,
     BufferOverTime,
     CopiedInto,
+    CreatedInTheFirstCall,
     NestedMemory,
     NotFromZero,
     Reassigned,
@@ -107,7 +107,7 @@ KEPT = {
     "of a layer, over time": (BufferOverTime(), X, [("hidden", (2, 5), "zeros")]),
     "aliased": (Aliased(), FRAME, [("a", (4,), "zeros")]),
     "not persistent, passed on": (Passing(), FRAME, [("new", (4,), "zeros"), ("old", (4,), "zeros")]),
-    "born in the first call": (BornInTheFirstCall(), ROWS, [("h", (5,), "zeros")]),
+    "born in the first call": (CreatedInTheFirstCall(), ROWS, [("h", (5,), "zeros")]),
     "not from zero": (NotFromZero(), FRAME, [("mean", (4,), "stored"), ("peak", (4,), "stored")]),
     "a scalar counter": (RunningMean(), FRAME, [("count", (), "zeros"), ("mean", (4,), "zeros")]),
     "a counter of one": (Call(counted, n=torch.ones(1)), ROWS, [("n", (1,), "stored")]),
@@ -180,14 +180,14 @@ def plain(name, start, remember):
     return model
 
 
-def born(s, x):
+def created(s, x):
     if s.h is None:
         s.h = torch.zeros_like(x)
     s.h = torch.tanh(s.h + x)
     return 2 * s.h
 
 
-def born_at_a_quarter(s, x):
+def created_at_a_quarter(s, x):
     h = torch.full_like(x, 0.25) if s.h is None else s.h
     s.h = torch.tanh(h - x)
     return s.h
@@ -235,7 +235,7 @@ def counting(s, x):
 
 
 @dataclass
-class Kept:
+class Holder:
     """An object of a user's, passed along."""
 
     level: Tensor
@@ -293,19 +293,19 @@ ATTRIBUTES = {
         Call(delayed, line=[torch.zeros(1, 4)] * 2),
         zeros("line.0", "line.1"),
     ),
-    "an object": (Call(in_an_object, kept=Kept(torch.zeros(1, 4))), zeros("kept.level")),
+    "an object": (Call(in_an_object, kept=Holder(torch.zeros(1, 4))), zeros("kept.level")),
     "modules in a list": (
         Call(through, parts_of_it=[Leak(), nn.Identity()]),
         zeros("parts_of_it.0.level", "parts_of_it.0.seen"),
     ),
     "a module in an object": (
-        Call(by_name, kept={"leak": Kept(Leak())}),
+        Call(by_name, kept={"leak": Holder(Leak())}),
         zeros("kept.leak.level.level", "kept.leak.level.seen"),
     ),
     "a number": (Call(counted, n=0), [("n", (), "zeros")]),
     "a fraction": (Call(annealed, rate=1.0), [("rate", (), "stored")]),
-    "None until the first call": (Call(born, h=None), [("h", (4,), "zeros")]),
-    "None, then from a quarter": (Call(born_at_a_quarter, h=None), [("h", (4,), "stored")]),
+    "None until the first call": (Call(created, h=None), [("h", (4,), "zeros")]),
+    "None, then from a quarter": (Call(created_at_a_quarter, h=None), [("h", (4,), "stored")]),
     "not there until the first call": (Call(late), zeros("seen")),
     "a layer's own, from None": (
         Call(of_a_layer, lstm=nn.LSTM(4, 5), hc=None),
@@ -408,7 +408,7 @@ def per_call(s, x):
     return y
 
 
-def born_as_ones(s, x):
+def created_as_ones(s, x):
     s.h = torch.ones_like(x) if s.h is None else s.h * 0.5 + x
     return s.h + x
 
@@ -443,7 +443,7 @@ REFUSED = {
         FRAME,
         r"calls of the model change 'mode', .* and do something else then: .* choose between two ways with",
     ),
-    "chance": (
+    "probability": (
         Call(lambda s, x: x + torch.rand_like(x)),
         FRAME,
         r"other outputs for the same inputs at each call: it draws random numbers, or remembers something "
@@ -463,7 +463,7 @@ def test_what_cannot_be_a_state_is_refused(model, example, message):
         lift(model, (example,))
 
 
-def test_a_count_beside_a_state_that_the_first_call_makes():
+def test_a_counter_with_a_state_that_the_first_call_makes():
     """In one dict: what stands beside a state is put back with it, and counts all the same."""
 
     def mean_so_far(s, x):
@@ -476,7 +476,7 @@ def test_a_count_beside_a_state_that_the_first_call_makes():
 
 
 def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
-    model = Call(born_as_ones)
+    model = Call(created_as_ones)
     model.register_buffer("h", None)
     with pytest.raises(LiftError, match=r"'h': the first call sets this, .* register the state as a buffer"):
         lift(model, (FRAME,))

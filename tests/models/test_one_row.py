@@ -247,16 +247,16 @@ def test_rows_of_streams_and_pools_are_those_of_streams_of_their_own(name, tmp_p
         engine = load(tmp_path / "net.rnnx", backend=backend)
         assert engine.batches == (1, None)
         x = np.random.default_rng(0).standard_normal((7, 3, *engine.spec.inputs[0].frame), np.float32)
-        apart, lockstep, pool = [engine.stream() for _ in range(3)], engine.stream(batch=3), engine.pool(4)
+        separate, lockstep, pool = [engine.stream() for _ in range(3)], engine.stream(batch=3), engine.pool(4)
         ids = [pool.open() for _ in range(3)]
         for frame in x:
-            want = [stream.step(row) for stream, row in zip(apart, frame, strict=True)]
+            want = [stream.step(row) for stream, row in zip(separate, frame, strict=True)]
             given, pooled = lockstep.step(frame), pool.step(ids[::-1], frame[::-1])
             if want[0] is not None:
                 np.testing.assert_array_equal(given, np.stack(want))
                 np.testing.assert_array_equal(pooled[::-1], np.stack(want))
         for state, value in lockstep.states.items():
-            for row, stream in enumerate(apart):
+            for row, stream in enumerate(separate):
                 np.testing.assert_array_equal(value[row], stream.states[state][0])
         snapshot = lockstep.snapshot()
         after = lockstep.step(x[0])

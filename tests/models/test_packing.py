@@ -41,13 +41,13 @@ def ahead() -> nn.Module:
     )  # fmt: skip
 
 
-def test_a_packed_stream_is_the_model_to_its_end_and_counts_stay_apart():
+def test_a_packed_stream_is_the_model_to_its_end_and_counters_stay_separate():
     plain, packed = (assert_whole(ahead(), X, pack_states=yes).spec for yes in (False, True))
     assert [s.name for s in packed.states] == ["states", "past_end", "warm_up"]
-    (state, *apart) = packed.states
-    assert apart == [s for s in plain.states if s.name in ("warm_up", "past_end")]
+    (state, *separate) = packed.states
+    assert separate == [s for s in plain.states if s.name in ("warm_up", "past_end")]
     assert packed.end == "past_end"
-    assert [p.name for p in state.parts] == [s.name for s in plain.states if s not in apart]
+    assert [p.name for p in state.parts] == [s.name for s in plain.states if s not in separate]
     assert [p.offset for p in state.parts] == [*np.cumsum([0, *(p.size for p in state.parts)])[:-1]]
     assert state.shape == ("batch", sum(p.size for p in state.parts))
     assert packed.digest != plain.digest
@@ -139,7 +139,7 @@ def test_people_see_what_lies_where(bundle, capsys):
 def test_a_contract_keeps_its_parts_and_refuses_wrong_ones(bundle):
     spec = bundle.spec
     assert StreamSpec.from_json(json.loads(spec.dumps())) == spec
-    (state, *apart) = spec.states
+    (state, *separate) = spec.states
     first, *rest = state.parts
     with pytest.raises(SpecError, match=r"lies at 1 of 'states': it must follow at 0"):
         replace(state, parts=(replace(first, offset=1), *rest))
@@ -147,7 +147,7 @@ def test_a_contract_keeps_its_parts_and_refuses_wrong_ones(bundle):
         StateSpec("s", "s", "s.next", "float32", ("batch", 4), parts=(PackedState("a", (5,), 0),))
     twice = tuple(replace(p, name="a") for p in state.parts)
     with pytest.raises(SpecError, match=r"names must be unique"):
-        replace(spec, states=(replace(state, parts=twice), *apart))
+        replace(spec, states=(replace(state, parts=twice), *separate))
 
 
 def test_equal_states_are_one():

@@ -34,7 +34,7 @@ class Reordered(nn.GRU):
         return super().forward(x, h)
 
 
-class Kept(nn.LSTM):
+class Stateful(nn.LSTM):
     """Its state is its own, in buffers."""
 
     def __init__(self):
@@ -148,7 +148,7 @@ LAYERS = {
         ["layer.l0.h"],
     ),
     "a state of its own, in buffers": (
-        seeded(lambda: Call(lambda s, x: s.layer(x), layer=Kept())),
+        seeded(lambda: Call(lambda s, x: s.layer(x), layer=Stateful())),
         ["layer.h", "layer.c"],
     ),
     "a state of its own, None at first": (

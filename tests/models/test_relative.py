@@ -95,8 +95,8 @@ def attention(scores, ahead=0, fused=False):
         if fused:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=moved.masked_fill(mask, -torch.inf))
         else:
-            chances = torch.softmax((q @ k.transpose(-2, -1) / 2 + moved).masked_fill(mask, -1e9), -1)
-            y = chances.masked_fill(mask, 0.0) @ v
+            weights_of_attention = torch.softmax((q @ k.transpose(-2, -1) / 2 + moved).masked_fill(mask, -1e9), -1)
+            y = weights_of_attention.masked_fill(mask, 0.0) @ v
         return y.transpose(1, 2).flatten(2)
 
     torch.manual_seed(0)
@@ -128,8 +128,8 @@ def test_positions_from_the_end_are_refused(scores):
 
 
 def banded(frames):
-    apart = torch.arange(frames)[:, None] - torch.arange(frames)
-    return (apart >= 0) & (apart < WIDTH)
+    separate = torch.arange(frames)[:, None] - torch.arange(frames)
+    return (separate >= 0) & (separate < WIDTH)
 
 
 def rows_by_distance(table, frames):
@@ -164,10 +164,10 @@ def by_shaw(scores, values=False):
     def forward(s, x):
         q, k, v = (heads(layer(x)) for layer in (s.q, s.k, s.v))
         both = (q @ k.transpose(-2, -1) + scores(s, q)) / 2
-        chances = both.masked_fill(~banded(x.shape[1]), float("-inf")).softmax(-1)
-        y = chances @ v
+        weights_of_attention = both.masked_fill(~banded(x.shape[1]), float("-inf")).softmax(-1)
+        y = weights_of_attention @ v
         if values:
-            y = y + torch.einsum("bhij,ijd->bhid", chances, rows_by_distance(s.far, x.shape[1]))
+            y = y + torch.einsum("bhij,ijd->bhid", weights_of_attention, rows_by_distance(s.far, x.shape[1]))
         return y.transpose(1, 2).flatten(2)
 
     tables = {"near": nn.Embedding(5, 4), "far": nn.Embedding(5, 4), "of_heads": nn.Embedding(5, 8)}

@@ -53,7 +53,7 @@ class Loop(nn.Module):
         return torch.stack(ys, 1)
 
 
-class Kept(nn.Module):
+class Stateful(nn.Module):
     """A state of its own, and one that the first call makes."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ def test_functions_that_were_scripted_elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["scripted here", "loaded"])
 def test_what_a_scripted_model_keeps(how, tmp_path):
-    lifted = assert_streams(scripted(Kept, tmp_path, how), X[:, 0])
+    lifted = assert_streams(scripted(Stateful, tmp_path, how), X[:, 0])
     assert [(s.name, s.row, s.initial) for s in lifted.spec.states] == [
         ("last", (8,), "zeros"),
         ("level", (8,), "zeros"),
@@ -148,7 +148,7 @@ def test_a_scripted_part():
 
 
 def test_the_users_own_is_left_alone():
-    module = torch.jit.script(Kept().eval())
+    module = torch.jit.script(Stateful().eval())
     lift(module, (X[:, 0],))
     assert not len(module.last)
 

@@ -40,6 +40,6 @@ FILTERS = {
 
 
 @pytest.mark.parametrize(("model", "example", "axis", "delay"), FILTERS.values(), ids=FILTERS)
-def test_rows_with_one_filter_are_apart(model, example, axis, delay):
+def test_rows_with_one_filter_are_independent(model, example, axis, delay):
     spec = assert_whole(model, example, time_axis=axis, atol=5e-6).spec
     assert (spec.delay, spec.rows) == (delay, None)

@@ -205,7 +205,7 @@ def test_a_cache_without_an_end_is_refused():
         lift(model_of(forward), (X[:, :1], torch.zeros(1, 0, D)), states={"cache": 1}, time_axis=None)
 
 
-def test_entries_picked_by_a_mask_have_no_room():
+def test_entries_picked_by_a_mask_are_refused():
     """Beside a memory that has."""
 
     def forward(s, x, memory):

@@ -49,9 +49,9 @@ def complex_back_of_whole_windows(x):
     return torch.view_as_real(torch.istft(spectra, 16, 4, return_complex=True, **options))
 
 
-def strided(x, size=16, apart=1):
+def strided(x, size=16, separate=1):
     count = 1 + (x.size(1) - 16) // 4
-    return x.as_strided((x.size(0), count, size), (x.stride(0), 4 * x.stride(1), apart * x.stride(1)))
+    return x.as_strided((x.size(0), count, size), (x.stride(0), 4 * x.stride(1), separate * x.stride(1)))
 
 
 def row_by_row(x):

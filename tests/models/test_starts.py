@@ -58,7 +58,7 @@ def test_a_start_is_written_into_zeros(start):
     assert [s.name for s in lifted.spec.states] == ["cell.l0.h"]
 
 
-def test_numbers_are_written_beside_frames():
+def test_numbers_are_written_next_to_frames():
     def forward(s, x):
         z = torch.zeros(x.shape[0], x.shape[1], 10)
         z[..., :8], z[..., 8], z[..., 9] = x, s.one, 1
@@ -86,7 +86,7 @@ def belief(logs=False):
 
 @pytest.mark.parametrize("logs", [False, True])
 @pytest.mark.parametrize("example", [EVEN, torch.zeros(1, 4)])
-def test_a_chance_starts_where_it_is_said(logs, example):
+def test_a_probability_starts_at_its_given_value(logs, example):
     lifted = lift(belief(logs), (FRAME, example), states={"p": 1}, initial={"p": EVEN[0]})
     assert torch.equal(lifted.initial["p"], EVEN[0])
 
@@ -96,7 +96,7 @@ def test_a_chance_starts_where_it_is_said(logs, example):
     ("example", "found"),
     [(EVEN, "'p' is a state from whose first value, zeros,"), (torch.zeros(1, 4), "the state 'p' is 1")],
 )
-def test_a_chance_that_starts_at_zeros_is_told_by_name(logs, example, found):
+def test_a_probability_that_starts_at_zero_is_named(logs, example, found):
     with pytest.raises(LiftError, match=rf"{found}.*initial=\{{'p': tensor\}}"):
         lift(belief(logs), (FRAME, example), states={"p": 1})
 
@@ -110,7 +110,7 @@ def optional():
     return Call(forward, seen=nn.Linear(8, 4))
 
 
-def test_a_chance_that_the_example_leaves_out():
+def test_a_probability_that_the_example_leaves_out():
     """It was said to be in train mode."""
     with pytest.raises(LiftError, match=r"the state 'p' is 1: .*initial="):
         lift(optional(), (FRAME,), states={"p": 1})
@@ -118,7 +118,7 @@ def test_a_chance_that_the_example_leaves_out():
 
 
 def test_what_makes_nan_is_told():
-    class Kept(nn.Module):
+    class Stateful(nn.Module):
         def __init__(self):
             super().__init__()
             self.register_buffer("p", torch.zeros(1, 8))
@@ -130,7 +130,7 @@ def test_what_makes_nan_is_told():
 
     # In train mode, where a share of what is dropped was looked for in the tensor `p`.
     with pytest.raises(LiftError, match=r"it makes none where 'p', which it keeps, is 1"):
-        lift(Kept(), (FRAME,))
+        lift(Stateful(), (FRAME,))
     with pytest.raises(LiftError, match=r"it makes none of positive inputs: give an example"):
         lift(Call(lambda s, x: s.gru(x.log())[0], gru=nn.GRU(8, 4, batch_first=True)), (torch.zeros(1, 12, 8),))
     held = nn.GRU(8, 4, batch_first=True).eval()

@@ -216,7 +216,7 @@ class Library:
         self.init(WHERE(state.ctypes.data), *given)
         return state
 
-    def room(self, steps: int) -> list[Array]:
+    def buffers(self, steps: int) -> list[Array]:
         """For the outputs of as many steps."""
         found = []
         for tensor in self.spec.outputs:
@@ -229,13 +229,13 @@ class Library:
 
     def steps(self, state: Array, inputs: Sequence[Array]) -> list[Array]:
         """(steps, values) for each output."""
-        outputs = self.room(len(inputs[0]))
+        outputs = self.buffers(len(inputs[0]))
         for i in range(len(inputs[0])):
             self.step(state, [a[i] for a in inputs], [a[i] for a in outputs])
         return outputs
 
     def run(self, state: Array, inputs: Sequence[Array]) -> list[Array]:
-        outputs = self.room(len(inputs[0]))
+        outputs = self.buffers(len(inputs[0]))
         where = [WHERE(array.ctypes.data) for array in (state, *inputs, *outputs)]
         self.run_(*where, ctypes.c_size_t(len(inputs[0])))
         return outputs

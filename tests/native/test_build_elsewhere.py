@@ -83,7 +83,7 @@ def test_one_that_cannot_be_run_here(lstm: Path) -> None:
     assert "note: the self-test was not run: there is no board with cortex-m33 among those known here." in made.stderr
 
 
-def test_weights_beside_the_code(exported: Callable[..., Bundle], tmp_path: Path) -> None:
+def test_weights_next_to_the_code(exported: Callable[..., Bundle], tmp_path: Path) -> None:
     need(*AARCH64, *CORTEX_M)
     path = Path(shutil.copytree(exported("large").path, tmp_path / "large.rnnx"))
     weights = len(open_bundle(path).read(f"{PLACE}/large.bin"))

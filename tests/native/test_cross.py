@@ -23,13 +23,13 @@ X = b"golden_x + i * TOY_X_SIZE,"
 ELF = {"aarch64": 183, "arm": 40, "riscv64": 243}
 STATE = 8 * 4
 
-every_place = pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+every_place = pytest.mark.parametrize("separate", [False, True], ids=["inside", "apart"])
 
 
 @every_place
 @pytest.mark.parametrize("triple", LINUX)
-def test_linux(triple, apart):
-    files = toy(apart=apart)
+def test_linux(triple, separate):
+    files = toy(separate=separate)
     done = build(triple, files)
     library, record = done.files[f"build/{triple}/native.so"], done.files[f"build/{triple}/build.json"]
     assert len(done.files) == 2
@@ -91,8 +91,8 @@ def test_the_library_of_linux_is_what_a_device_loads(tmp_path):
 
 @every_place
 @pytest.mark.parametrize("triple", BARE)
-def test_cortex_m(triple, apart, tmp_path):
-    done = build(triple, toy(apart=apart))
+def test_cortex_m(triple, separate, tmp_path):
+    done = build(triple, toy(separate=separate))
     assert set(done.files) == {f"build/{triple}/libtoy.a", f"build/{triple}/build.json"}
     proof = done.selftest
     assert proof.ran == f"qemu-system-arm ({MACHINES[triple].board.name})"
@@ -101,7 +101,7 @@ def test_cortex_m(triple, apart, tmp_path):
     assert weights < proof.flash < weights + 4000
     # Scratch is h[8]; nothing but state and stack is written to.
     assert 32 <= proof.stack < 256
-    assert proof.ram == STATE + apart * pointer + proof.stack
+    assert proof.ram == STATE + separate * pointer + proof.stack
     facts = json.loads(done.files[f"build/{triple}/build.json"])
     assert {k: facts[k] for k in ("flash", "ram", "stack")} == {
         "flash": proof.flash,
@@ -111,7 +111,7 @@ def test_cortex_m(triple, apart, tmp_path):
     assert f"-mcpu={triple}" in facts["flags"]
     (tmp_path / "libtoy.a").write_bytes(done.files[f"build/{triple}/libtoy.a"])
     found = symbols(tmp_path / "libtoy.a", "arm-none-eabi-nm")
-    extra = {"toy_check", "toy_weights"} if apart else set()
+    extra = {"toy_check", "toy_weights"} if separate else set()
     assert given(found) == {"toy_init", "toy_step", "toy_run"} | extra
     assert written(found) == set()
     assert not {"malloc", "free", "expf"} & called(found)
@@ -164,7 +164,7 @@ def test_a_build_is_the_same_each_time():
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    build("cortex-m4", toy(apart=True))
+    build("cortex-m4", toy(separate=True))
     build("aarch64-linux-gnu")
     with pytest.raises(ParityError):
         build("cortex-m4", toy(wrong=True))

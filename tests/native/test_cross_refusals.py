@@ -108,7 +108,7 @@ def test_a_model_that_is_too_large_for_the_board(code, message):
 
 
 def test_weights_that_are_too_large_for_the_board():
-    files = toy(apart=True)
+    files = toy(separate=True)
     with pytest.raises(BuildError, match="error: weights and golden vectors take more than the 16 MiB of the board"):
         build("cortex-m4", files | {"toy.bin": bytes(17 << 20)})
 

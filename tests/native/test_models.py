@@ -268,14 +268,14 @@ def test_two_streams(model: str, precision: str, compiler: str, written: Get, li
     alone = [step.start(), step.start()]
     wanted = [step.steps(state, inputs) for state, inputs in zip(alone, (forth, back), strict=True)]
     states = [step.start(), step.start()]
-    rooms = [step.room(its.steps), step.room(its.steps)]
+    buffers = [step.buffer(its.steps), step.buffer(its.steps)]
     for i in range(its.steps):
-        for state, inputs, room in zip(states, (forth, back), rooms, strict=True):
-            step.step(state, [a[i] for a in inputs], [a[i] for a in room])
-    for got, want in zip(rooms, wanted, strict=True):
+        for state, inputs, buffer in zip(states, (forth, back), buffers, strict=True):
+            step.step(state, [a[i] for a in inputs], [a[i] for a in buffer])
+    for got, want in zip(buffers, wanted, strict=True):
         equal(got, want)
     equal(states, alone)
-    assert any(one.tobytes() != other.tobytes() for one, other in zip(*rooms, strict=True))
+    assert any(one.tobytes() != other.tobytes() for one, other in zip(*buffers, strict=True))
 
 
 @every_model_and_core
@@ -291,6 +291,6 @@ def test_an_output_may_be_an_input(model: str, precision: str, compiler: str, wr
             for s in range(min(its.steps, 16)):
                 shared[: given.shape[1]] = given[s]
                 inputs = [shared if k == i else a[s] for k, a in enumerate(its.inputs)]
-                outputs = [shared if k == o else a[0] for k, a in enumerate(step.room(1))]
+                outputs = [shared if k == o else a[0] for k, a in enumerate(step.buffer(1))]
                 step.step(state, inputs, outputs)
                 equal([shared[: want.shape[1]]], [want[s]])

@@ -22,10 +22,10 @@ RV32 = ["rv32imc", "rv32imafc"]
 WINDOWS, WASI, MAC, XTENSA = "x86_64-windows-gnu", "wasm32-wasi", "aarch64-macos", "xtensa-lx106"
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+@pytest.mark.parametrize("separate", [False, True], ids=["inside", "apart"])
 @pytest.mark.parametrize(("triple", "starts"), [(WINDOWS, b"MZ"), (WASI, b"!<arch>\n")])
-def test_other_systems(triple: str, starts: bytes, apart: bool) -> None:
-    done = build(triple, toy(apart=apart))
+def test_other_systems(triple: str, starts: bytes, separate: bool) -> None:
+    done = build(triple, toy(separate=separate))
     library = "libtoy.a" if triple == WASI else library_name(triple)
     assert set(done.files) == {f"build/{triple}/{library}", f"build/{triple}/build.json"}
     assert done.files[f"build/{triple}/{library}"].startswith(starts)
@@ -100,10 +100,10 @@ def test_a_mac_is_compiled_for_and_not_run():
     )
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+@pytest.mark.parametrize("separate", [False, True], ids=["inside", "apart"])
 @pytest.mark.parametrize("march", RV32)
-def test_rv32(march, apart, tmp_path):
-    done = build(march, toy(apart=apart))
+def test_rv32(march, separate, tmp_path):
+    done = build(march, toy(separate=separate))
     assert set(done.files) == {f"build/{march}/libtoy.a", f"build/{march}/build.json"}
     proof = done.selftest
     assert proof.ran == "qemu-system-riscv32 (virt)"
@@ -111,10 +111,10 @@ def test_rv32(march, apart, tmp_path):
     weights, state, pointer = 120 * 4, 8 * 4, 4
     assert weights < proof.flash < weights + 4000
     assert 32 <= proof.stack < 256
-    assert proof.ram == state + apart * pointer + proof.stack
+    assert proof.ram == state + separate * pointer + proof.stack
     (tmp_path / "libtoy.a").write_bytes(done.files[f"build/{march}/libtoy.a"])
     found = symbols(tmp_path / "libtoy.a", "riscv64-unknown-elf-nm")
-    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check", "toy_weights"} if apart else set())
+    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check", "toy_weights"} if separate else set())
     assert written(found) == set()
     assert not {"malloc", "free", "expf"} & called(found)
 
@@ -127,10 +127,10 @@ def test_a_fault_of_rv32_ends():
         build("rv32imc", changed("float h[8];", "float h[8]; *(volatile int *)8 = 1;"))
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
-def test_xtensa_is_compiled_for_and_not_run(apart: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("separate", [False, True], ids=["inside", "apart"])
+def test_xtensa_is_compiled_for_and_not_run(separate: bool, tmp_path: Path) -> None:
     need("xtensa-lx106-elf-gcc")
-    done = cross_build(toy(apart=apart), "toy", SPEC, XTENSA)
+    done = cross_build(toy(separate=separate), "toy", SPEC, XTENSA)
     assert set(done.files) == {f"build/{XTENSA}/libtoy.a", f"build/{XTENSA}/build.json"}
     proof = done.selftest
     assert proof.reason == f"not run there: nothing here runs what {XTENSA} runs. Run selftest.c on such a machine."
@@ -138,7 +138,7 @@ def test_xtensa_is_compiled_for_and_not_run(apart: bool, tmp_path: Path) -> None
     assert 120 * 4 < proof.flash < 120 * 4 + 4000
     (tmp_path / "libtoy.a").write_bytes(done.files[f"build/{XTENSA}/libtoy.a"])
     found = symbols(tmp_path / "libtoy.a", "xtensa-lx106-elf-nm")
-    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check", "toy_weights"} if apart else set())
+    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check", "toy_weights"} if separate else set())
     assert written(found) == set()
     assert not {"malloc", "free"} & called(found)
 

@@ -122,7 +122,7 @@ def test_cycles_of_a_cortex_m(written: Get, tmp_path: Path) -> None:
 # --- the command
 
 
-def test_a_bench_tells_operators_apart(lstm: Path) -> None:
+def test_a_bench_distinguishes_operators(lstm: Path) -> None:
     result = invoke("bench", lstm, "--profile", "--steps", 200, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -17,41 +17,41 @@ from .quality import (
 from .toys import toy
 
 every_compiler = pytest.mark.parametrize("compiler", ["gcc", "clang"])
-every_place = pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+every_place = pytest.mark.parametrize("separate", [False, True], ids=["inside", "apart"])
 RUN = ["y: largest error", "h: largest error", "PASS"]
 
 
 @every_compiler
 @every_place
 @pytest.mark.parametrize("flags", [FAST, ("-O0",), SANITIZE], ids=["fast", "plain", "sanitized"])
-def test_self_test(compiler, apart, flags, tmp_path):
+def test_self_test(compiler, separate, flags, tmp_path):
     need(compiler)
-    lines = build_and_run(toy(apart=apart), "toy", compiler, flags, tmp_path)
+    lines = build_and_run(toy(separate=separate), "toy", compiler, flags, tmp_path)
     assert [line[: len(start)] for line, start in zip(lines, RUN, strict=True)] == RUN
 
 
 @every_compiler
 @every_place
-def test_valgrind(compiler, apart, tmp_path):
+def test_valgrind(compiler, separate, tmp_path):
     need(compiler, "valgrind")
-    build_and_run(toy(apart=apart), "toy", compiler, ("-O1", "-g"), tmp_path, VALGRIND)
+    build_and_run(toy(separate=separate), "toy", compiler, ("-O1", "-g"), tmp_path, VALGRIND)
 
 
 @every_compiler
 @every_place
-def test_cpp(compiler, apart, tmp_path):
+def test_cpp(compiler, separate, tmp_path):
     need(compiler)
-    include_from_cpp(toy(apart=apart), "toy", compiler, tmp_path)
+    include_from_cpp(toy(separate=separate), "toy", compiler, tmp_path)
 
 
 @every_compiler
 @every_place
-def test_symbols(compiler, apart, tmp_path):
+def test_symbols(compiler, separate, tmp_path):
     need(compiler)
-    found = symbols(compile_object(toy(apart=apart), "toy", compiler, tmp_path))
+    found = symbols(compile_object(toy(separate=separate), "toy", compiler, tmp_path))
     assert called(found) <= MEMORY
     assert written(found) == set()
-    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check"} if apart else set())
+    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check"} if separate else set())
 
 
 # --- the checks see what they are for

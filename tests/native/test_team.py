@@ -133,16 +133,16 @@ def test_a_team_ends_with_its_engine():
     assert len(os.listdir(TASKS)) == before
 
 
-def test_a_thread_beside_the_caller_stays_on_a_core_that_is_not_the_caller_s():
+def test_a_helper_thread_stays_on_another_core_than_the_caller():
     gc.collect()
     allowed, before = os.sched_getaffinity(0), set(os.listdir(TASKS))
     stream = Engine.of(toy(), "native", threads=2).stream()
-    (beside,) = set(os.listdir(TASKS)) - before
+    (extra,) = set(os.listdir(TASKS)) - before
     for core in sorted(allowed)[:2] * 2:
         os.sched_setaffinity(0, {core})
         try:
             stream.step(ONE)
-            (its,) = os.sched_getaffinity(int(beside))
+            (its,) = os.sched_getaffinity(int(extra))
         finally:
             os.sched_setaffinity(0, allowed)
         assert its != core

@@ -40,7 +40,7 @@ void toy_run(toy_state *state, const float *x, float *y, size_t steps);
 #endif
 """
 INSIDE = "void toy_init(toy_state *state);"
-APART = """
+SEPARATE = """
 #define TOY_WEIGHTS_BYTES 480
 void toy_init(toy_state *state, const void *weights);
 int toy_check(const void *weights, size_t bytes);
@@ -131,18 +131,18 @@ INCLUDES = '#include <string.h>\n#include "toy.h"\n#include "kernels.h"\n'
 MAIN = '#include "toy.h"\nint main(void) { return 0; }\n'
 
 
-def toy(*, apart: bool = False, wrong: bool = False) -> dict[str, bytes]:
-    """Its sources by bare file name; `apart` has the weights in toy.bin, `wrong` has golden vectors of another net."""
+def toy(*, separate: bool = False, wrong: bool = False) -> dict[str, bytes]:
+    """Its sources by file name; `separate`: with the weights in toy.bin, `wrong`: with golden vectors of another net."""
     weights = WEIGHTS
     x, y, h = recorded()
     golden = {"x": x, "y": y + np.float32(0.5) * wrong, "h": h}
     texts = {
-        "toy.h": HEADER.replace("@MEMBER@", "const void *weights;" * apart).replace(
-            "@DECLARATIONS@", APART if apart else INSIDE
+        "toy.h": HEADER.replace("@MEMBER@", "const void *weights;" * separate).replace(
+            "@DECLARATIONS@", SEPARATE if separate else INSIDE
         ),
         "toy.c": '#include <string.h>\n#include "toy.h"\n#include "kernels.h"\n'
-        + _weights(weights, apart)
-        + _body(apart),
+        + _weights(weights, separate)
+        + _body(separate),
         "kernels.h": "typedef float toy_kernel;\n",
         "golden.h": f"#define GOLDEN_STEPS {STEPS}\n" + "".join(_array(f"golden_{n}", a) for n, a in golden.items()),
         "selftest.c": SELFTEST,
@@ -150,7 +150,7 @@ def toy(*, apart: bool = False, wrong: bool = False) -> dict[str, bytes]:
         "CMakeLists.txt": "",
     }
     files = {name: textwrap.dedent(text).lstrip().encode() for name, text in texts.items()}
-    return files | ({"toy.bin": weights.tobytes()} if apart else {})
+    return files | ({"toy.bin": weights.tobytes()} if separate else {})
 
 
 def recorded() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,8 +168,8 @@ def _array(name: str, values: np.ndarray) -> str:
     return f"static const float {name}[{values.size}] = {{{', '.join(f'{v:.9e}f' for v in values.ravel())}}};\n"
 
 
-def _weights(weights: np.ndarray, apart: bool) -> str:
-    if not apart:
+def _weights(weights: np.ndarray, separate: bool) -> str:
+    if not separate:
         return _array("toy_w", weights) + "void toy_init(toy_state *state) { memset(state, 0, sizeof *state); }\n"
     return """
 void toy_init(toy_state *state, const void *weights)
@@ -181,5 +181,5 @@ int toy_check(const void *weights, size_t bytes) { return !(weights && bytes == 
 """
 
 
-def _body(apart: bool) -> str:
-    return BODY.replace("@WEIGHTS@", f"const float *w = {'state->weights' if apart else 'toy_w'};")
+def _body(separate: bool) -> str:
+    return BODY.replace("@WEIGHTS@", f"const float *w = {'state->weights' if separate else 'toy_w'};")

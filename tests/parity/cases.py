@@ -425,7 +425,7 @@ CASES = [
         for name, kind in (
             ("reassigned", nets.Reassigned),
             ("copied-into", nets.CopiedInto),
-            ("born-in-the-first-call", nets.BornInTheFirstCall),
+            ("born-in-the-first-call", nets.CreatedInTheFirstCall),
             ("not-from-zero", nets.NotFromZero),
             ("nested", nets.NestedMemory),
             ("scalar-counter", nets.RunningMean),

@@ -7,7 +7,7 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.litert.writer import saved
 from rnn_export.export.targets.torch_step.aten_step import aten_step
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -33,7 +33,7 @@ def drafts() -> dict[str, Draft]:
             bundles[case.name] = open_bundle(store.bundle(case.name))
             programs[f"{case.name}.pt2"] = saved(aten_step(lifted), lifted.spec)
     specs = {name: bundle.spec.to_json() for name, bundle in bundles.items()}
-    made = run_apart(
+    made = run_isolated(
         "rnn_export.export.targets.litert.tflite_conversion", "convert", programs, {"specs": specs, "precision": "fp32"}
     )
     row = TargetRow("litert", "fp32", None, (PATH,), {})

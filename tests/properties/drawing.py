@@ -27,12 +27,12 @@ class Pick:
     def one(self, *choices: Any) -> Any:
         return choices[self.random.randrange(len(choices))]
 
-    def chance(self, percent: int) -> bool:
+    def probability(self, percent: int) -> bool:
         return self.random.randrange(100) >= 100 - percent
 
 
 def draw_dense(p: Pick) -> Sketch:
-    more = {"dead": True} if p.chance(10) else {}
+    more = {"dead": True} if p.probability(10) else {}
     return part("Dense", width=p.one(4, 3, 5, 6), activation=p.one(*framewise.ACTIVATIONS), **more)
 
 
@@ -44,24 +44,24 @@ def draw_plain(p: Pick) -> Sketch:
 def draw_layer(p: Pick) -> Sketch:
     cell = p.one("GRU", "LSTM", "RNN")
     more: dict[str, Any] = {}
-    if cell == "RNN" and p.chance(50):
+    if cell == "RNN" and p.probability(50):
         more["relu"] = True
-    if cell == "LSTM" and p.chance(25):
+    if cell == "LSTM" and p.probability(25):
         more["proj"] = 2
-    elif p.chance(15):
+    elif p.probability(15):
         more["twice"] = True
     start = p.one("none", "none", "zeros", "new_zeros", "learned", "repeated")
-    if start != "none" and p.chance(10):
+    if start != "none" and p.probability(10):
         more["asks"] = True
-    if p.chance(4):
+    if p.probability(4):
         more["deaf"] = True
     return part(
         "Layer",
         cell=cell,
         hidden=p.one(4, 3, 5),
-        layers=p.one(8, 10, 12) if p.chance(6) else p.one(1, 1, 2, 3),
-        batch_first=not p.chance(40),
-        bias=not p.chance(20),
+        layers=p.one(8, 10, 12) if p.probability(6) else p.one(1, 1, 2, 3),
+        batch_first=not p.probability(40),
+        bias=not p.probability(20),
         start=start,
         **more,
     )
@@ -69,7 +69,7 @@ def draw_layer(p: Pick) -> Sketch:
 
 def draw_ours(p: Pick) -> Sketch:
     kind = p.one("CustomGRU", "CustomLSTM", "SimpleRNN")
-    return part("Ours", layer=kind, hidden=p.one(4, 3), layers=p.one(1, 2), form=p.chance(50))
+    return part("Ours", layer=kind, hidden=p.one(4, 3), layers=p.one(1, 2), form=p.probability(50))
 
 
 def draw_cell(p: Pick) -> Sketch:
@@ -87,33 +87,33 @@ LEVELS = (0.5, 2.0, 20.0)
 def draw_gate(p: Pick) -> Sketch:
     kind = p.one("Gate", "Limit", "Detector")
     if kind == "Gate":
-        return part(kind, how=p.one(*thresholds.GATES), level=p.one(*LEVELS), keyed=p.chance(30))
+        return part(kind, how=p.one(*thresholds.GATES), level=p.one(*LEVELS), keyed=p.probability(30))
     if kind == "Limit":
         return part(kind, how=p.one(*thresholds.LIMITS), level=p.one(*LEVELS))
     return part(kind, level=p.one(*LEVELS))
 
 
 def draw_memory(p: Pick) -> Sketch:
-    if p.chance(50):
+    if p.probability(50):
         return part(p.one("Squelch", "Limiter", "Hold", "Alarm", "Integrator"), level=p.one(*LEVELS))
     kind = p.one("Average", "Difference", "Ring")
     if kind == "Average":
-        return part(kind, counted=p.chance(40))
+        return part(kind, counted=p.probability(40))
     return part(kind, width=p.one(4, 3), kernel=p.one(2, 3)) if kind == "Ring" else part(kind)
 
 
 def draw_loop(p: Pick) -> Sketch:
-    inside = draw_memory(p) if p.chance(30) else draw_cell(p)
+    inside = draw_memory(p) if p.probability(30) else draw_cell(p)
     styles = ["list", "unbind", "written", "time_first"]
     if inside.options.get("cell") in ("GRUCell", "LSTMCell", "RNNCell"):
         styles.append("none")
-    return part("Loop", cell=inside, style=p.one(*styles), head=p.chance(30))
+    return part("Loop", cell=inside, style=p.one(*styles), head=p.probability(30))
 
 
 def draw_causal(p: Pick) -> Sketch:
     how = p.one("pad", "chomp", "constant", "cat")
     kernel, dilation = p.one(2, 3, 4), p.one(1, 1, 2, 3)
-    return part("Causal", width=p.one(4, 3), kernel=kernel, dilation=dilation, grouped=p.chance(25), how=how)
+    return part("Causal", width=p.one(4, 3), kernel=kernel, dilation=dilation, grouped=p.probability(25), how=how)
 
 
 def draw_separable(p: Pick) -> Sketch:
@@ -129,24 +129,24 @@ def draw_shift(p: Pick) -> Sketch:
 
 
 def draw_dual(p: Pick) -> Sketch:
-    return part("DualPath", bands=p.one(2, 3), cell=p.one("GRU", "LSTM"), by_view=p.chance(50))
+    return part("DualPath", bands=p.one(2, 3), cell=p.one("GRU", "LSTM"), by_view=p.probability(50))
 
 
 def draw_valid(p: Pick) -> Sketch:
-    return part("Valid", width=p.one(4, 3), kernel=p.one(2, 3), dilation=p.one(1, 1, 2), residual=p.chance(30))
+    return part("Valid", width=p.one(4, 3), kernel=p.one(2, 3), dilation=p.one(1, 1, 2), residual=p.probability(30))
 
 
 def draw_strided(p: Pick) -> Sketch:
-    if p.chance(20):
-        return part("Pool", average=p.chance(50))
+    if p.probability(20):
+        return part("Pool", average=p.probability(50))
     how, stride = p.one("causal", "full", "valid"), 2
     return part("Strided", width=p.one(4, 3), kernel=stride + p.one(0, 1, 2), stride=stride, how=how)
 
 
 def draw_running(p: Pick) -> Sketch:
-    if p.chance(20):
+    if p.probability(20):
         return part("Positions", how=p.one("sinus", "turns", "fades"))
-    if p.chance(10):
+    if p.probability(10):
         return part("Latch", how=p.one("cumsum", "cummax", "any"), level=p.one(*LEVELS))
     return part("Running", how=p.one("mean", "norm", "max", "min", "log", "product"))
 
@@ -224,7 +224,7 @@ def draw_fewer(p: Pick) -> Sketch:
     if kind == "LastWindow":
         how, stride = p.one("max", "mean", "own", "power"), p.one(2, 3)
         padding = 0 if how == "power" else p.one(0, 1)
-        return part(kind, kernel=p.one(2, 3, 4), stride=stride, padding=padding, how=how, flat=p.chance(50))
+        return part(kind, kernel=p.one(2, 3, 4), stride=stride, padding=padding, how=how, flat=p.probability(50))
     if kind == "StridedAhead":
         stride = p.one(2, 3)
         how = p.one("padding", "filled")
@@ -232,7 +232,7 @@ def draw_fewer(p: Pick) -> Sketch:
     if kind == "CentredPool":
         return part(kind, side=p.one(1, 2), stride=2, how=p.one("mean", "own", "max"))
     if kind == "Spectrum":
-        return part(kind, window=p.one(4, 8), hop=p.one(2, 4), centred=p.chance(50))
+        return part(kind, window=p.one(4, 8), hop=p.one(2, 4), centred=p.probability(50))
     return draw_strided(p)
 
 
@@ -270,11 +270,11 @@ OTHER_RATES = (
 
 
 def draw_residual(p: Pick) -> Sketch:
-    return part("Residual", inside=p.one(*STEADY)(p), **({"fresh": True} if p.chance(15) else {}))
+    return part("Residual", inside=p.one(*STEADY)(p), **({"fresh": True} if p.probability(15) else {}))
 
 
 def draw_branches(p: Pick) -> Sketch:
-    left, right = (draw_valid(p) if p.chance(15) else p.one(*STEADY)(p) for _ in range(2))
+    left, right = (draw_valid(p) if p.probability(15) else p.one(*STEADY)(p) for _ in range(2))
     return part("Branches", left=left, right=right, how=p.one("cat", "gate"))
 
 
@@ -283,8 +283,8 @@ def draw_body(p: Pick, own_state: bool) -> tuple[Sketch, ...]:
     drawn: list[Sketch] = []
     for _ in range(p.one(1, 2, 2, 3, 3, 4)):
         sketch = p.one(*STEADY, draw_residual, draw_branches)(p)
-        if not own_state and p.chance(30):
-            sketch = draw_valid(p) if p.chance(15) else p.one(*OTHER_RATES)(p)
+        if not own_state and p.probability(30):
+            sketch = draw_valid(p) if p.probability(15) else p.one(*OTHER_RATES)(p)
             if Plan(body=(*drawn, sketch)).unit > LONGEST_UNIT:
                 continue
         drawn.append(sketch)
@@ -306,15 +306,15 @@ def draw_plan(random: Random) -> Plan:
         seed=random.randrange(1000),
     )
     plan = _draw_frames(p, plan) if way == "frames" else _draw_whole(p, plan)
-    plan = replace(plan, packed=p.chance(15))
-    if p.chance(FLAWED):
+    plan = replace(plan, packed=p.probability(15))
+    if p.probability(FLAWED):
         return _flawed(p, plan)
-    return replace(plan, end=p.one(*nets.ENDS)) if p.chance(12) else plan
+    return replace(plan, end=p.one(*nets.ENDS)) if p.probability(12) else plan
 
 
 def _draw_whole(p: Pick, plan: Plan) -> Plan:
     layout = p.one("btc", "btc", "btc", "tbc", "bct", "bt", "tb", "b1tf", "bctf", "btfc")
-    plan = replace(plan, layout=layout, axis=p.chance(15))
+    plan = replace(plan, layout=layout, axis=p.probability(15))
     plan = replace(plan, body=draw_body(p, own_state=plan.way != "whole"))
     plan = replace(plan, chunk=plan.unit * p.one(1, 1, 1, 1, 2, 3))
     if plan.way == "declared":
@@ -329,19 +329,21 @@ def _draw_whole(p: Pick, plan: Plan) -> Plan:
         return replace(plan, way="whole", body=(*plan.body[:at], buffered, *plan.body[at:]), batch=1)
     if layout in ("btc", "tbc", "bct"):
         plan = replace(plan, other=p.one(*[""] * 5, "sequence", "held"))
-    if p.chance(6) and not plan.ahead:
+    if p.probability(6) and not plan.ahead:
         return replace(plan, outputs="last")
-    if p.chance(12):
+    if p.probability(12):
         plan = replace(plan, outputs=p.one("faster", "slower"))
         return replace(plan, chunk=math.lcm(plan.chunk, plan.unit))
-    return replace(plan, outputs="named") if plan.outputs == "tuple" and p.chance(30) else plan
+    return replace(plan, outputs="named") if plan.outputs == "tuple" and p.probability(30) else plan
 
 
 def _draw_frames(p: Pick, plan: Plan) -> Plan:
     plan = replace(plan, layout="bc", memory=p.one("args", "none", "tuple", "dict", *BUFFERS))
     drawn: list[Sketch] = []
     for i in range(p.one(1, 2, 3, 4)):
-        drawer = p.one(draw_cell, draw_memory) if i == 0 or p.chance(40) else p.one(draw_dense, draw_plain, draw_gate)
+        drawer = (
+            p.one(draw_cell, draw_memory) if i == 0 or p.probability(40) else p.one(draw_dense, draw_plain, draw_gate)
+        )
         sketch = drawer(p)
         drawn.append(part("Norm") if sketch.kind in ("BatchNorm", "Dropout", "Detector") else sketch)
     plan = replace(plan, body=tuple(drawn), batch=1 if plan.memory in BUFFERS else plan.batch)
@@ -351,7 +353,7 @@ def _draw_frames(p: Pick, plan: Plan) -> Plan:
 def _flawed(p: Pick, plan: Plan) -> Plan:
     if plan.way == "frames":
         return replace(plan, body=(*plan.body, part("DataBranch")))
-    if plan.unit > 1 and p.chance(30):
+    if plan.unit > 1 and p.probability(30):
         return replace(plan, chunk=plan.unit + 1)
     kind = p.one(*FLAWS)
     options = {key: p.one(*choices) for key, choices in FLAWS[kind].items()}

@@ -54,7 +54,7 @@ def _draw(p: Pick, plan: Plan) -> Callable[[float], Plan]:
         for key in ("inside", "left", "right")
         if isinstance(sketch.options.get(key), Sketch) and plan.way != "frames"
     ]
-    at, key = p.one(*inner) if inner and p.chance(40) else (p.random.randrange(len(plan.body) + 1), "")
+    at, key = p.one(*inner) if inner and p.probability(40) else (p.random.randrange(len(plan.body) + 1), "")
 
     def planted(level: float) -> Plan:
         mix = part("Planted", over=over, how=how, gate=gate, level=level, join=join)

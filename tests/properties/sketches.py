@@ -10,7 +10,7 @@ from . import ahead, attention, cells, convolutions, flaws, framewise, layers, m
 from . import thresholds as limits
 
 # Where a part is found by its name.
-ROOMS = (framewise, layers, cells, convolutions, ahead, rates, spectra, attention, running, flaws, limits, mixes, parts)
+PARTS = (framewise, layers, cells, convolutions, ahead, rates, spectra, attention, running, flaws, limits, mixes, parts)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sketch:
 
 
 def _kind(name: str) -> Any:
-    return next(getattr(room, name) for room in ROOMS if hasattr(room, name))
+    return next(getattr(part, name) for part in PARTS if hasattr(part, name))
 
 
 def part(kind: str, **options: Any) -> Sketch:

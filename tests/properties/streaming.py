@@ -165,7 +165,7 @@ class Streams:
             if start + chunk <= self.spec.delay:
                 assert result is None, f"frame {start} came before the delay was over"
                 continue
-            given.append([self._framed(y, t) for y, t in zip(self.bare(result), self.spec.outputs, strict=True)])
+            given.append([self._gathered(y, t) for y, t in zip(self.bare(result), self.spec.outputs, strict=True)])
         if self._whole_steps < self.frames or not given:
             given.append(self.run(stream, self._whole_steps, self.frames))
         return given
@@ -176,7 +176,7 @@ class Streams:
         one = {t.name for t in self.spec.inputs if self.spec.timed(t) and self.spec.chunk == 1}
         return {name: x[:, 0] if name in one else x for name, x in feed.items()}
 
-    def _framed(self, y: Array, tensor: TensorSpec) -> Array:
+    def _gathered(self, y: Array, tensor: TensorSpec) -> Array:
         """An output of a step, (rows, frames, ...), or (rows, ...) without a time axis."""
         frames = (-1,) if self.spec.timed(tensor) else ()
         return y.reshape(self.rows, *frames, *tensor.frame)
@@ -198,9 +198,12 @@ class Streams:
         for start in range(0, self._whole_steps, self.spec.chunk):
             outputs = self.bare(pool.step(ids, _single(self._frame(start))))
             valid = [self.spec.valid(t, start) if self.spec.timed(t) else slice(None) for t in self.spec.outputs]
-            framed = [self._framed(y, t) for y, t in zip(outputs, self.spec.outputs, strict=True)]
+            gathered = [self._gathered(y, t) for y, t in zip(outputs, self.spec.outputs, strict=True)]
             given.append(
-                [y[:, v] if self.spec.timed(t) else y for y, v, t in zip(framed, valid, self.spec.outputs, strict=True)]
+                [
+                    y[:, v] if self.spec.timed(t) else y
+                    for y, v, t in zip(gathered, valid, self.spec.outputs, strict=True)
+                ]
             )
         order = self.random.sample(range(self.rows), self.rows)
         rest = {} if self._whole_steps == self.frames else self.fed(self._whole_steps, self.frames)

@@ -28,7 +28,7 @@ SMALL = 0.1
 FUNCTIONS = {"tanh", "sigmoid", "exp", "log", "log1p", "sqrt", "rsqrt", "softplus", "gelu", "silu", "elu", "sin", "cos"}
 
 
-def apart(a: Array, b: Array) -> Array:
+def separate(a: Array, b: Array) -> Array:
     """|a - b|: zero where both are the same infinity or both not a number, infinite where only one is."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
@@ -81,7 +81,7 @@ class Truth:
         # A model may make float32 of its own.
         with contextlib.suppress(RuntimeError):
             others.append(self._of(*self.architecture.exact(self.inputs)))
-        moved = [[apart(a, b) for a, b in zip(self.outputs, other, strict=True)] for other in others]
+        moved = [[separate(a, b) for a, b in zip(self.outputs, other, strict=True)] for other in others]
         return [LEEWAY * np.max(one, axis=0) for one in zip(*moved, strict=True)]
 
     def error(self, i: int, given: Array, timed: bool, row: int | None) -> float:
@@ -94,7 +94,7 @@ class Truth:
         size = cut(scale(self.outputs[i], timed))
         if not given.size:
             return 0.0
-        off = apart(given, cut(self.outputs[i]))
+        off = separate(given, cut(self.outputs[i]))
         if (off / size).max() > TOLERANCE:
             with np.errstate(invalid="ignore"):
                 off = np.nan_to_num(np.maximum(off - cut(self.leeway[i]), 0), nan=0.0)

@@ -335,13 +335,15 @@ def episodes(trained: Trained, path: Path) -> dict[str, Any]:
 def taken(trained: Trained) -> dict[str, Any]:
     """The number of other forms, their largest error, and the messages of refusals."""
     model, (example,) = policy_of(trained.policy)
-    apart, messages = 0.0, []
+    separate, messages = 0.0, []
     for policy, normalizer in trained.forms:
         model.reset()
         other, (same,) = policy_of(policy, normalizer=normalizer)
         assert torch.equal(same, example)
         for _ in range(3):
-            apart = max(apart, float((other(example)["actions"] - model(example)["actions"]).detach().abs().max()))
+            separate = max(
+                separate, float((other(example)["actions"] - model(example)["actions"]).detach().abs().max())
+            )
     for policy, normalizer in trained.refused:
         try:
             policy_of(policy, normalizer=normalizer)
@@ -349,7 +351,7 @@ def taken(trained: Trained) -> dict[str, Any]:
             messages.append(f"{type(error).__name__}: {error}")
         else:
             messages.append("")
-    return {"forms": len(trained.forms), "apart": apart, "refused": messages}
+    return {"forms": len(trained.forms), "apart": separate, "refused": messages}
 
 
 def run(name: str) -> dict[str, Any]:

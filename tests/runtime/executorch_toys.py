@@ -20,7 +20,7 @@ from rnn_export.export.targets.executorch.pte_states import StatefulStep
 from rnn_export.export.targets.executorch.writer import saved
 from rnn_export.export.targets.torch_step.aten_step import aten_step, example, saved_program
 from rnn_export.platform.arrays import Arrays, pack_arrays
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.backends.executorch.program import FILE
 
 from ..parity.cases import CASES  # noqa: TID252
@@ -114,7 +114,7 @@ def converted(programs: Mapping[str, Program]) -> dict[str, bytes]:
         "specs": {name: program.spec.to_json() for name, program in programs.items()},
         "targets": {name: program.target for name, program in programs.items()},
     }
-    made = run_apart("rnn_export.export.targets.executorch.pte_conversion", "convert", saved_, words)
+    made = run_isolated("rnn_export.export.targets.executorch.pte_conversion", "convert", saved_, words)
     return {name: made[f"{name}.pte"] for name in programs}
 
 

@@ -21,9 +21,9 @@ class HostBuffer:
     """Bytes at an aligned address; unset ones are 0xFF, which is NaN as a float."""
 
     def __init__(self, nbytes: int) -> None:
-        room = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
-        start = -room.ctypes.data % ALIGNMENT
-        self.bytes = room[start : start + nbytes]
+        buffer = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
+        start = -buffer.ctypes.data % ALIGNMENT
+        self.bytes = buffer[start : start + nbytes]
         self.pointer, self.nbytes = int(self.bytes.ctypes.data), nbytes
 
 

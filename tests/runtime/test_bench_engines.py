@@ -70,7 +70,7 @@ def test_every_call_of_malloc_counts(proven, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_native_step_is_timed_beside_the_others_and_allocates_nothing(proven, monkeypatch):
+def test_a_native_step_is_timed_with_the_others_and_allocates_nothing(proven, monkeypatch):
     monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     path = proven("sum")
     with_native(path, by_hand("sum", MODELS["sum"]), "sum")

@@ -154,7 +154,7 @@ def test_rows_with_a_nan_are_flagged(rows_device, kind):
     assert found.tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
 
 
-def test_a_copy_may_go_to_more_room(rows_device):
+def test_a_copy_may_go_to_a_larger_buffer(rows_device):
     buffer, less = on_device(rows_device, np.full((3, 3), 9, np.float32)), on_device(rows_device, ONES)
     rows_device.copy(buffer, less)
     np.testing.assert_array_equal(from_device(rows_device, buffer, np.zeros((3, 3), np.float32))[:, 0], [1, 1, 9])
@@ -271,7 +271,7 @@ def test_every_error_of_cuda_is_named(cuda, call, error, message):
         drive()
 
 
-def test_a_gpu_without_room_for_the_stream(cuda):
+def test_a_gpu_without_memory_for_the_stream(cuda):
     session = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
     cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
     with pytest.raises(StreamError, match=r"tensorrt cannot open a stream of 8 rows: cudaMalloc gave .*fewer rows"):

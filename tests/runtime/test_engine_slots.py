@@ -316,7 +316,7 @@ def test_rounds_of_a_size_share_a_bucket():
     assert engine.contexts == sum(map(len, sizes.values()))
 
 
-def test_more_room_takes_new_graphs_and_no_new_contexts():
+def test_more_capacity_takes_new_graphs_and_no_new_contexts():
     slots, engine, device = host_slots(SUM)
     filled(slots, 4)
     x = {"x": np.ones((4, 3), np.float32)}
@@ -389,7 +389,7 @@ def test_what_can_be_refused_is_refused_before_the_first_piece():
     np.testing.assert_array_equal(slots.read(np.arange(10))["h"], x)
 
 
-def test_room_that_cannot_be_had(cuda):
+def test_memory_that_cannot_be_had(cuda):
     slots = filled(open_slots("cuda", SUM), 4)
     slots.step(np.arange(4), {"x": np.ones((4, 3), np.float32)})
     cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}

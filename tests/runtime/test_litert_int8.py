@@ -144,9 +144,9 @@ def test_microcontrollers_run_it(detector, capfd):
         y, *states = (micro.get_output(number) for number in range(5))
         given.append(y.reshape(16))
     scale = open_bundle(detector).target("litert", "int8").requires["state_scales"]["l1.h"]["scale"]
-    apart = np.abs(given - outputs(raw, contract, frames)[0]) / scale
-    assert apart.max() < 8
-    assert (apart < 0.5).mean() > 0.95
+    separate = np.abs(given - outputs(raw, contract, frames)[0]) / scale
+    assert separate.max() < 8
+    assert (separate < 0.5).mean() > 0.95
     capfd.readouterr()
     micro.print_allocations()
     total = re.search(r"Arena allocation total (\d+) bytes", capfd.readouterr().err)

@@ -96,7 +96,7 @@ def test_rows_in_lockstep_too(native_bundle, name, batch):
 # --- room
 
 
-def test_slots_keep_their_values_as_room_grows(session):
+def test_slots_keep_their_values_as_capacity_grows(session):
     slots = session("stored").state_store()
     slots.grow(3)
     np.testing.assert_array_equal(slots.read(np.arange(3))["h"], [START] * 3)
@@ -217,7 +217,7 @@ def test_a_library_of_before(compiler, monkeypatch):
 # --- large weights
 
 
-def test_weights_beside_the_code(compiler, monkeypatch):
+def test_weights_next_to_the_code(compiler, monkeypatch):
     """Every slot knows where they are, those of later growth too."""
     monkeypatch.setattr(constants, "EMBEDDED", 0)
     w = np.arange(9, dtype=np.float32).reshape(3, 3)

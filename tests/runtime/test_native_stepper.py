@@ -237,16 +237,16 @@ def test_a_bad_out_leaves_the_state(compiled, kind):
 
 
 def test_an_out_with_gaps_is_filled(compiled):
-    stream, room = compiled("sum").stream(), np.zeros(6, np.float32)
-    stream.step(ONES, out=room[::2])
-    np.testing.assert_array_equal(room, [1, 0, 1, 0, 1, 0])
+    stream, buffer = compiled("sum").stream(), np.zeros(6, np.float32)
+    stream.step(ONES, out=buffer[::2])
+    np.testing.assert_array_equal(buffer, [1, 0, 1, 0, 1, 0])
 
 
 @pytest.mark.parametrize(("frame", "out"), [(slice(3), slice(1, 4)), (slice(1, 4), slice(3)), (slice(3), slice(3))])
 def test_an_out_over_the_frame(compiled, frame, out):
-    room = np.arange(1, 5, dtype=np.float32)
-    want = room[frame].copy()
-    np.testing.assert_array_equal(compiled("sum").stream().step(room[frame], out=room[out]), want)
+    buffer = np.arange(1, 5, dtype=np.float32)
+    want = buffer[frame].copy()
+    np.testing.assert_array_equal(compiled("sum").stream().step(buffer[frame], out=buffer[out]), want)
 
 
 @pytest.mark.parametrize(

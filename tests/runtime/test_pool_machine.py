@@ -230,8 +230,8 @@ class Streams(RuleBasedStateMachine):
     def round(self, ids, into) -> None:
         x, out = random_rows(self.rng, self.spec, len(ids)), None
         if into:
-            rooms = {t.name: a for t, a in zip(self.spec.outputs, self.rooms(len(ids)), strict=True)}
-            out = rooms if len(rooms) > 1 else next(iter(rooms.values()))
+            buffers = {t.name: a for t, a in zip(self.spec.outputs, self.buffers(len(ids)), strict=True)}
+            out = buffers if len(buffers) > 1 else next(iter(buffers.values()))
         y = self.pool.step(ids, x, out)
         if len(ids):
             self.told["rounds"] += 1
@@ -244,7 +244,7 @@ class Streams(RuleBasedStateMachine):
             if settled and any(np.isnan(a).any() for a in self.alone[stream].states.values()):
                 self.turned(stream)
 
-    def rooms(self, n: int):
+    def buffers(self, n: int):
         alone = self.engine.stream(batch=max(n, 1))
         for view in alone._outputs.values():
             shape = view.shape if n > 1 else (1, *view.shape)

@@ -256,7 +256,7 @@ def test_a_static_engine_has_a_profile_of_its_shape():
     assert LoadedEngine(raw, silent()).profile("x") == ((4, 3),) * 3
 
 
-def test_an_engine_without_room_for_a_context(machine, tmp_path, monkeypatch):
+def test_an_engine_without_memory_for_a_context(machine, tmp_path, monkeypatch):
     engine = load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
     monkeypatch.setattr(CudaEngine, "create_execution_context", lambda self, config=None: None)
     with pytest.raises(

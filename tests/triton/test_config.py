@@ -278,7 +278,7 @@ def test_names_that_are_taken(kind, changes):
 # --- the movable graph, in ONNX Runtime
 
 
-class Kept:
+class Stateful:
     """A movable graph with its states kept as Triton keeps them: `n` rows from the initial states."""
 
     def __init__(self, graph: bytes, spec: StreamSpec, initial, n: int) -> None:
@@ -326,7 +326,7 @@ def noise(spec, shapes, rng):
 def test_a_hundred_steps_are_those_of_the_plain_graph(name, bundle):
     graph, opened = graph_of(name, bundle)
     spec, rng = opened.spec, np.random.default_rng(0)
-    kept = Kept(graph, spec, opened.initial_states(), 3)
+    kept = Stateful(graph, spec, opened.initial_states(), 3)
     plain = ort.InferenceSession(opened.read("step.onnx"), providers=["CPUExecutionProvider"])
     initial = opened.initial_states()
     states = {s.input: np.tile(initial[s.name], (3, *[1] * len(s.row))) for s in spec.states}
@@ -352,7 +352,7 @@ def test_one_row_is_seeded_and_the_others_are_not(name, bundle):
     graph, opened = graph_of(name, bundle)
     spec, rng = opened.spec, np.random.default_rng(1)
     initial = opened.initial_states()
-    first, second, alone = (Kept(graph, spec, initial, 3) for _ in range(3))
+    first, second, alone = (Stateful(graph, spec, initial, 3) for _ in range(3))
     for _ in range(5):
         given = first.step(noise(spec, first.shapes, rng))
         inputs = noise(spec, second.shapes, rng)
@@ -378,7 +378,7 @@ def test_one_row_is_seeded_and_the_others_are_not(name, bundle):
 def test_the_first_step_is_that_of_a_stream(bundle):
     """And so the initial states are the model's."""
     graph, opened = graph_of("stored", bundle)
-    kept = Kept(graph, opened.spec, opened.initial_states(), 2)
+    kept = Stateful(graph, opened.spec, opened.initial_states(), 2)
     x = np.ones((2, 3), np.float32)
     np.testing.assert_array_equal(kept.step({"x": x})["y"], [START + 1, START + 1])
     np.testing.assert_array_equal(load(bundle("stored")).stream().step(x[0]), START + 1)
@@ -388,6 +388,6 @@ def test_time_before_batch_is_turned(bundle):
     """The graph has (time, batch, 3), the wire (batch, time, 3); y is the running sum."""
     graph, opened = graph_of("time_major", bundle)
     x = frames(8, 4, 3).reshape(4, 2, 4, 3)
-    kept = Kept(graph, opened.spec, opened.initial_states(), 4)
+    kept = Stateful(graph, opened.spec, opened.initial_states(), 4)
     given = [kept.step({"x": piece.swapaxes(0, 1)})["y"] for piece in x]
     np.testing.assert_array_equal(np.concatenate(given, 1), frames(8, 4, 3).cumsum(0).swapaxes(0, 1))

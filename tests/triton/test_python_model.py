@@ -116,7 +116,7 @@ def test_one_id_ends_and_begins_in_one_call(host, wanted):
     np.testing.assert_allclose(np.concatenate(given), wanted[[1, 0, 1]], atol=1e-6)
 
 
-def test_what_was_idle_longest_makes_room(host):
+def test_the_longest_idle_sequence_is_evicted(host):
     """Triton says nothing of sequences that it dropped: in a pool of 16, of 8 at a time, the oldest one is dead."""
     host.step(Request(100, X[0], start=True))
     for sequence in range(1, 17):

@@ -113,8 +113,8 @@ def test_what_a_package_s_page_says_of_itself_can_be_read(chromium: Chromium, sc
 @pytest.mark.parametrize("name", ["plain", "hostile"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_its_window(chromium: Chromium, pages: dict[str, Path], name: str, width: int):
-    wide, room, beyond = shown(chromium, pages[name], width=width).run(WIDE)
-    assert (wide <= room, beyond) == (True, [])
+    wide, capacity, beyond = shown(chromium, pages[name], width=width).run(WIDE)
+    assert (wide <= capacity, beyond) == (True, [])
 
 
 @pytest.mark.parametrize("name", ["hostile", "hostile inside"])

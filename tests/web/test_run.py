@@ -50,7 +50,7 @@ def shaped(spec, tensor, values):
     return in_graph_order(tensor, values) if spec.timed(tensor) else np.asarray(values).reshape(-1).tolist()
 
 
-def apart(spec, snapshot):
+def separate(spec, snapshot):
     """Parts of a snapshot not computed: its head, and the frames that wait."""
     raw = base64.b64decode(snapshot)
     return raw[:56], raw[56 + spec.state_bytes : -4]
@@ -97,7 +97,7 @@ def test_pieces_of_any_length_are_those_of_python_and_so_are_their_snapshots(pac
         for seen, want, sent_piece in zip(result["seen"], wanted, pieces, strict=True):
             check(spec, seen["outputs"], want)
             check(spec, seen["anew"], want)
-            assert apart(spec, seen["before"]) == apart(spec, sent_piece["snapshot"])
+            assert separate(spec, seen["before"]) == separate(spec, sent_piece["snapshot"])
         assert [s["waiting"] for s in result["seen"]] == [stop % spec.chunk for stop in EDGES[1:]]
         assert [s["frames"] for s in result["seen"]] == [stop - stop % spec.chunk for stop in EDGES[1:]]
         check(spec, result["left"], left)

@@ -65,8 +65,8 @@ class Vocoder(nn.Module):
         self.around, self.gru = nn.Conv1d(3, 2, 3, padding=1), nn.GRU(3, 5, batch_first=True)
 
     def forward(self, samples: Tensor, spectrum: Tensor) -> Tensor:
-        beside = self.around(spectrum.mT).repeat_interleave(4, 2)
-        y: Tensor = self.gru(torch.cat([samples, beside], 1).mT)[0]
+        extra = self.around(spectrum.mT).repeat_interleave(4, 2)
+        y: Tensor = self.gru(torch.cat([samples, extra], 1).mT)[0]
         return y
 
 

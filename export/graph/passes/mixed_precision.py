@@ -169,7 +169,7 @@ class _Typing:
         bound = {formals[i].type_str for i in read}
         for formal, value in zip(_by_position(schema.outputs, len(node.outputs)), node.outputs, strict=True):
             if value.dtype is FLOAT:
-                self.kinds[value] = kind if formal.type_str in bound else self.born(node)
+                self.kinds[value] = kind if formal.type_str in bound else self.default_kind(node)
                 value.dtype = self.low if self.kinds[value] is Kind.LOW else FLOAT
 
     def kind(self, node: ir.Node, schema: onnx.defs.OpSchema, read: Sequence[ir.Value]) -> Kind:
@@ -200,7 +200,7 @@ class _Typing:
         low = self.rounded(array)
         return bool(np.isfinite(low[np.isfinite(array)]).all() and (low.any() or not array.any()))
 
-    def born(self, node: ir.Node) -> Kind:
+    def default_kind(self, node: ir.Node) -> Kind:
         """The kind of a float that a node makes of another type: a whole number may be too large for fp16."""
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "Cast" or source is None or source.dtype is ir.DataType.BOOL:

@@ -221,7 +221,7 @@ class _Reader:
             value = self._value(node.operand)
             return -value if type(value) in (int, float) else None
         if isinstance(node, ast.BinOp):
-            return _reckoned(node.op, self._value(node.left), self._value(node.right))
+            return _computed(node.op, self._value(node.left), self._value(node.right))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "range", "set"):
             arguments = [self._value(part) for part in node.args]
             return _called(node.func.id, arguments)
@@ -255,7 +255,7 @@ def _shifted(node: ast.BinOp) -> ast.expr:
     return ast.Constant(2 ** min(int(node.right.value), 64)) if shifts else node.right  # type: ignore[attr-defined]
 
 
-def _reckoned(op: ast.operator, a: Any, b: Any) -> Any:
+def _computed(op: ast.operator, a: Any, b: Any) -> Any:
     if isinstance(a, list) and isinstance(b, int) and isinstance(op, ast.Mult):
         return a * b if len(a) * b <= ENTRIES else None
     if isinstance(a, list) and isinstance(b, list) and isinstance(op, ast.Add):

@@ -9,7 +9,7 @@ from typing import Any
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.branches.counter_values import RESTS, Runs
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.numbers.int_provenance import Kept, Reckoned, applied, value_of
+from rnn_export.export.lift.model.numbers.int_provenance import ComputedInt, StateInt, applied, value_of
 
 # Where these take numbers between two ends, what they give lies between what they give of the ends.
 MONOTONE = ("add", "sub", "mul", "neg")
@@ -39,12 +39,12 @@ def _ends(runs: Runs, how: Any, inside: tuple[str, ...]) -> tuple[int, int] | No
     """The least and greatest value of a number, from its computation; None if it has no bound."""
     if isinstance(how, int):
         return how, how
-    if isinstance(how, Kept):
+    if isinstance(how, StateInt):
         ways = runs.after.get(how.name, {None}) - {how}
         found = [None if how.name in inside else _ends(runs, way, (*inside, how.name)) for way in ways]
         ends = [end for pair in found if pair is not None for end in pair] + [runs.held[0][how.name]]
         return None if None in found else (min(ends), max(ends))
-    if not isinstance(how, Reckoned):
+    if not isinstance(how, ComputedInt):
         return None
     name = getattr(how.function, "__name__", "").strip("_")
     if f"__{name}__" in RESTS or name in RESTS:
@@ -61,7 +61,7 @@ def _values(runs: Runs, how: Any, size: int) -> Iterator[int]:
     """The value of a number at each call, until the counters repeat."""
     seen = set()
     for held in _held(runs, size + 1):
-        known = {Kept(name): value for name, value in held.items()}
+        known = {StateInt(name): value for name, value in held.items()}
         value, state = value_of(how, known), tuple(sorted(held.items()))
         if value is None or state in seen:
             return
@@ -80,7 +80,7 @@ def _held(runs: Runs, calls: int) -> Iterator[dict[str, int]]:
         return
     held = runs.held[-1]
     for _ in range(min(calls, AHEAD)):
-        known = {Kept(name): value for name, value in held.items()}
+        known = {StateInt(name): value for name, value in held.items()}
         after = {name: way if isinstance(way, int) else value_of(way, known) for name, way in ways.items()}
         held = {name: value for name, value in after.items() if value is not None}
         yield held

@@ -18,7 +18,7 @@ from rnn_export.errors import LiftError, NumberByValue, first_line
 from rnn_export.export.lift.ir.source_location import line_of
 from rnn_export.export.lift.model.decisions import Decisions, Seen
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.numbers.int_provenance import Kept, Reckoned, applied, kept_in, reckoned
+from rnn_export.export.lift.model.numbers.int_provenance import ComputedInt, StateInt, applied, provenance, states_in
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.model.select_branches import MOST
 
@@ -90,10 +90,10 @@ class Runs:
                     ) from error
                 seen = flat.decisions.seen
                 self.numbers.append(seen.numbers)
-                self.asked |= {reckoned(t) for tensors in seen.tensors.values() for t in tensors}
+                self.asked |= {provenance(t) for tensors in seen.tensors.values() for t in tensors}
                 self._states = list(results[len(flat.outputs) :])
                 for leaf, tensor in self._of(self._states):
-                    self.after.setdefault(leaf.name, set()).add(reckoned(tensor))
+                    self.after.setdefault(leaf.name, set()).add(provenance(tensor))
         finally:
             flat.decisions = before
 
@@ -105,7 +105,7 @@ class Runs:
         """The values that a number may have by its expression; None without a bound. Counters go to `names`."""
         if isinstance(how, int):
             return {int(how)}
-        if isinstance(how, Kept):
+        if isinstance(how, StateInt):
             # Where it is itself again, nothing bounds it.
             ways = self.after.get(how.name, {None}) - {how}
             if how.name in names or None in ways:
@@ -113,7 +113,7 @@ class Runs:
             names.add(how.name)
             found = [self.bounded(way, names) for way in ways]
             return None if None in found else {self.held[0][how.name]}.union(*(f for f in found if f is not None))
-        if not isinstance(how, Reckoned):
+        if not isinstance(how, ComputedInt):
             return None
         if getattr(how.function, "__name__", "") in RESTS and isinstance(rest := how.args[1], int) and rest > 0:
             return set(range(rest)) if rest <= MOST else None
@@ -128,10 +128,10 @@ class Runs:
         used = {how, *self.asked, *(h for call in self.numbers for _, h in call)}
         if None in used:
             return None
-        names, size = {name for h in used for name in kept_in(h)}, -1
+        names, size = {name for h in used for name in states_in(h)}, -1
         while size < len(names):
             size = len(names)
-            names |= {n for name in list(names) for h in self.after.get(name, ()) for n in kept_in(h)}
+            names |= {n for name in list(names) for h in self.after.get(name, ()) for n in states_in(h)}
         held = [tuple(sorted((n, v) for n, v in call.items() if n in names)) for call in self.held]
         back = next((i for i in range(1, len(held)) if held[i] in held[:i]), None)
         if back is None or any(not self._is_own(name) for name in names):

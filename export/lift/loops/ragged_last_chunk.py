@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, recorded
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.loops.frame_segments import CUT, PIECE, Window, numbers_of
-from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, taken_apart
+from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa
 
 # By entry of scores, the window and the place in it that it follows from; None of anything else.
 Entries = list[tuple[Window, int] | None]
@@ -24,8 +24,8 @@ Entries = list[tuple[Window, int] | None]
 def leave_out_filled(module: fx.GraphModule, sample: Sequence[Tensor]) -> bool:
     """Let each softmax over frames of windows ignore padded frames, in place; True if there is any."""
     for node in [n for n in module.graph.nodes if n.target in SDPA]:
-        chances, _ = taken_apart(module, node)
-        node.replace_all_uses_with(next(iter(chances.users)))
+        probabilities, _ = decomposed_sdpa(module, node)
+        node.replace_all_uses_with(next(iter(probabilities.users)))
         module.graph.erase_node(node)
     weighing: dict[int, list[fx.Node]] = {}
     for node, numbers in numbers_of(module.graph).items():

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.contract.spec import Assumption
 from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, NumberByValue
 from rnn_export.export.lift.ir.source_location import line_of, source_line, user_line
-from rnn_export.export.lift.model.numbers.int_provenance import mark, reckoned
+from rnn_export.export.lift.model.numbers.int_provenance import mark, provenance
 from rnn_export.export.lift.model.numbers.tensor_indices import ENTRIES, Pick, is_number, one_entry
 from rnn_export.export.lift.model.select_branches import Way
 
@@ -121,7 +121,7 @@ def said(assume: Any) -> Decisions:
     return Decisions(tuple(Assumption(str(at), value, "said") for at, value in items))
 
 
-def beside_unasked(refusal: DecidedByValue, decisions: Decisions) -> DecidedByValue:
+def with_unused_assumptions(refusal: DecidedByValue, decisions: Decisions) -> DecidedByValue:
     """`refusal`, with the assumed lines at which nothing is decided: a wrong file or number, most likely."""
     unasked = [a.at for a in decisions.known if a.why == "said" and a.at not in decisions.seen.files]
     if refusal.of_number or not unasked:
@@ -143,7 +143,7 @@ class Deciding(TorchFunctionMode):
         self._often = Counter[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, before = kwargs or {}, reckoned(args[0]) if args else None
+        kwargs, before = kwargs or {}, provenance(args[0]) if args else None
         result = self._answer(func, args, kwargs)
         mark(func, args, kwargs, before, result)
         return result
@@ -159,7 +159,7 @@ class Deciding(TorchFunctionMode):
             wide = self._decisions.checked and args[0].is_floating_point()
             return args[0].reshape(()).double() if wide else args[0].reshape(())
         if name == "item" and self._decisions.watched:
-            self._decisions.seen.numbers.append((0, reckoned(args[0])))
+            self._decisions.seen.numbers.append((0, provenance(args[0])))
         if name in NUMBERING and is_number(args[0], args[0].dim()):
             return self._number(args[0])
         if func in ENTRIES:
@@ -170,7 +170,7 @@ class Deciding(TorchFunctionMode):
 
     def _is_own(self, tensor: Tensor) -> bool:
         """True if a tensor is an integer of the model's own, and is traced as a tensor."""
-        return reckoned(tensor) is not None and torch.compiler.is_exporting() and not self._decisions.sized
+        return provenance(tensor) is not None and torch.compiler.is_exporting() and not self._decisions.sized
 
     def _bound(self, part: Any) -> Any:
         """A part of an index; tensors at the ends of a slice become numbers."""
@@ -185,7 +185,7 @@ class Deciding(TorchFunctionMode):
 
     def _number(self, tensor: Tensor, is_end: bool = False) -> int:
         """The Python int made of a tensor, by int() or as an end of a slice; raises NumberByValue."""
-        decisions, how = self._decisions, reckoned(tensor)
+        decisions, how = self._decisions, provenance(tensor)
         values = decisions.counted.get(how) if decisions.way is not None else None
         if decisions.way is not None and values is not None:
             return decisions.way.number(tensor, how, values)

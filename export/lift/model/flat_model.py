@@ -34,7 +34,7 @@ from rnn_export.export.lift.model.number_states import (
     paths_of,
     zero_like,
 )
-from rnn_export.export.lift.model.numbers.int_provenance import Kept, keep_number, refuse_others
+from rnn_export.export.lift.model.numbers.int_provenance import StateInt, keep_number, refuse_others
 from rnn_export.export.lift.model.numbers.tensor_indices import TensorNumbers
 from rnn_export.export.lift.model.outside_values import Outside
 from rnn_export.export.lift.model.script.script_modules import signature_of
@@ -113,7 +113,7 @@ class FlatModel(nn.Module):
         self.context: Context | None = None
         self.chunk = 1
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
-        self.idle: dict[tuple[AttributePath, ...], Tensor] = {}
+        self.write_only: dict[tuple[AttributePath, ...], Tensor] = {}
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()
         self._taken = frozenset(self.names)
@@ -128,7 +128,7 @@ class FlatModel(nn.Module):
     @property
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
-        return tuple(leaf for leaf in self.states if self.kept_at(leaf.name) is None)
+        return tuple(leaf for leaf in self.states if self.module_state_at(leaf.name) is None)
 
     @property
     def defaulted_to_none(self) -> list[str]:
@@ -137,16 +137,16 @@ class FlatModel(nn.Module):
         return [name for name in self._unfed if parameters[name].default is None]
 
     @property
-    def kept_paths(self) -> set[AttributePath]:
+    def module_state_paths(self) -> set[AttributePath]:
         """The paths of module states, write-only ones included."""
-        return {path for places in (*self.kept, *self.idle) for path in places}
+        return {path for places in (*self.kept, *self.write_only) for path in places}
 
     @property
     def names(self) -> list[str]:
         """The names of inputs, states and outputs."""
         return [*(leaf.name for leaf in (*self.inputs, *self.states)), *self.outputs]
 
-    def kept_at(self, name: str) -> AttributePath | None:
+    def module_state_at(self, name: str) -> AttributePath | None:
         """The first path of the module state `name`; None if it is an argument."""
         return next((places[0] for places in self.kept if name in part_names(self.name_of(places))), None)
 
@@ -168,8 +168,8 @@ class FlatModel(nn.Module):
         paths = [path for group in places for path in group]
         roots = {path.root for path in paths}
         # What stands beside a state is as it was before any call, where the state has its place already.
-        born = {path.root for path in paths if not path.is_in(self.model)}
-        self._roots |= {root: root.get(called if root in born else self.model) for root in sorted(roots, key=str)}
+        created = {path.root for path in paths if not path.is_in(self.model)}
+        self._roots |= {root: root.get(called if root in created else self.model) for root in sorted(roots, key=str)}
         for root in roots:
             if root.is_buffer(self.model) and root.get(self.model) is None:
                 root.put(self.model, root.get(called).clone())
@@ -177,8 +177,10 @@ class FlatModel(nn.Module):
     def forget(self, names: Collection[str]) -> None:
         """Make the counters `names` write-only module states: nothing reads them."""
         held = dict(zip(self.kept, self._are_complex, strict=True))
-        self.idle |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
-        self.kept = tuple(group for group in held if group not in self.idle)
+        self.write_only |= {
+            g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names
+        }
+        self.kept = tuple(group for group in held if group not in self.write_only)
         self._are_complex = tuple(held[group] for group in self.kept)
         self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
 
@@ -196,7 +198,7 @@ class FlatModel(nn.Module):
 
     def _with_numbers(self, refusal: DecidedByValue) -> DecidedByValue:
         """`refusal`, with the numbers in declared states, which are tensors while the code is traced."""
-        names = ", ".join(name for name in self.held if self.kept_at(name))
+        names = ", ".join(name for name in self.held if self.module_state_at(name))
         tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
         return refusal.told(refusal.tried + tensors) if names else refusal
 
@@ -209,15 +211,15 @@ class FlatModel(nn.Module):
             self.decisions = decisions
 
     def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not (self.kept or self.idle):
+        if not (self.kept or self.write_only):
             return self.call_stateful(*tensors)
         count = len(tensors) - len(self.kept) - sum(self._are_complex)
         left = list(tensors[count:])
         fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
         for group, tensor in zip(self.kept, fed, strict=True):
-            keep_number(tensor, Kept(self.name_of(group)))
+            keep_number(tensor, StateInt(self.name_of(group)))
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
-        places |= {path: start.clone() for group, start in self.idle.items() for path in group}
+        places |= {path: start.clone() for group, start in self.write_only.items() for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
             after = [next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]

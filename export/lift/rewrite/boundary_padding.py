@@ -23,7 +23,7 @@ from rnn_export.export.lift.rewrite.resampling import padded
 
 REPEATING = overloads("expand repeat clone")
 # Frames from which on a rest is seen, more than it is, and from one of those seen to the next.
-SEEN, MOST, APART = 1 << 16, 1 << 10, 17
+SEEN, MOST, STRIDE = 1 << 16, 1 << 10, 17
 
 
 def edged(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -158,5 +158,5 @@ def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 def _is_rest(end: torch.SymInt) -> bool:
     """True if an end is bounded, never above 0, and below it at times."""
-    ends = [size_at(end, frames) for frames in range(SEEN, SEEN + MOST, APART)]
+    ends = [size_at(end, frames) for frames in range(SEEN, SEEN + MOST, STRIDE)]
     return any(ends) and all(n is not None and -MOST < n <= 0 for n in ends)

@@ -25,11 +25,11 @@ from rnn_export.export.lift.rewrite.complex_rules import make_real
 from rnn_export.export.lift.rewrite.constant_fills import LIKE_ANOTHER, free_constants
 from rnn_export.export.lift.rewrite.constant_masks import choose_by_known_masks
 from rnn_export.export.lift.rewrite.full_length_masks import drop_full_masks
-from rnn_export.export.lift.rewrite.ragged.data_dependent_sizes import give_room
+from rnn_export.export.lift.rewrite.ragged.data_dependent_sizes import make_axes_ragged
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING
 from rnn_export.export.lift.rewrite.shared_filters import share_filters
 from rnn_export.export.lift.rewrite.while_loops import write_counted_loops_out
-from rnn_export.export.lift.rewrite.window_decomposition import take_windows_apart
+from rnn_export.export.lift.rewrite.window_decomposition import decompose_windows
 from rnn_export.export.lift.trace.functionalize import functional
 from rnn_export.export.lift.trace.tracing import export_program
 
@@ -69,12 +69,12 @@ def flat_graph(
     graph = graph_module.graph
     for inner in graph_module.modules():
         if isinstance(inner, fx.GraphModule):
-            _drop_idle(inner.graph)
+            _drop_unused(inner.graph)
     graph.set_codegen(CodeGen())
     equal = _equal_sizes(graph, args)
     _settle_sizes(graph, equal)
     _sizes_of_what_is_there(graph)
-    _refuse_frames_taken_apart(graph, equal)
+    _refuse_single_frames(graph, equal)
     _refuse_single_windows(graph)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
@@ -91,7 +91,7 @@ def flat_graph(
     if fold_weights:
         fold(graph_module)
     graph.eliminate_dead_code()
-    give_room(graph_module, counts)
+    make_axes_ragged(graph_module, counts)
     _refuse_sizes_of_values(graph)
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
@@ -100,10 +100,10 @@ def flat_graph(
 def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None, chunk: int = 1) -> None:
     """Write attention, spectra, padding and other windowed operators over symbolic axes as windows, in place."""
     narrow_attention(module, args, context, chunk)
-    take_windows_apart(module)
+    decompose_windows(module)
 
 
-def _drop_idle(graph: fx.Graph) -> None:
+def _drop_unused(graph: fx.Graph) -> None:
     """Remove checks and identities; a product with 0 becomes zeros."""
     for node in list(graph.nodes):
         if node.target in SQUEEZES:
@@ -259,7 +259,7 @@ def _number(size: Any, equal: Mapping[Any, Any]) -> int | None:
     return int(expression) if expression is not None and expression.is_Integer else None
 
 
-def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
+def _refuse_single_frames(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
     """Raise FrozenAxis if code takes a symbolic axis apart entry by entry, which torch.export lets pass."""
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
     for node in list(graph.nodes):

@@ -23,7 +23,7 @@ ROWS = 3
 MANY = 1000
 
 
-def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def stacked_frames(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """The reshape `node` as windows; None if it stacks no frames."""
     value = node.all_input_nodes[0]
     before, after = (write.value_of(n).shape for n in (value, node))
@@ -35,8 +35,8 @@ def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         # (B, 1, T) as (B, T / K, K)
         value, before = write.call(aten.squeeze.dim, value, axis), (*before[:axis], *before[axis + 1 :])
     # (B, T) as (B, 1, T / K, K)
-    apart = after[axis] == 1 and not _is_computed(after[axis]) and len(after) > axis + 1
-    at = axis + apart
+    is_separate = after[axis] == 1 and not _is_computed(after[axis]) and len(after) > axis + 1
+    at = axis + is_separate
     if not _is_computed(before[axis]) or not _is_computed(after[at]):
         return None
     frame, made = before[axis + 1 :], _numbers(node, at + 1, after)
@@ -51,7 +51,7 @@ def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     windows = write.call(aten.permute.default, windows, order)
     whole = write.call(aten.flatten.using_ints, windows, axis + 1, -1)
     whole = whole if len(made) == 1 else write.call(aten.unflatten.int, whole, axis + 1, list(made))
-    return write.call(aten.unsqueeze.default, whole, axis) if apart else whole
+    return write.call(aten.unsqueeze.default, whole, axis) if is_separate else whole
 
 
 def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from rnn_export.export.lift.rewrite.resampling import padded, rate_of
 SEEN = (960, 1200, 1441)
 
 
-def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def gathered_windows(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """The gather `node` along a symbolic axis as windows; None if it has no fixed hop."""
     given = named_args(node)
     value = given["self"]

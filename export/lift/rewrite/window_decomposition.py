@@ -17,8 +17,8 @@ from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.rewrite.adaptive_pools import MAXIMA, MEANS, pooled_to_size
 from rnn_export.export.lift.rewrite.boundary_padding import difference, edged, ended
-from rnn_export.export.lift.rewrite.frame_stacking import RESHAPES, stacked
-from rnn_export.export.lift.rewrite.gather_windows import framed, strided
+from rnn_export.export.lift.rewrite.frame_stacking import RESHAPES, stacked_frames
+from rnn_export.export.lift.rewrite.gather_windows import gathered_windows, strided
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING, rate_of, resampled
 from rnn_export.export.lift.rewrite.slice_scatter import SCATTERS, joined
 from rnn_export.export.lift.trace.istft_length import istft_to_length as istft_to_length
@@ -27,7 +27,7 @@ from rnn_export.export.lift.trace.istft_length import istft_to_length as istft_t
 TINY = 1e-11
 
 
-def take_windows_apart(module: fx.GraphModule) -> None:
+def decompose_windows(module: fx.GraphModule) -> None:
     """Rewrite in place; an operator without windows stays."""
     write = NodeWriter(module, "window")
     for node in list(module.graph.nodes):
@@ -218,8 +218,8 @@ RULES = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
-    **dict.fromkeys(RESHAPES, stacked),
-    **_on("index.Tensor index_select", framed),
+    **dict.fromkeys(RESHAPES, stacked_frames),
+    **_on("index.Tensor index_select", gathered_windows),
     aten.as_strided.default: strided,
     aten.cat.default: edged,
     aten.diff.default: difference,

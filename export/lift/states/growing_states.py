@@ -23,7 +23,7 @@ CALLS, SECONDS, STEADY = 4200, 30.0, 8
 BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def with_room(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
+def with_capacity(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
     """`call` with the declared `states` that fill up at their full length, and their counts as states."""
     if (bound := given_by_name(call.model, call.example)) is None:
         return call, dict(states)
@@ -39,7 +39,7 @@ def with_room(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, 
                 return call, dict(states)
     except Exception:  # the user's code may raise anything, and says it where it is called next
         return call, dict(states)
-    return _roomy(call, given, states, fills, full, signature)
+    return _with_capacity(call, given, states, fills, full, signature)
 
 
 def _is_empty(value: Any) -> bool:
@@ -127,7 +127,7 @@ def _mapped(value: Any, given: Any, fills: Sequence[Fills | None], of: Any) -> A
     return pytree.tree_unflatten(parts, tree)
 
 
-def _roomy(
+def _with_capacity(
     call: Wrapped,
     given: Mapping[str, Any],
     states: Mapping[str, OutputRef],

@@ -79,13 +79,15 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1 and path not in read}
     read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
     if numbers.changes:
-        read.update(dict.fromkeys(_beside(read, _tensors(model))))
+        read.update(dict.fromkeys(_neighbours(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
     inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
     return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
 
 
-def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]) -> list[AttributePath]:
+def _neighbours(
+    read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]
+) -> list[AttributePath]:
     """The other entries of a list of which one is read, if alike: a counter may pick them as well."""
     lists = {(path.module, path.keys[:-1]) for path in read if len(path.keys) > 1 and isinstance(path.keys[-1], int)}
     shapes = {(path.module, path.keys[:-1], t.shape, t.dtype) for path, t in held if path in read}

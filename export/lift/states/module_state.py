@@ -21,7 +21,7 @@ from rnn_export.export.lift.model.module_attributes import AttributePath, attrib
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
-from rnn_export.export.lift.states.unread_counters import idle_counts
+from rnn_export.export.lift.states.unread_counters import unread_counters
 from rnn_export.platform.last_resort import failing_at
 
 # How often what is found leads to more.
@@ -48,14 +48,14 @@ def keep_states(flat: FlatModel) -> None:
             _keep(flat, _changed_buffers(copy.deepcopy(flat), noise), noise)
             for _ in range(ROUNDS):
                 hidden = hidden_memory(copy.deepcopy(flat), _draw(flat, noise, kept=True))
-                found = [path for path in hidden.read if path not in flat.kept_paths]
+                found = [path for path in hidden.read if path not in flat.module_state_paths]
                 if hidden.grown or not found:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden, flat, noise)
-            flat.forget(idle_counts(flat, _draw(flat, noise, kept=True)))
+            flat.forget(unread_counters(flat, _draw(flat, noise, kept=True)))
             _warm_up(flat, noise)
-            _refuse_chance(flat, noise)
+            _refuse_random_state(flat, noise)
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -145,9 +145,9 @@ def _keep_seen(
     for path in set_once:
         path.put(kept.model, path.get(called.model))
     kept.keep(groups, known, called.model)
-    born = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
-    if born or set_once:
-        known = _first_used(flat, kept, known, born, set_once, noise)
+    created = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
+    if created or set_once:
+        known = _first_used(flat, kept, known, created, set_once, noise)
     for path in set_once:
         path.put(flat.model, path.get(called.model))
     flat.keep(groups, known, called.model)
@@ -258,22 +258,22 @@ def _first_used(
     flat: FlatModel,
     kept: FlatModel,
     known: list[Tensor],
-    born: Mapping[int, Tensor],
+    created: Mapping[int, Tensor],
     set_once: Sequence[AttributePath],
     noise: Noise,
 ) -> list[Tensor]:
-    """`known` with initial values for `born` states, so that `kept` does what a first call of `flat` does.
+    """`known` with initial values for `created` states, so that `kept` does what a first call of `flat` does.
 
     In `kept` the numbers at `set_once` are those that a first call leaves.
     """
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
     trials = [_FirstCall.of(flat, kept, _draw(flat, noise, scale=scale)) for scale in SCALES]
-    choices = {i: _distinct(zero, trials[0].made) for i, zero in born.items()}
+    choices = {i: _distinct(zero, trials[0].made) for i, zero in created.items()}
     for choice in itertools.islice(itertools.product(*choices.values()), TRIED):
         starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]
         if all(trial.is_as_from(kept, [*others, *starts]) for trial in trials):
             return starts
-    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(flat.kept) + i][0] for i in born), *set_once))
+    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(flat.kept) + i][0] for i in created), *set_once))
     raise LiftError(
         f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
         "makes of weights and constants: register the state as a buffer with the value that it starts from. Where no "
@@ -304,10 +304,10 @@ def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
         names = ", ".join(dict.fromkeys(repr(str(path.root)) for path in hidden.read))
         raise LiftError(f"the model remembers {names} between calls in a way that was not followed. {INSTEAD}")
     if hidden.other:
-        raise LiftError(_chance(flat, noise))
+        raise LiftError(_random_state(flat, noise))
 
 
-def _chance(flat: FlatModel, noise: Noise) -> str:
+def _random_state(flat: FlatModel, noise: Noise) -> str:
     """The message for a model whose outputs differ from call to call; it names what calls change."""
     called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
     for _ in range(CALLS):
@@ -332,7 +332,7 @@ def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
     return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, OTHERS))
 
 
-def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
+def _refuse_random_state(flat: FlatModel, noise: Noise) -> None:
     """Raise LiftError if a call with given states gives NaN or varies between calls."""
     arguments = _draw(flat, noise, kept=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
@@ -340,7 +340,7 @@ def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
         raise LiftError(f"the model gives NaN for ordinary noise: {why_nan(flat, arguments)}")
     called(*arguments)
     if not all(_same(a, b, MEMORY) for a, b in zip(once, called(*arguments), strict=True)):
-        raise LiftError(_chance(flat, noise))
+        raise LiftError(_random_state(flat, noise))
 
 
 def _same(a: Tensor | None, b: Tensor | None, tolerance: Tolerance) -> bool:

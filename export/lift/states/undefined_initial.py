@@ -64,7 +64,7 @@ def why_nan(flat: FlatModel, arguments: Sequence[Tensor]) -> str:
         return f"{name!r} holds NaN."
     inputs, states = arguments[: len(flat.inputs)], arguments[len(flat.inputs) :]
     if found := _to_blame(flat, inputs, states, states):
-        if path := flat.kept_at(found):
+        if path := flat.module_state_at(found):
             return f"it makes none where {str(path)!r}, which it keeps, is 1: give that the value that it starts from."
         return f"it makes none where the state {found!r} is 1: {SAY.format(found)}."
     positive = [t.abs() + 0.1 if t.is_floating_point() else t for t in inputs]

@@ -27,7 +27,7 @@ class _Asked(History):
         return results
 
 
-def idle_counts(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
+def unread_counters(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
     """The module states of one entry from which no output and no other state is made.
 
     A state with values of an input is none of them: a user may want to read it.

@@ -390,8 +390,8 @@ class _Positions:
         if at is None or 1 not in (at.outer, at.inner):
             return None
         own = axis if at.outer > 1 else axis + 1
-        apart = self._insert(node, aten.unsqueeze.default, laid_out, own)
-        repeated = self._insert(node, aten.repeat_interleave.self_int, apart, at.outer * at.inner, own)
+        unsqueezed = self._insert(node, aten.unsqueeze.default, laid_out, own)
+        repeated = self._insert(node, aten.repeat_interleave.self_int, unsqueezed, at.outer * at.inner, own)
         return self._insert(node, aten.flatten.using_ints, repeated, axis, axis + 1)
 
     def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:

@@ -196,17 +196,17 @@ class StreamingContext:
 
     def forget_end(self) -> None:
         """Remove the padding after the end of a sequence from the graph, as no result has it."""
-        idle = []
+        unused = []
         for filled, node in self.after_end.items():
             filled.replace_all_uses_with(node)
-            idle.append(filled)
-        while idle:
+            unused.append(filled)
+        while unused:
             # Not all that is idle goes: the next values of states are not taken yet.
-            node = idle.pop()
+            node = unused.pop()
             if not node.users and node.op in ("call_function", "get_attr") and not node._erased:
                 before = node.all_input_nodes
                 self.graph.erase_node(node)
-                idle += before
+                unused += before
         self.after_end.clear()
         self.states.forget_end()
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.layers.lifted_layers import OnnxWeights, States, run_layer, weights_of_torch
 from rnn_export.export.lift.trace.istft_length import signal_of
-from rnn_export.export.lift.trace.value_sized_ops import APART, sizes_follow_from_values
+from rnn_export.export.lift.trace.value_sized_ops import DECOMPOSED, sizes_follow_from_values
 
 KINDS = {"lstm": ("lstm", ""), "gru": ("gru", ""), "rnn_tanh": ("rnn", "tanh"), "rnn_relu": ("rnn", "relu")}
 
@@ -34,8 +34,8 @@ class OpaqueFunctions(TorchFunctionMode):
             return _run(*KINDS[name], *args)
         if func is torch.istft:
             return signal_of(*args, **(kwargs or {}))
-        if func in APART and sizes_follow_from_values(*args, **(kwargs or {})):
-            return APART[func](*args, **(kwargs or {}))
+        if func in DECOMPOSED and sizes_follow_from_values(*args, **(kwargs or {})):
+            return DECOMPOSED[func](*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

@@ -110,7 +110,7 @@ def nothing_left(module: nn.Module) -> Iterator[None]:
 def as_written(module: nn.Module) -> Iterator[None]:
     """Let `module` run in operators that a trace can follow."""
     flats = [m for m in module.modules() if isinstance(m, FlatModel)]
-    changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.kept_paths}
+    changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.module_state_paths}
     constants = Constants(module, lambda holder, name: (holder, name) in changed)
     with (
         PythonOperators(),
@@ -135,9 +135,9 @@ def products_as_written() -> Iterator[None]:
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
     """The source location that specializes the size of an input axis; empty if torch does not say."""
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
-    apart = _TakenApart()
+    unpacked = _UnpackedAxes()
     try:
-        with torch.no_grad(), quiet(), apart, nothing_left(module):
+        with torch.no_grad(), quiet(), unpacked, nothing_left(module):
             program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
     except Exception:  # as of export_program
         return ""
@@ -147,12 +147,12 @@ def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: 
         if any(source.name.endswith(f"[{port}].size()[{axis}]") for source in sources):
             found = getattr(env, "replacements_slocs", {}).get(symbol)
             lines = [getattr(found, name, None) for name in ("maybe_user_loc", "framework_loc")]
-            places = (*map(_place, lines), apart.places.get(str(symbol), ""))
+            places = (*map(_place, lines), unpacked.places.get(str(symbol), ""))
             return next(filter(None, places), "")
     return ""
 
 
-class _TakenApart(TorchFunctionMode):
+class _UnpackedAxes(TorchFunctionMode):
     """Notes in `places`, by symbol, the source locations that take an axis apart entry by entry."""
 
     def __init__(self) -> None:

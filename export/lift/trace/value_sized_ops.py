@@ -17,7 +17,7 @@ def sizes_follow_from_values(*args: Any, **kwargs: Any) -> bool:
     return any(is_by_value(n) for t in given for n in t.shape)
 
 
-def attention_apart(
+def decomposed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -37,8 +37,8 @@ def attention_apart(
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    chances: Any = scores.softmax(-1)
-    return F.dropout(chances, dropout_p) @ value if dropout_p else chances @ value
+    probabilities: Any = scores.softmax(-1)
+    return F.dropout(probabilities, dropout_p) @ value if dropout_p else probabilities @ value
 
 
 def lower_triangle(input: Tensor, diagonal: Any = 0) -> Tensor:  # noqa: A002
@@ -57,8 +57,8 @@ def _columns_behind(x: Tensor) -> Tensor:
     return columns - rows[:, None]
 
 
-APART: dict[Any, Callable[..., Tensor]] = {
-    F.scaled_dot_product_attention: attention_apart,
+DECOMPOSED: dict[Any, Callable[..., Tensor]] = {
+    F.scaled_dot_product_attention: decomposed_attention,
     torch.tril: lower_triangle,
     Tensor.tril: lower_triangle,
     torch.triu: upper_triangle,

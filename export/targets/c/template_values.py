@@ -204,7 +204,7 @@ def _packed(state: StateSpec) -> str:
 
 def _slide(slide: Slide | None, number: int | None) -> Values:
     """A state's number among those that slide, and the values behind it in its memory."""
-    return {"slides_on": slide is not None, "slide": number, "room": 0 if slide is None else slide.room}
+    return {"slides_on": slide is not None, "slide": number, "room": 0 if slide is None else slide.capacity}
 
 
 def _port_values(ports: Sequence[Values]) -> Values:

@@ -31,11 +31,11 @@ def conv(
     """X (B, C, *spatial), weight (O, C / groups, *kernel)."""
     spatial = x.ndim - 2
     steps = [1] * spatial if strides is None else [*map(int, strides)]
-    apart = [1] * spatial if dilations is None else [*map(int, dilations)]
+    dilation = [1] * spatial if dilations is None else [*map(int, dilations)]
     kernel = weight.shape[2:]
-    widths = _widths(x.shape[2:], kernel, steps, apart, pad_type, pad)
+    widths = _widths(x.shape[2:], kernel, steps, dilation, pad_type, pad)
     x = np.pad(x, [(0, 0), (0, 0), *widths])
-    taps = _windows(x, kernel, steps, apart)
+    taps = _windows(x, kernel, steps, dilation)
     outputs = []
     for part, rows in zip(np.split(taps, int(groups), 1), np.split(weight, int(groups), 0), strict=True):
         # (B, C, *out, *kernel) with (O, C, *kernel).
@@ -53,10 +53,10 @@ def conv_transpose(
     """X (B, C, *spatial), weight (C, O / groups, *kernel)."""
     spatial = x.ndim - 2
     steps = [1] * spatial if strides is None else [*map(int, strides)]
-    apart = [1] * spatial if dilations is None else [*map(int, dilations)]
+    dilation = [1] * spatial if dilations is None else [*map(int, dilations)]
     kernel, n = weight.shape[2:], int(groups)
     sizes = [
-        (length - 1) * s + (k - 1) * d + 1 for length, s, k, d in zip(x.shape[2:], steps, kernel, apart, strict=True)
+        (length - 1) * s + (k - 1) * d + 1 for length, s, k, d in zip(x.shape[2:], steps, kernel, dilation, strict=True)
     ]
     y: Any = np.zeros((x.shape[0], n * weight.shape[1], *sizes), np.float32)
     for group, (part, rows) in enumerate(zip(np.split(x, n, 1), np.split(weight, n, 0), strict=True)):
@@ -64,7 +64,7 @@ def conv_transpose(
         for tap in np.ndindex(*kernel):
             at = tuple(
                 slice(t * d, t * d + (length - 1) * s + 1, s)
-                for t, d, s, length in zip(tap, apart, steps, x.shape[2:], strict=True)
+                for t, d, s, length in zip(tap, dilation, steps, x.shape[2:], strict=True)
             )
             y[(slice(None), mine, *at)] += np.moveaxis(np.tensordot(part, rows[(..., *tap)], (1, 0)), -1, 1)
     if pad_type == "custom" and pad is not None:
@@ -75,16 +75,16 @@ def conv_transpose(
     return y if bias is None else y + bias.reshape(-1, *[1] * spatial)
 
 
-def _windows(x: Value, kernel: Sequence[int], steps: Sequence[int], apart: Sequence[int]) -> Value:
+def _windows(x: Value, kernel: Sequence[int], steps: Sequence[int], dilation: Sequence[int]) -> Value:
     """(B, C, *spatial) as (B, C, *out, *kernel)."""
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, apart, strict=True)]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     axes = tuple(range(2, x.ndim))
     found: Any = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
-    return found[(..., *(slice(None, None, s) for s in steps), *(slice(None, None, d) for d in apart))]
+    return found[(..., *(slice(None, None, s) for s in steps), *(slice(None, None, d) for d in dilation))]
 
 
 def _widths(
-    sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], apart: Sequence[int], kind: str,
+    sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], dilation: Sequence[int], kind: str,
     pad: Value | None,
 ) -> list[tuple[int, int]]:  # fmt: skip
     if kind == "custom":
@@ -92,7 +92,7 @@ def _widths(
     if kind == "valid":
         return [(0, 0)] * len(sizes)
     found = []
-    for size, k, s, d in zip(sizes, kernel, steps, apart, strict=True):
+    for size, k, s, d in zip(sizes, kernel, steps, dilation, strict=True):
         whole = max(((size + s - 1) // s - 1) * s + (k - 1) * d + 1 - size, 0)
         found.append((whole // 2, whole - whole // 2) if kind == "same" else (whole - whole // 2, whole // 2))
     return found

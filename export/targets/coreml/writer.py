@@ -12,7 +12,7 @@ from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.coreml.mil_interpreter import MilSession, check_known
 from rnn_export.platform.arrays import Arrays
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.backends.coreml.mil import read_program
 from rnn_export.runtime.backends.coreml.package_inspection import check_program, manifest, read_package
 from rnn_export.runtime.backends.coreml.package_names import DTYPES, MANIFEST, MODEL, PACKAGE, PLACES, WEIGHTS
@@ -63,7 +63,7 @@ def _converted(step: "fx.GraphModule", spec: StreamSpec, initial: Arrays, option
 
     given = {"step.pt": traced(step, spec, initial, options.precision)}
     words = {"spec": spec.to_json(), "precision": options.precision}
-    made = run_apart("rnn_export.export.targets.coreml.coreml_conversion", "convert", given, words)
+    made = run_isolated("rnn_export.export.targets.coreml.coreml_conversion", "convert", given, words)
     try:
         program = read_program(made[MODEL], made[WEIGHTS])
         check_known(program)

@@ -11,7 +11,7 @@ from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
 from rnn_export.export.targets.executorch.pte_runner import runner
 from rnn_export.platform.arrays import Arrays
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.backends.executorch.backend import open_target
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
@@ -44,7 +44,7 @@ def _converted(
 ) -> dict[str, bytes]:
     words = {"specs": {"step": spec.to_json()}, "targets": {"step": target.name}}
     given = {"step.pt2": saved(step, spec, initial)}
-    made = run_apart("rnn_export.export.targets.executorch.pte_conversion", "convert", given, words)
+    made = run_isolated("rnn_export.export.targets.executorch.pte_conversion", "convert", given, words)
     made["runner.cpp"] = runner(spec).encode()
     return {f"{folder(target.name, options.precision)}/{name}": data for name, data in made.items()}
 

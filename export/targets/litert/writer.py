@@ -12,7 +12,7 @@ from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
 from rnn_export.platform.arrays import Arrays, pack_arrays
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 
@@ -44,7 +44,7 @@ def _converted(step: "nn.Module", spec: StreamSpec, initial: Arrays, options: Ta
     if options.calibration is not None:
         given |= {"step.initial.npz": pack_arrays(initial), "step.recording.npz": pack_arrays(options.calibration)}
     words = {"specs": {"step": spec.to_json()}, "precision": options.precision}
-    made = run_apart("rnn_export.export.targets.litert.tflite_conversion", "convert", given, words)
+    made = run_isolated("rnn_export.export.targets.litert.tflite_conversion", "convert", given, words)
     return {f"{folder('litert', options.precision)}/{name}": data for name, data in made.items()}
 
 

@@ -14,7 +14,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import required_step
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.platform.arrays import Arrays, pack_arrays
-from rnn_export.platform.isolated_process import run_apart
+from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 
@@ -38,7 +38,7 @@ def from_step(
     stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
     given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}
     words = {"spec": spec.to_json(), "precision": options.precision}
-    made = run_apart("rnn_export.export.targets.openvino.ir_conversion", "convert", given, words)
+    made = run_isolated("rnn_export.export.targets.openvino.ir_conversion", "convert", given, words)
     return {f"{folder('openvino', options.precision)}/{name}": data for name, data in made.items()}
 
 

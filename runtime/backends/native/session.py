@@ -274,7 +274,7 @@ class NativeSession(Session):
     """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
 
     device = "cpu"
-    has_sequence = run_is_steps = survives_fork = steps_rows_apart = True
+    has_sequence = run_is_steps = survives_fork = steps_rows_independently = True
 
     def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
         self.compiled, self.spec, self.precision = compiled, compiled.spec, compiled.precision

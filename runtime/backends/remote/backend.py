@@ -83,7 +83,7 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
 class RemoteSession(Session):
     """Servers of one model; a sequence whose states were not fetched for `snapshot_every` frames brings them along."""
 
-    steps_rows_apart = True
+    steps_rows_independently = True
 
     def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
         self.servers, self.device, self.snapshot_every = servers, device, snapshot_every

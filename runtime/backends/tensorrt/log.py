@@ -9,7 +9,7 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|could not be allocated|error allocating|allocation fail|insufficient (GPU )?memory",
     re.I,
 )
-_NO_ROOM = re.compile(r"increas\w* the (allowed )?workspace|workspace limit|Could not find any implementation", re.I)
+_NO_MEMORY = re.compile(r"increas\w* the (allowed )?workspace|workspace limit|Could not find any implementation", re.I)
 # An engine goes on logging for as long as it runs.
 LINES = 20_000
 
@@ -44,7 +44,7 @@ class BuilderLog:
             less = "with --memory" if memory is None else f"to less than {memory / 2**20:.0f} MiB with --memory"
             others = "what else uses the GPU, on a Jetson also the desktop (sudo systemctl isolate multi-user.target)"
             advice = f"Memory ran out: hold the builder {less}, close {others}"
-        elif memory is not None and _NO_ROOM.search(self.text):
+        elif memory is not None and _NO_MEMORY.search(self.text):
             advice = f"It may have been held too short: allow more than {memory / 2**20:.0f} MiB with --memory"
         else:
             advice = "Export the bundle again for this target, or in another --precision"

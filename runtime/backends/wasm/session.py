@@ -107,7 +107,7 @@ class WasmSession(Session):
     """A compiled module; `stride` are the bytes from one stream's struct to the next."""
 
     device = "cpu"
-    steps_rows_apart = True
+    steps_rows_independently = True
 
     def __init__(self, spec: StreamSpec, code: bytes, weights: bytes, precision: str) -> None:
         self.spec, self.weights, self.precision = spec, weights, precision

@@ -146,13 +146,13 @@ class Rows:
         """The info of a value made of weights and the number of rows."""
         if node.target in NUMBERING and not self.sizes.isdisjoint(node.all_input_nodes):
             return Numbered(node.target is aten.arange.default and args_of(node)[0].target is aten.sym_size.int)
-        if not self._keeps_apart(node):
+        if not self._keeps_rows_independent(node):
             return Numbered()
         if isinstance(self.few[node], Tensor):
             return self._alike(node, self.few[node], self.more[node])
         return [self._alike(node, *pair) for pair in zip(self.few[node], self.more[node], strict=True)]
 
-    def _keeps_apart(self, node: fx.Node) -> bool:
+    def _keeps_rows_independent(self, node: fx.Node) -> bool:
         """True if an operator on values that are the same for all rows treats all rows alike."""
         if node.target in MOVING | TAKE_SIZES:
             return True

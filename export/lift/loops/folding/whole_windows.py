@@ -14,8 +14,8 @@ def of_whole_windows_too(module: BatchFirst, graph: fx.GraphModule, frames: int)
     """`graph`, right over `frames` frames, or a graph that is right over whole windows as well."""
     if (found := filled_up(graph)) is None:
         return graph
-    filled, apart = found
-    whole = next((n for n in range(MANY_FRAMES, MANY_FRAMES + apart) if is_right(module, graph, n) is False), None)
+    filled, step = found
+    whole = next((n for n in range(MANY_FRAMES, MANY_FRAMES + step) if is_right(module, graph, n) is False), None)
     if whole is None or not (is_right(module, filled, whole) and is_right(module, filled, frames)):
         return graph
     rewrite_for_any_length(module, filled, frames)

@@ -133,9 +133,9 @@ def _write(module: fx.GraphModule, node: fx.Node, value: Tensor, rows: Tensor) -
         table = write.constant(rows.reshape(period * width, *others))
         numbers = write.call(aten.arange.default, count)
         here, there = (write.call(aten.unsqueeze.default, numbers, axis) for axis in (1, 0))
-        apart = write.call(aten.clamp.default, write.call(aten.sub.Tensor, there, here), -(width // 2), width // 2)
+        offsets = write.call(aten.clamp.default, write.call(aten.sub.Tensor, there, here), -(width // 2), width // 2)
         row = write.call(aten.mul.Scalar, write.call(aten.remainder.Scalar, here, period), width)
-        places = write.call(aten.add.Scalar, write.call(aten.add.Tensor, row, apart), width // 2)
+        places = write.call(aten.add.Scalar, write.call(aten.add.Tensor, row, offsets), width // 2)
         found = write.call(aten.index.Tensor, table, [places])
         order = list(range(2, value.dim()))
         for axis, at in zip(pair, (0, 1), strict=True):

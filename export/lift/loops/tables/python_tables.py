@@ -122,8 +122,8 @@ def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
 def table_of(rows: Tensor, numbers: Tensor) -> Tensor:
     """(frames, frames, ...) for frames of these indices."""
     reach = rows.shape[1] // 2
-    apart = (numbers[None] - numbers[:, None]).clamp(-reach, reach) + reach
-    return rows.flatten(0, 1)[(numbers % len(rows))[:, None] * rows.shape[1] + apart]
+    offsets = (numbers[None] - numbers[:, None]).clamp(-reach, reach) + reach
+    return rows.flatten(0, 1)[(numbers % len(rows))[:, None] * rows.shape[1] + offsets]
 
 
 def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable[..., Any]:

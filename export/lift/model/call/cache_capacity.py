@@ -22,15 +22,15 @@ class Fills:
     size: int
     count: str
 
-    def there(self, room: Tensor, count: Tensor) -> Tensor:
-        """The last `count` entries of `room`."""
-        return room[self._from(self.size - min(count.reshape(()).item(), self.size))]
+    def there(self, cache: Tensor, count: Tensor) -> Tensor:
+        """The last `count` entries of `cache`."""
+        return cache[self._from(self.size - min(count.reshape(()).item(), self.size))]
 
-    def after(self, room: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    def after(self, cache: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """The buffer with `left` at its end, and the number of entries in `left`, (1,)."""
         one = left[tuple(slice(None) if a == self.axis else 0 for a in range(left.dim()))]
         count = torch.ones_like(one, dtype=torch.int64).sum().clamp(min=0)
-        return torch.cat([room, left], self.axis)[self._from(-self.size)], count.reshape(1)
+        return torch.cat([cache, left], self.axis)[self._from(-self.size)], count.reshape(1)
 
     def _from(self, start: Any) -> tuple[slice, ...]:
         return (*(slice(None) for _ in range(self.axis)), slice(start, None))
@@ -59,10 +59,10 @@ class Filling(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(self.signature.bind_partial(*args, **kwargs).arguments)
-        fed, rooms = {count: given.pop(count) for count in self.counts}, dict[str, list[Any]]()
+        fed, caches = {count: given.pop(count) for count in self.counts}, dict[str, list[Any]]()
         for name, fills in self.fills.items():
-            rooms[name], tree = pytree.tree_flatten(given[name])
-            there = [t if f is None else f.there(t, fed[f.count]) for t, f in zip(rooms[name], fills, strict=True)]
+            caches[name], tree = pytree.tree_flatten(given[name])
+            there = [t if f is None else f.there(t, fed[f.count]) for t, f in zip(caches[name], fills, strict=True)]
             given[name] = pytree.tree_unflatten(there, tree)
         result = self.model(**given)
         parts, keys = result_parts(result), {name: key_of(result, ref) for name, ref in self.refs.items()}
@@ -71,11 +71,11 @@ class Filling(nn.Module):
             key, after = keys[name], list[Any]()
             assert key is not None
             leaves, tree = pytree.tree_flatten(parts[key])
-            for room, left, fill in zip(rooms[name], leaves, fills, strict=True):
+            for cache, left, fill in zip(caches[name], leaves, fills, strict=True):
                 if fill is None:
                     after.append(left)
                     continue
-                kept, count = fill.after(room, left)
+                kept, count = fill.after(cache, left)
                 after.append(kept)
                 counts.setdefault(fill.count, count)
             parts[key] = pytree.tree_unflatten(after, tree)

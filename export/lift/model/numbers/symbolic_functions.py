@@ -27,9 +27,9 @@ def _max_pool1d(
     """max_pool1d by max_pool2d of one row: torch's own specializes the length of the input."""
     if return_indices:
         return torch.max_pool1d_with_indices(input, kernel_size, stride or (), padding, dilation, ceil_mode)
-    size, step, before, apart = (_one(v) for v in (kernel_size, stride, padding, dilation))
+    size, step, before, dilation_size = (_one(v) for v in (kernel_size, stride, padding, dilation))
     step = size if step is None else step
-    pooled = torch.max_pool2d(input.unsqueeze(-2), (1, size), (1, step), (0, before), (1, apart), ceil_mode)
+    pooled = torch.max_pool2d(input.unsqueeze(-2), (1, size), (1, step), (0, before), (1, dilation_size), ceil_mode)
     return pooled.squeeze(-2)
 
 
@@ -50,7 +50,7 @@ ROUNDED: Mapping[Any, Callable[[Any], Any]] = {
     Tensor.long: torch.sym_int, Tensor.int: torch.sym_int,
 }  # fmt: skip
 # What is reckoned of numbers alone is a number.
-RECKONED: Mapping[str, Callable[..., Any]] = {
+ON_INTEGERS: Mapping[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "neg", "lt", "le", "gt", "ge")},
     "div": operator.truediv, "truediv": operator.truediv, "true_divide": operator.truediv,
     "rsub": lambda a, b: b - a, "rdiv": lambda a, b: b / a, "rtruediv": lambda a, b: b / a,
@@ -88,19 +88,19 @@ class FreeSizes(TorchFunctionMode):
         if func is Tensor.__getitem__:
             args = (args[0], _with_numbers(args[1]))
         if not kwargs and any(isinstance(a, SYMBOLS) or self._stands_for_one(a) for a in args[:2]):
-            reckoned = RECKONED.get(getattr(func, "__name__", "").removeprefix("__").removesuffix("__"))
-            if reckoned is not None:
-                return self._reckoned(func, reckoned, args)
+            computed = ON_INTEGERS.get(getattr(func, "__name__", "").removeprefix("__").removesuffix("__"))
+            if computed is not None:
+                return self._computed(func, computed, args)
         result = INSTEAD.get(func, func)(*args, **kwargs)
         if number is not None:
             _keep_number(func, args, kwargs, number, result)
         return result
 
-    def _reckoned(self, func: Any, reckoned: Callable[..., Any], args: Sequence[Any]) -> Any:
+    def _computed(self, func: Any, computed: Callable[..., Any], args: Sequence[Any]) -> Any:
         """The result of `func`, marked with its number, which stays symbolic."""
         result, numbers = func(*args), [self._number(a) for a in args]
         if None not in numbers and isinstance(result, Tensor) and result.dim() == 0:
-            setattr(result, NUMBER, reckoned(*numbers))
+            setattr(result, NUMBER, computed(*numbers))
         return result
 
     def _stands_for_one(self, value: Any) -> bool:

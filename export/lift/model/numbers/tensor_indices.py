@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from rnn_export.export.lift.ir.source_location import at_line, user_line
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.numbers.constant_tensors import OF_SIZES, VALUE
-from rnn_export.export.lift.model.numbers.int_provenance import Reckoned, is_one, reckoned
+from rnn_export.export.lift.model.numbers.int_provenance import ComputedInt, is_one, provenance
 from rnn_export.export.lift.model.numbers.symbolic_functions import NUMBER
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -61,8 +61,8 @@ def one_entry(part: Any) -> Tensor | None:
     """The start of a slice of one entry, `n : n + 1`, if it is a tensor; else None."""
     if not isinstance(part, slice) or part.step not in (None, 1) or not is_number(part.start):
         return None
-    how, end = reckoned(part.start), reckoned(part.stop)
-    if how is None or not isinstance(end, Reckoned) or end.args not in ((how, 1), (1, how)):
+    how, end = provenance(part.start), provenance(part.stop)
+    if how is None or not isinstance(end, ComputedInt) or end.args not in ((how, 1), (1, how)):
         return None
     return part.start if getattr(end.function, "__name__", "") in ("__add__", "__radd__", "add") else None
 
@@ -89,7 +89,7 @@ class _Picked:
     def __init__(self, value: Tensor, index: Sequence[Any], place: int, axis: int) -> None:
         first = one_entry(index[place])
         number = index[place] if first is None else first
-        self.axis, self.how = axis, reckoned(number)
+        self.axis, self.how = axis, provenance(number)
         self.at = _from_start(number.long(), value.shape[axis]).reshape(1)
         # Of what is picked there is one entry.
         self.rest = (*index[:place], 0 if first is None else slice(None), *index[place + 1 :])

@@ -119,8 +119,8 @@ class _Interpreter:
     def _operator(self, node: _Node, kind: str, args: list[Any]) -> Any:
         space, _, name = kind.partition("::")
         has_tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args))
-        takes_apart = name in TAKE_APART and not isinstance(args[0], Tensor)
-        if name in SCALARS and (not has_tensors or takes_apart):
+        unpacks = name in UNPACKING and not isinstance(args[0], Tensor)
+        if name in SCALARS and (not has_tensors or unpacks):
             return SCALARS[name](*args)
         if name in OF_TENSORS and isinstance(args[0], Tensor):
             return OF_TENSORS[name](*args)
@@ -215,7 +215,7 @@ SINGLE: dict[str, Callable[..., Any]] = {
 # Called by the name that `OpaqueFunctions` knows.
 RECURRENT = ("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu")
 # These take a list of tensors as a list.
-TAKE_APART = {"__getitem__", "append", "len", "slice", "list", "_set_item", "pop", "insert", "extend", "get", "keys",
+UNPACKING = {"__getitem__", "append", "len", "slice", "list", "_set_item", "pop", "insert", "extend", "get", "keys",
               "values", "items", "copy", "reverse", "__contains__", "__is__", "__isnot__", "add", "add_", "mul", "mul_",
               "update", "setdefault", "clear", "Delete"}  # fmt: skip
 # What Python says of a tensor: sizes stay symbols.

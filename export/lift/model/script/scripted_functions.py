@@ -17,7 +17,7 @@ from rnn_export.export.lift.model.script.script_interpreter import SEVERAL, SING
 P = ParamSpec("P")
 R = TypeVar("R")
 # What the interpreter does beside what these have.
-BESIDE = {"prim::If", "prim::Loop", "prim::Constant", "prim::GetAttr", "prim::SetAttr", "prim::CallMethod",
+INTERPRETED = {"prim::If", "prim::Loop", "prim::Constant", "prim::GetAttr", "prim::SetAttr", "prim::CallMethod",
           "prim::CallFunction", "prim::DictConstruct"}  # fmt: skip
 
 
@@ -67,4 +67,4 @@ def _nodes(block: Block) -> Iterator[Any]:
 
 
 def _is_known(node: Any) -> bool:
-    return not node.kind.startswith("prim::") or node.kind in SINGLE or node.kind in SEVERAL or node.kind in BESIDE
+    return not node.kind.startswith("prim::") or node.kind in SINGLE or node.kind in SEVERAL or node.kind in INTERPRETED

@@ -23,10 +23,10 @@ from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
 from rnn_export.export.lift.model.attention_bound import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_turn, ready
 from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.rewrite.attention.relative_products import Through
 from rnn_export.export.lift.rewrite.attention.relative_scores import Relative, is_constant, is_near
-from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, apart_from_product, taken_apart
+from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa, split_product
 from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
@@ -51,14 +51,14 @@ def narrow_attention(
     """
     module.graph.eliminate_dead_code()
     for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
-        apart_from_product(module, node)
+        split_product(module, node)
     nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
     if not nodes:
         return
     for node in nodes:
-        softmax, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
-        for chances in ready(module, softmax):
-            found = Attention.of(chances)
+        softmax, whole = decomposed_sdpa(module, node) if node.target in SDPA else (node, None)
+        for probabilities in ready(module, softmax):
+            found = Attention.of(probabilities)
             narrow = None if found is None else _narrowed(module, found, examples, context, chunk)
             if found is not None and narrow is not None:
                 (whole or found.result).replace_all_uses_with(narrow)
@@ -72,14 +72,16 @@ def _narrowed(
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or MOST)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
-        if _is_causal(runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs, chunk)):
+        if _is_causal(runs) and (
+            narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, chunk)
+        ):
             context.bounds = True
             return narrow
     for both in FRAMES:
         runs = [_Run(module, examples, found, frames) for frames in both]
-        band = _band(runs)
+        window = _attention_window(runs)
         # Long periods are seen over more frames.
-        if band is not None and (narrow := _written(module, found, band, runs, chunk)) is not None:
+        if window is not None and (narrow := _written(module, found, window, runs, chunk)) is not None:
             return narrow
     return None
 
@@ -152,15 +154,15 @@ class _Run:
         """The masked scores (..., T, T) if all products are zero; None if the graph does not take the length."""
         both = [self.frames] * 2
         found = self.found
-        for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.tabled)):
+        for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.table_products)):
             self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
         try:
-            masked: Tensor = self.of(args_of(self.found.chances)[0])
+            masked: Tensor = self.of(args_of(self.found.probabilities)[0])
         except Exception:  # a length that the graph does not take may raise anything
             return None
         return masked if [*masked.shape[-2:]] == both else None
 
-    def along(self, relative: Relative, band: Band) -> Tensor | None:
+    def along(self, relative: Relative, window: AttentionWindow) -> Tensor | None:
         """The rows (..., size, E) that multiply a query, by place in the window; None if frames differ."""
         table: Tensor = self.of(relative.table)
         sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
@@ -169,15 +171,19 @@ class _Run:
         # As they lie in memory, which `as_strided` sees.
         numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
         moved = self.through(relative.product, relative.moves)(numbers)
-        return relative.along(moved, table, band.within(self.frames))
+        return relative.along(moved, table, window.within(self.frames))
 
-    def tables(self, band: Band) -> list[Tensor | None]:
+    def tables(self, window: AttentionWindow) -> list[Tensor | None]:
         """The rows (..., size, E), by place in the window, that multiply queries or are weighted by attention."""
-        band, found = band.within(self.frames), self.found
-        given = [(t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.tabled, *found.adds)]
+        window, found = window.within(self.frames), self.found
+        given = [
+            (t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.table_products, *found.adds)
+        ]
         with torch.no_grad():
             return [
-                (t.of_queries if t in found.tabled else t.of_chances)(self.through(t.given, t.path), sizes, band)
+                (t.of_queries if t in found.table_products else t.of_probabilities)(
+                    self.through(t.given, t.path), sizes, window
+                )
                 for t, sizes in given
             ]
 
@@ -198,55 +204,57 @@ def _is_causal(runs: Sequence[_Run]) -> bool:
     return all((masked := run.masked()) is not None and is_causal(masked) for run in runs)
 
 
-def _band(runs: Sequence[_Run]) -> Band | None:
+def _attention_window(runs: Sequence[_Run]) -> AttentionWindow | None:
     """The attention window that masks leave at both lengths, or None."""
-    bands = set()
+    all_windows = set()
     for run in runs:
         if (masked := run.masked()) is None:
             return None
         taken = masked > MASKED
-        bands.add(Band.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
-    band = bands.pop()
-    return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
+        all_windows.add(AttentionWindow.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
+    window = all_windows.pop()
+    return None if all_windows or window is None or window.size + window.first + MARGIN > runs[0].frames else window
 
 
-def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run], chunk: int) -> fx.Node | None:
+def _written(
+    module: fx.GraphModule, found: Attention, window: AttentionWindow, runs: Sequence[_Run], chunk: int
+) -> fx.Node | None:
     """The attention by windows; None if masks or tables are not alike along the window."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
         for mask in (n for n in node.all_input_nodes if is_constant(n)):
-            here, there = (band.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
+            here, there = (window.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
             if here is None or there is None or not torch.equal(_last(here, there), there):
                 return None
             tables[mask] = here
-    beside: dict[fx.Node, Tensor] = {}
+    relative_tables: dict[fx.Node, Tensor] = {}
     for relative in found.relatives:
-        here, there = (run.along(relative, band) for run in runs)
-        if band.first:
+        here, there = (run.along(relative, window) for run in runs)
+        if window.first:
             return None
         if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
-            beside[relative.scores] = here
+            relative_tables[relative.scores] = here
         elif relative.moves or before_turn(relative.table) is None:
             return None
-    rows = _rows_of_tables(found, band, runs)
+    rows = _rows_of_tables(found, window, runs)
     if rows is None:
         return None
-    layout = _layout(found, band, runs, period_of(tables.values()), chunk)
+    layout = _layout(found, window, runs, period_of(tables.values()), chunk)
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
         keys, values = (layout.windows(write, n) for n in (found.key, found.value))
         made = {found.scores: write.call(aten.matmul.default, layout.queries(write, found.query), keys)}
         for relative in found.relatives:
-            if relative.scores in beside:
-                made[relative.scores] = layout.scores(write, relative.query, beside[relative.scores])
+            if relative.scores in relative_tables:
+                made[relative.scores] = layout.scores(write, relative.query, relative_tables[relative.scores])
                 continue
             # Each key has a row of the table, whatever frame attends to it.
             keyed = write.call(aten.zeros_like.default, found.key)
             along = layout.windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)))
             made[relative.scores] = write.call(aten.matmul.default, layout.queries(write, relative.query), along)
-        for tabled in found.tabled:
-            made[tabled.result] = layout.scores(write, tabled.given, rows[tabled.result])
+        for table_products in found.table_products:
+            made[table_products.result] = layout.scores(write, table_products.given, rows[table_products.result])
 
         def replaced(node: fx.Node, given: Mapping[fx.Node, fx.Node]) -> fx.Node:
             args, kwargs = fx.node.map_arg(
@@ -257,48 +265,50 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
 
         for node in found.between:
             data = [n for n in node.all_input_nodes if n in made]
-            is_idle = len(data) == 1 and _does_nothing(node, tables)
-            made[node] = made[data[0]] if is_idle else replaced(node, made)
-        scores = made[args_of(found.chances)[0]]
+            is_identity = len(data) == 1 and _does_nothing(node, tables)
+            made[node] = made[data[0]] if is_identity else replaced(node, made)
+        scores = made[args_of(found.probabilities)[0]]
         one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
         for axis, size in enumerate(write.value_of(one).shape[:-2]):
             if isinstance(size, int) and size > 1:
                 # Heads, before the rows or behind them, have the same frames.
                 one = write.call(aten.slice.Tensor, one, axis, 0, 1)
-        is_there = replace(layout, band=replace(band, first=0)).windows(write, write.call(aten.ones_like.default, one))
+        is_there = replace(layout, window=replace(window, first=0)).windows(
+            write, write.call(aten.ones_like.default, one)
+        )
         lowest = torch.finfo(write.value_of(scores).dtype).min
         is_there = write.call(aten.gt.Scalar, is_there, 0.5)
-        if band.first:
-            is_there = with_first_ones(write, is_there, found.key, band)
+        if window.first:
+            is_there = with_first_ones(write, is_there, found.key, window)
         scores = write.call(aten.where.ScalarOther, layout.looked_at(write, is_there), scores, lowest)
-        chances = write.call(aten.softmax.int, scores, -1)
+        probabilities = write.call(aten.softmax.int, scores, -1)
         for node in found.after:
             if node.target in PICKS or not _does_nothing(node, tables):
-                chances = replaced(node, {args_of(node)[0]: chances})
+                probabilities = replaced(node, {args_of(node)[0]: probabilities})
         for added in found.adds:
-            of_rows = write.call(aten.matmul.default, chances, write.constant(rows[added.result].unsqueeze(-3)))
+            of_rows = write.call(aten.matmul.default, probabilities, write.constant(rows[added.result].unsqueeze(-3)))
             added.result.replace_all_uses_with(write.call(aten.squeeze.dim, of_rows, -2))
-        result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
+        result = write.call(aten.matmul.default, probabilities, write.call(aten.transpose.int, values, -2, -1))
         return layout.frames(write, result, found.query)
 
 
-def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
+def _layout(found: Attention, window: AttentionWindow, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
     """The layout by blocks if frames attend within them and a step has whole ones; else by frames."""
     size = found.scores.meta["val"].shape[-1]
     one = len(size.node.expr.free_symbols) == 1
     in_step = (size_at(size, MANY + chunk) or 0) - (size_at(size, MANY) or 0) if one else 0
     if period == 1 or found.adds or not in_step or in_step % period:
-        return ByFrame(band)
+        return ByFrame(window)
     left = [masked.flatten(0, -3).gt(MASKED).any(0) for run in runs if (masked := run.masked()) is not None]
-    return ByBlock.of(band, period, left) or ByFrame(band)
+    return ByBlock.of(window, period, left) or ByFrame(window)
 
 
-def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
+def _rows_of_tables(found: Attention, window: AttentionWindow, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
     """By result, the rows of tables (T, T) along the window; None if these are not alike."""
-    tabled, rows = (*found.tabled, *found.adds), dict[fx.Node, Tensor]()
+    table_products, rows = (*found.table_products, *found.adds), dict[fx.Node, Tensor]()
     order = {node: number for number, node in enumerate(found.result.graph.nodes)}
-    for each, here, there in zip(tabled, *(run.tables(band) for run in runs), strict=True):
-        if here is None or there is None or band.first or not is_near(here[..., -there.shape[-2] :, :], there):
+    for each, here, there in zip(table_products, *(run.tables(window) for run in runs), strict=True):
+        if here is None or there is None or window.first or not is_near(here[..., -there.shape[-2] :, :], there):
             return None
         if each in found.adds and any(order[user] < order[found.result] for user in each.result.users):
             return None

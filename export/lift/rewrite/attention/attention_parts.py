@@ -9,7 +9,11 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.rewrite.attention.relative_products import Tabled, table_of_chances, table_of_queries
+from rnn_export.export.lift.rewrite.attention.relative_products import (
+    TableProduct,
+    table_of_probabilities,
+    table_of_queries,
+)
 from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, Relative, is_constant, relative_of
 
 # Of scores, entry by entry.
@@ -17,7 +21,7 @@ POINTWISE = overloads(
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
     "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
 )
-IDLE = overloads("clone alias dropout _to_copy native_dropout")
+IDENTITIES = overloads("clone alias dropout _to_copy native_dropout")
 # Of chances: those of some heads or rows.
 PICKS = overloads("slice.Tensor narrow select.int")
 # Of chances, of which these leave those of 0 at 0.
@@ -26,54 +30,66 @@ MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
 @dataclass(frozen=True)
 class Attention:
-    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
+    """`result` is the product of the softmax `probabilities` with `value`, and `scores` that of `query` and `key`.
 
-    `between` makes the input of the softmax from the scores, `relatives` and `tabled`; `after` makes that of the last
-    product from the attention weights, and `adds` are terms of its result from a table.
+    `between` makes the input of the softmax from the scores, `relatives` and `table_products`; `after` makes that of
+    the last product from the attention weights, and `adds` are terms of its result from a table.
     """
 
     query: fx.Node
     key: fx.Node
     scores: fx.Node
     relatives: tuple[Relative, ...]
-    tabled: tuple[Tabled, ...]
+    table_products: tuple[TableProduct, ...]
     between: tuple[fx.Node, ...]
-    chances: fx.Node
+    probabilities: fx.Node
     after: tuple[fx.Node, ...]
     value: fx.Node
     result: fx.Node
-    adds: tuple[Tabled, ...]
+    adds: tuple[TableProduct, ...]
 
     @staticmethod
-    def of(chances: fx.Node) -> Attention | None:
+    def of(probabilities: fx.Node) -> Attention | None:
         """The attention around a softmax over the last axis; None if its weights or scores have other uses."""
-        given = named_args(chances)
-        last = chances.meta["val"].dim() - 1
+        given = named_args(probabilities)
+        last = probabilities.meta["val"].dim() - 1
         if given.get("dim", -1) % (last + 1) != last:
             return None
-        last, after = chances, list[fx.Node]()
-        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_kept(user, last)):
+        last, after = probabilities, list[fx.Node]()
+        while len(last.users) == 1 and (
+            (user := next(iter(last.users))).target in IDENTITIES or _is_passed_on(user, last)
+        ):
             last = user
-            after += [] if last.target in IDLE else [last]
-        adds = {user: added for user in last.users if (added := table_of_chances(last, user)) is not None}
+            after += [] if last.target in IDENTITIES else [last]
+        adds = {user: added for user in last.users if (added := table_of_probabilities(last, user)) is not None}
         results = [user for user in last.users if user not in adds]
         if len(results) != 1 or results[0].target not in PRODUCTS or args_of(results[0])[0] is not last:
             return None
         (result,) = results
-        between, made_of = _scores(args_of(chances)[0])
-        tabled = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
-        relatives = {n: near for n in made_of if n not in tabled and (near := relative_of(n)) is not None}
-        products = [n for n in made_of if n not in relatives and n not in tabled]
+        between, made_of = _scores(args_of(probabilities)[0])
+        table_products = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
+        relatives = {n: near for n in made_of if n not in table_products and (near := relative_of(n)) is not None}
+        products = [n for n in made_of if n not in relatives and n not in table_products]
         if len(products) != 1 or products[0].target not in PRODUCTS:
             return None
         query, turned = args_of(products[0])
         key = before_turn(turned)
         if key is None:
             return None
-        beside, more = (*relatives.values(),), (*tabled.values(),)
+        relative_parts, more = (*relatives.values(),), (*table_products.values(),)
         given = args_of(result)[1]
         return Attention(
-            query, key, products[0], beside, more, between, chances, (*after,), given, result, (*adds.values(),)
+            query,
+            key,
+            products[0],
+            relative_parts,
+            more,
+            between,
+            probabilities,
+            (*after,),
+            given,
+            result,
+            (*adds.values(),),
         )
 
 
@@ -81,7 +97,7 @@ def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
     """In place, copy the softmax for each product that takes it, and transpose keys last; return the softmaxes."""
     found, chain = [softmax], [softmax]
     while len(chain[-1].users) == 1 and (
-        (user := next(iter(chain[-1].users))).target in IDLE or _is_mask(user, chain[-1])
+        (user := next(iter(chain[-1].users))).target in IDENTITIES or _is_mask(user, chain[-1])
     ):
         chain.append(user)
     users = [*chain[-1].users]
@@ -104,7 +120,7 @@ def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
 
 def _leads_on(node: fx.Node) -> bool:
     """True if a node moves, masks or multiplies attention weights."""
-    return node.target in IDLE | MASKING | PICKS | PRODUCTS
+    return node.target in IDENTITIES | MASKING | PICKS | PRODUCTS
 
 
 def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
@@ -123,17 +139,17 @@ def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
         product.replace_input_with(turned, write.call(aten.transpose.int, moved, -2, -1))
 
 
-def _is_kept(node: fx.Node, chances: fx.Node) -> bool:
+def _is_passed_on(node: fx.Node, probabilities: fx.Node) -> bool:
     """True if a node leaves attention weights as they are, maybe of some heads, or masks them."""
     if node.target in PICKS:
-        rank, taken = chances.meta["val"].dim(), named_args(node)
-        return taken["dim"] % rank < rank - 2 and args_of(node)[0] is chances
-    return _is_mask(node, chances)
+        rank, taken = probabilities.meta["val"].dim(), named_args(node)
+        return taken["dim"] % rank < rank - 2 and args_of(node)[0] is probabilities
+    return _is_mask(node, probabilities)
 
 
-def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
+def _is_mask(node: fx.Node, probabilities: fx.Node) -> bool:
     """True if a node masks some attention weights, the same ones in each call."""
-    if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
+    if node.target not in MASKING or args_of(node)[0] is not probabilities or not is_constant(args_of(node)[1]):
         return False
     return node.target is aten.mul.Tensor or args_of(node)[2] == 0
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 
 
 def with_first(write: NodeWriter, windows: fx.Node, value: fx.Node, count: int) -> fx.Node:
@@ -25,9 +25,9 @@ def with_first(write: NodeWriter, windows: fx.Node, value: fx.Node, count: int) 
     return write.call(aten.cat.default, [windows, kept], -1)
 
 
-def with_first_ones(write: NodeWriter, is_there: fx.Node, value: fx.Node, band: Band) -> fx.Node:
+def with_first_ones(write: NodeWriter, is_there: fx.Node, value: fx.Node, window: AttentionWindow) -> fx.Node:
     """The mask (..., T, 1, size + first) of the frames in a window and of the sinks behind it."""
-    after = write.constant(torch.arange(band.first) + band.behind)
+    after = write.constant(torch.arange(window.first) + window.behind)
     is_behind = write.call(aten.gt.Tensor, _numbers(write, value), after)
     is_behind = write.call(aten.unsqueeze.default, is_behind, 1)
     like = write.call(aten.slice.Tensor, is_there, -1, 0, 1)

@@ -13,7 +13,7 @@ LONGEST_PERIOD = 128
 
 
 @dataclass(frozen=True)
-class Band:
+class AttentionWindow:
     """The window of frame t: t - `behind` to t + `ahead`, and of the frames farther back the first `first`."""
 
     behind: int
@@ -45,24 +45,26 @@ class Band:
                 return first
         return None
 
-    def within(self, frames: int) -> Band:
+    def within(self, frames: int) -> AttentionWindow:
         """The window within a sequence of `frames` frames."""
         return replace(self, behind=min(self.behind, frames - 1), ahead=min(self.ahead, frames - 1))
 
     @staticmethod
-    def of(taken: Tensor) -> Band | None:
+    def of(taken: Tensor) -> AttentionWindow | None:
         """The smallest window with all of `taken`, (T, T); None if that is empty, or its sinks differ."""
         first = int(taken[-1].long().cumprod(0).sum())
         first = 0 if first == len(taken) else first
         rows, columns = taken.nonzero().unbind(1)
-        apart = (rows - columns)[columns >= first]
-        if not len(apart):
+        offsets = (rows - columns)[columns >= first]
+        if not len(offsets):
             return None
-        band = Band(max(int(apart.max()), 0), max(int(-apart.min()), 0), first)
+        window = AttentionWindow(max(int(offsets.max()), 0), max(int(-offsets.min()), 0), first)
         numbers = torch.arange(len(taken))
         early = (numbers[:, None] - numbers)[:, :first]
-        is_kept = taken[:, :first]
-        return band if is_kept[early > band.behind].all() and not is_kept[early < -band.ahead].any() else None
+        sees_first = taken[:, :first]
+        return (
+            window if sees_first[early > window.behind].all() and not sees_first[early < -window.ahead].any() else None
+        )
 
     def _of_first(self, table: Tensor) -> Tensor | None:
         """The table at the sinks, (..., 1, first); None if frames differ."""

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.export.lift.ir.fx_nodes import overloads
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.rewrite.attention.relative_scores import MOVES, PRODUCTS, is_constant
 
 LINEAR = MOVES | PRODUCTS | overloads("mul.Tensor mul.Scalar div.Tensor div.Scalar sum.dim_IntList expand einsum")
@@ -31,7 +31,7 @@ Through = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Tabled:
+class TableProduct:
     """`path`, in order, makes `result` of `given`: scores (..., T, T) of queries (..., T, E), or values of weights."""
 
     given: fx.Node
@@ -44,23 +44,23 @@ class Tabled:
         constants = (n for node in self.path for n in node.all_input_nodes if is_constant(n))
         return any(sum(isinstance(size, torch.SymInt) for size in _shape(n)) > 1 for n in constants)
 
-    def of_queries(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
+    def of_queries(self, through: Through, sizes: Sequence[int], window: AttentionWindow) -> Tensor | None:
         """The rows (..., size, E) that multiply a query, by place in the window; None if frames differ."""
         ones = torch.eye(sizes[-1])
-        rows = [_along(band, through(one.expand(*sizes).contiguous())) for one in ones]
+        rows = [_along(window, through(one.expand(*sizes).contiguous())) for one in ones]
         if not rows or any(row is None for row in rows):
             return None
         table = torch.stack([row for row in rows if row is not None], -1)
         drawn = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
-        want = _entries(band, through(drawn))
+        want = _entries(window, through(drawn))
         scores = (drawn.unsqueeze(-2) @ table.mT.unsqueeze(-3)).squeeze(-2)
-        return table if _is_same(torch.where(_is_there(band, sizes[-2]), scores, 0.0), want) else None
+        return table if _is_same(torch.where(_is_there(window, sizes[-2]), scores, 0.0), want) else None
 
-    def of_chances(self, through: Through, sizes: Sequence[int], band: Band) -> Tensor | None:
+    def of_probabilities(self, through: Through, sizes: Sequence[int], window: AttentionWindow) -> Tensor | None:
         """The rows (..., size, E) that attention weights sum, by place in the window; None if frames differ."""
-        frames, is_there = sizes[-1], _is_there(band, sizes[-1])
-        drawn = torch.rand(*sizes[:-2], frames, band.size, generator=torch.Generator().manual_seed(0)) * is_there
-        at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
+        frames, is_there = sizes[-1], _is_there(window, sizes[-1])
+        drawn = torch.rand(*sizes[:-2], frames, window.size, generator=torch.Generator().manual_seed(0)) * is_there
+        at = torch.arange(frames)[:, None] + torch.arange(-window.behind, window.ahead + 1)
 
         def given(along: Tensor) -> Tensor:
             whole = torch.zeros(*along.shape[:-1], frames + 1)
@@ -68,8 +68,8 @@ class Tabled:
             return through(whole.scatter(-1, places, along)[..., :frames].contiguous())
 
         rows = []
-        for place in range(band.size):
-            of_one = given((torch.arange(band.size) == place).float() * is_there.expand(drawn.shape))
+        for place in range(window.size):
+            of_one = given((torch.arange(window.size) == place).float() * is_there.expand(drawn.shape))
             there = of_one[..., is_there[:, place], :]
             if not there.shape[-2] or not _is_same(there, there[..., :1, :].expand_as(there)):
                 return None
@@ -78,7 +78,7 @@ class Tabled:
         return table if _is_same(drawn @ table, given(drawn)) else None
 
 
-def table_of_queries(scores: fx.Node) -> Tabled | None:
+def table_of_queries(scores: fx.Node) -> TableProduct | None:
     """The product of the queries with a table that makes `scores`, or None."""
     path, node, has_product = [scores], scores, False
     shape = _shape(scores)
@@ -89,20 +89,20 @@ def table_of_queries(scores: fx.Node) -> Tabled | None:
         has_product = has_product or _takes_table(node)
         (node,) = before
         if has_product and _is_like(_shape(node), shape) and isinstance(_shape(node)[-1], int):
-            return Tabled(node, tuple(reversed(path)), scores)
+            return TableProduct(node, tuple(reversed(path)), scores)
         path.append(node)
     return None
 
 
-def table_of_chances(chances: fx.Node, first: fx.Node) -> Tabled | None:
-    """The product of `chances` with a table that begins at `first`, or None."""
+def table_of_probabilities(probabilities: fx.Node, first: fx.Node) -> TableProduct | None:
+    """The product of `probabilities` with a table that begins at `first`, or None."""
     path, node, has_product = list[fx.Node](), first, False
-    shape = _shape(chances)
-    while node.target in LINEAR and all(is_constant(n) or n in (chances, *path) for n in node.all_input_nodes):
+    shape = _shape(probabilities)
+    while node.target in LINEAR and all(is_constant(n) or n in (probabilities, *path) for n in node.all_input_nodes):
         path.append(node)
         has_product = has_product or _takes_table(node)
         if has_product and _is_like(_shape(node), shape) and isinstance(_shape(node)[-1], int):
-            return Tabled(chances, tuple(path), node)
+            return TableProduct(probabilities, tuple(path), node)
         if len(node.users) != 1:
             return None
         node = next(iter(node.users))
@@ -124,24 +124,24 @@ def _is_like(shape: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(shape) == len(other) > 1 and all(guard_or_false(a == b) for a, b in pairs)
 
 
-def _is_there(band: Band, frames: int) -> Tensor:
+def _is_there(window: AttentionWindow, frames: int) -> Tensor:
     """The mask (T, size) of the places in the window that are in the sequence."""
-    at = torch.arange(frames)[:, None] + torch.arange(-band.behind, band.ahead + 1)
+    at = torch.arange(frames)[:, None] + torch.arange(-window.behind, window.ahead + 1)
     return (at >= 0) & (at < frames)
 
 
-def _entries(band: Band, table: Tensor) -> Tensor:
+def _entries(window: AttentionWindow, table: Tensor) -> Tensor:
     """A table (..., T, T) as (..., T, size), zero outside of the sequence."""
     frames = table.shape[-1]
     rows = torch.arange(frames)[:, None]
-    at = rows + torch.arange(-band.behind, band.ahead + 1)
-    return torch.where(_is_there(band, frames), table[..., rows.expand_as(at), at.clamp(0, frames - 1)], 0.0)
+    at = rows + torch.arange(-window.behind, window.ahead + 1)
+    return torch.where(_is_there(window, frames), table[..., rows.expand_as(at), at.clamp(0, frames - 1)], 0.0)
 
 
-def _along(band: Band, table: Tensor) -> Tensor | None:
+def _along(window: AttentionWindow, table: Tensor) -> Tensor | None:
     """The row (..., size) of a table (..., T, T) alike along the window, constant axes reduced to 1; or None."""
-    entries, is_there = _entries(band, table), _is_there(band, table.shape[-1])
-    one = entries[..., band.behind, :]
+    entries, is_there = _entries(window, table), _is_there(window, table.shape[-1])
+    one = entries[..., window.behind, :]
     alike = torch.where(is_there, entries, one.unsqueeze(-2))
     return _one_of_each(one, 1) if _is_same(alike, one.unsqueeze(-2).expand_as(alike)) else None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, args_of, overloads, sources_of
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 
 PRODUCTS = overloads("matmul bmm")
 # These put entries elsewhere, and leave them as they are.
@@ -44,7 +44,7 @@ class Relative:
         """Indices (T, L), from 1 on, that stand for the entries of the product."""
         return torch.arange(1, frames * columns + 1, dtype=torch.float64).reshape(frames, columns)
 
-    def along(self, moved: Tensor, table: Tensor, band: Band) -> Tensor | None:
+    def along(self, moved: Tensor, table: Tensor, window: AttentionWindow) -> Tensor | None:
         """The table row (..., size, E) at each place of a window, by `numbers` moved to (..., T, T).
 
         None if frames differ.
@@ -56,13 +56,13 @@ class Relative:
         if not torch.equal(places, places[:1].expand_as(places)):
             return None
         rows = torch.arange(frames)[:, None]
-        at = rows + torch.arange(-band.behind, band.ahead + 1)
+        at = rows + torch.arange(-window.behind, window.ahead + 1)
         is_there = (at >= 0) & (at < frames)
         number = places[0][rows.expand_as(at), at.clamp(0, frames - 1)].long() - 1
         if not bool(((number >= 0) & (number // table.shape[-1] == rows))[is_there].all()):
             return None
         by_place = table.mT[..., (number % table.shape[-1]).clamp(min=0), :]
-        one = by_place[..., band.behind, :, :]
+        one = by_place[..., window.behind, :, :]
         alike = torch.where(is_there[..., None], by_place, one.unsqueeze(-3))
         return one if is_near(alike, one.unsqueeze(-3).expand_as(alike)) else None
 

@@ -14,7 +14,7 @@ SDPA = overloads("scaled_dot_product_attention")
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 
 
-def apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
+def split_product(module: fx.GraphModule, node: fx.Node) -> None:
     """Decompose a product with an added term."""
     given, write = named_args(node), NodeWriter(module, "sum")
     if node.kwargs.get("beta", given["beta"]) != 1 or node.kwargs.get("alpha", given["alpha"]) != 1:
@@ -26,7 +26,7 @@ def apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
     module.graph.erase_node(node)
 
 
-def taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
+def decomposed_sdpa(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """Write the operators of a fused attention before it; return their softmax and the fused node."""
     given: dict[str, Any] = named_args(node)
     write = NodeWriter(module, "attention")
@@ -53,6 +53,6 @@ def taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node
             scores = write.call(aten.where.ScalarOther, mask, scores, float("-inf"))
         elif mask is not None:
             scores = write.call(aten.add.Tensor, scores, mask)
-        chances = write.call(aten.softmax.int, scores, -1)
-        write.call(aten.matmul.default, chances, value)
-    return chances, node
+        probabilities = write.call(aten.softmax.int, scores, -1)
+        write.call(aten.matmul.default, probabilities, value)
+    return probabilities, node

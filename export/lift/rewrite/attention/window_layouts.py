@@ -17,24 +17,24 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first
-from rnn_export.export.lift.rewrite.attention.attention_windows import Band
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 
 
 @dataclass(frozen=True)
 class ByFrame:
     """Queries (..., T, 1, E), and keys or values (..., T, E, size) of a window for each frame."""
 
-    band: Band
+    window: AttentionWindow
 
     def queries(self, write: NodeWriter, value: fx.Node) -> fx.Node:
         return write.call(aten.unsqueeze.default, value, -2)
 
     def windows(self, write: NodeWriter, value: fx.Node) -> fx.Node:
         """Windows of (..., T, E), zero outside of the sequence, and the sinks."""
-        band = self.band
-        padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
-        windows = write.call(aten.unfold.default, padded, -2, band.size, 1)
-        return with_first(write, windows, value, band.first) if band.first else windows
+        window = self.window
+        padded = write.call(aten.constant_pad_nd.default, value, [0, 0, window.behind, window.ahead])
+        windows = write.call(aten.unfold.default, padded, -2, window.size, 1)
+        return with_first(write, windows, value, window.first) if window.first else windows
 
     def scores(self, write: NodeWriter, value: fx.Node, rows: Tensor) -> fx.Node:
         """Queries (..., T, E) times a row for each place in the window, (..., size, E)."""
@@ -65,23 +65,23 @@ class ByBlock:
     A window begins `before` frames before the block. `taken` (period, size) is the mask of its frames for each frame.
     """
 
-    band: Band
+    window: AttentionWindow
     period: int
     before: int
     taken: Tensor
 
     @staticmethod
-    def of(band: Band, period: int, masks: Sequence[Tensor]) -> ByBlock | None:
+    def of(window: AttentionWindow, period: int, masks: Sequence[Tensor]) -> ByBlock | None:
         """The layout for masks (T, T) at each length; None if a block has to wait for others as well."""
         middle = len(masks[0]) // 2 // period * period
-        if period == 1 or not band.ahead or band.first or middle < band.behind or middle + period > len(masks[0]):
+        if period == 1 or not window.ahead or window.first or middle < window.behind or middle + period > len(masks[0]):
             return None
         rows = masks[0][middle : middle + period]
         columns = rows.any(0).nonzero().flatten() - middle
         if not len(columns) or columns.max() >= period:
             return None
         before = max(0, -int(columns.min()))
-        found = ByBlock(band, period, before, rows[:, middle - before : middle + period])
+        found = ByBlock(window, period, before, rows[:, middle - before : middle + period])
         return found if all(found._is_all_of(mask) for mask in masks) else None
 
     def _is_all_of(self, mask: Tensor) -> bool:
@@ -99,7 +99,7 @@ class ByBlock:
     def _places(self) -> Tensor:
         """The place (period, size) of each frame of the window in the window of its row."""
         row, column = torch.arange(self.period)[:, None], torch.arange(self.size)
-        return (column - self.before - row + self.band.behind).clamp(0, self.band.size - 1)
+        return (column - self.before - row + self.window.behind).clamp(0, self.window.size - 1)
 
     def _windows(self, write: NodeWriter, value: fx.Node, before: int) -> fx.Node:
         padded = write.call(aten.constant_pad_nd.default, value, [0, 0, before, self.period - 1])

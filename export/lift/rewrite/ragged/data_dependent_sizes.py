@@ -23,7 +23,7 @@ from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers, is_by_value, is_whole_number, origin_of
 from rnn_export.export.lift.rewrite.ragged.nonnegative_counts import never_below_zero
 from rnn_export.export.lift.rewrite.ragged.ragged_rules import RULES, entry_by_entry
-from rnn_export.export.lift.rewrite.ragged.ragged_tensors import Result, Rewrite, Roomy, Unruled
+from rnn_export.export.lift.rewrite.ragged.ragged_tensors import RaggedTensor, Result, Rewrite, Unruled
 
 ITEMS = overloads("item _local_scalar_dense")
 ROUNDED: Mapping[Any, Any] = {math.ceil: -1, math.floor: 1, math.trunc: 1, torch.sym_int: 1}
@@ -33,7 +33,7 @@ SUMS = overloads("add.Tensor sub.Tensor rsub.Scalar rsub.Tensor mul.Tensor add.S
 MADE = 32
 
 
-def give_room(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) -> None:
+def make_axes_ragged(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) -> None:
     """Rewrite `module` in place, so that no size in it is data-dependent.
 
     `counts` are states that begin at zero or above, by the index of the placeholder and of the next value.
@@ -110,7 +110,7 @@ class _SizesByValue:
             node.replace_all_uses_with(result)
             if (number := self._sum(node)) is not None:
                 self.rewriting.held[result] = number
-        elif isinstance(result, Roomy) and not result.rooms:
+        elif isinstance(result, RaggedTensor) and not result.ragged_axes:
             node.replace_all_uses_with(result.node)
         else:
             self.rewriting.values[node] = result
@@ -124,11 +124,11 @@ class _SizesByValue:
                 known[node] = self.rewriting.number_in(first, self._key(first))
                 return True
             return False
-        if node.target is aten.sym_size.int and isinstance(value := self.rewriting.values.get(first), Roomy):
+        if node.target is aten.sym_size.int and isinstance(value := self.rewriting.values.get(first), RaggedTensor):
             axis: Any = node.args[1]
             axis %= value.node.meta["val"].dim()
             size = value.node.meta["val"].shape[axis]
-            known[node] = value.rooms[axis].count if axis in value.rooms else Number(int(size))
+            known[node] = value.ragged_axes[axis].count if axis in value.ragged_axes else Number(int(size))
             return True
         if isinstance(node.meta.get("val"), Tensor | tuple | list) or not any(
             n in known or n in self.ratios for n in node.all_input_nodes
@@ -148,7 +148,7 @@ class _SizesByValue:
         if node.target is operator.truediv and b.known is not None and b.known > 0:
             self.ratios[node] = (a, b.known)
             return True
-        made = _reckoned(numbers, node.target, a, b)
+        made = _computed(numbers, node.target, a, b)
         if made is None:
             raise _refusal(node, "a number of Python's is reckoned of the value of a tensor in a way that has no rule")
         known[node] = made
@@ -223,10 +223,10 @@ class _SizesByValue:
 
 def _nodes_of(result: Result) -> list[fx.Node]:
     parts = result if isinstance(result, list) else [result]
-    return [part.node if isinstance(part, Roomy) else part for part in parts]
+    return [part.node if isinstance(part, RaggedTensor) else part for part in parts]
 
 
-def _reckoned(numbers: Numbers, target: Any, a: Number, b: Number) -> Number | None:
+def _computed(numbers: Numbers, target: Any, a: Number, b: Number) -> Number | None:
     if target in (operator.add, operator.sub):
         return a + b if target is operator.add else a - b
     if target is operator.neg:

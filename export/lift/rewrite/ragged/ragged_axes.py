@@ -31,14 +31,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Room:
+class RaggedAxis:
     """The segments of a ragged axis, in order."""
 
     pieces: tuple[Piece, ...]
 
     @staticmethod
-    def full(size: int) -> Room:
-        return Room((Piece(size, Number(), Number(size)),))
+    def full(size: int) -> RaggedAxis:
+        return RaggedAxis((Piece(size, Number(), Number(size)),))
 
     @property
     def size(self) -> int:
@@ -60,11 +60,11 @@ class Room:
             yield piece, at, before
             at, before = at + piece.size, before + piece.count
 
-    def times(self, inner: int) -> Room:
+    def times(self, inner: int) -> RaggedAxis:
         """The axis with `inner` entries for each one."""
-        return Room(tuple(Piece(p.size * inner, p.start * inner, p.count * inner) for p in self.pieces))
+        return RaggedAxis(tuple(Piece(p.size * inner, p.start * inner, p.count * inner) for p in self.pieces))
 
-    def parted(self, inner: int) -> Room | None:
+    def parted(self, inner: int) -> RaggedAxis | None:
         """The axis with one entry for `inner`; None if they do not come out even."""
         pieces = []
         for piece in self.pieces:
@@ -72,40 +72,42 @@ class Room:
             if start is None or count is None or piece.size % inner:
                 return None
             pieces.append(Piece(piece.size // inner, start, count))
-        return Room(tuple(pieces))
+        return RaggedAxis(tuple(pieces))
 
-    def turned(self) -> Room:
+    def turned(self) -> RaggedAxis:
         """The axis in reverse order."""
-        return Room(tuple(Piece(p.size, (p.start + p.count) * -1 + p.size, p.count) for p in reversed(self.pieces)))
+        return RaggedAxis(
+            tuple(Piece(p.size, (p.start + p.count) * -1 + p.size, p.count) for p in reversed(self.pieces))
+        )
 
 
-class Rooms:
+class RaggedAxes:
     """Operations on the ragged axes of one graph."""
 
     def __init__(self, numbers: Numbers) -> None:
         self.numbers, self.call = numbers, numbers.writer.call
-        self._masks: dict[Room, fx.Node] = {}
+        self._masks: dict[RaggedAxis, fx.Node] = {}
 
-    def cut(self, room: Room, start: Number, end: Number) -> Room:
-        """`room` with only the valid entries from the `start`-th up to the `end`-th.
+    def cut(self, ragged: RaggedAxis, start: Number, end: Number) -> RaggedAxis:
+        """`ragged` with only the valid entries from the `start`-th up to the `end`-th.
 
         Both lie within it, and `end` may be before `start`.
         """
         numbers, pieces = self.numbers, list[Piece]()
-        for piece, _, before in room.placed():
+        for piece, _, before in ragged.placed():
             rest = numbers.rest(piece.count, start - before)
             pieces.append(Piece(piece.size, piece.start + piece.count - rest, rest))
-        left, cut = Room(tuple(pieces)), list[Piece]()
-        if end == room.count:
+        left, cut = RaggedAxis(tuple(pieces)), list[Piece]()
+        if end == ragged.count:
             return left
         for piece, _, before in left.placed():
             count = numbers.between(end - start - before, Number(), piece.count)
             cut.append(Piece(piece.size, piece.start, count))
-        return Room(tuple(cut))
+        return RaggedAxis(tuple(cut))
 
-    def trimmed(self, room: Room) -> tuple[Room, int, int]:
-        """`room` without never valid entries at its ends, and its start and end in the old one."""
-        pieces, at, end = list(room.pieces), 0, room.size
+    def trimmed(self, ragged: RaggedAxis) -> tuple[RaggedAxis, int, int]:
+        """`ragged` without never valid entries at its ends, and its start and end in the old one."""
+        pieces, at, end = list(ragged.pieces), 0, ragged.size
         while len(pieces) > 1 and pieces[0].count.known == 0:
             at += pieces.pop(0).size
         while len(pieces) > 1 and pieces[-1].count.known == 0:
@@ -117,14 +119,14 @@ class Rooms:
         if (used := self.numbers.most(last.start + last.count)) < last.size:
             used = max(int(used), 0)
             pieces[-1], end = Piece(used, last.start, last.count), end - last.size + used
-        return Room(tuple(p for p in pieces if p.size) or (Piece(0, Number(), Number()),)), at, end
+        return RaggedAxis(tuple(p for p in pieces if p.size) or (Piece(0, Number(), Number()),)), at, end
 
-    def mask(self, room: Room) -> fx.Node:
+    def mask(self, ragged: RaggedAxis) -> fx.Node:
         """The mask (room.size,) of valid entries, bool."""
-        if room not in self._masks:
-            parts = [self._mask(piece) for piece in room.pieces if piece.size]
-            self._masks[room] = parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
-        return self._masks[room]
+        if ragged not in self._masks:
+            parts = [self._mask(piece) for piece in ragged.pieces if piece.size]
+            self._masks[ragged] = parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
+        return self._masks[ragged]
 
     def _mask(self, piece: Piece) -> fx.Node:
         numbers, constant = self.numbers, self.numbers.writer.constant
@@ -137,9 +139,9 @@ class Rooms:
             sides.append(self.call(aten.lt.Tensor, at, numbers.node(end)))
         return sides[0] if len(sides) == 1 else self.call(aten.logical_and.default, *sides)
 
-    def found(self, room: Room, numbered: fx.Node) -> fx.Node:
-        """The indices in `room` of the valid entries `numbered`, int64."""
-        shifts, node = [(before, piece.start + at - before) for piece, at, before in room.placed()], self.numbers.node
+    def found(self, ragged: RaggedAxis, numbered: fx.Node) -> fx.Node:
+        """The indices in `ragged` of the valid entries `numbered`, int64."""
+        shifts, node = [(before, piece.start + at - before) for piece, at, before in ragged.placed()], self.numbers.node
         by = node(shifts[0][1])
         for (_, last), (before, shift) in pairwise(shifts):
             if shift != last:
@@ -147,17 +149,17 @@ class Rooms:
                 by = self.call(aten.where.self, begun, node(shift), by)
         place = self.call(aten.add.Tensor, numbered, by)
         # What is not there is anything.
-        return self.call(aten.clamp.default, place, 0, room.size - 1)
+        return self.call(aten.clamp.default, place, 0, ragged.size - 1)
 
-    def numbered(self, room: Room) -> fx.Node:
+    def numbered(self, ragged: RaggedAxis) -> fx.Node:
         """The index of each valid entry among these, (room.size,) int64."""
         constant, parts = self.numbers.writer.constant, list[fx.Node]()
-        for piece, _, before in room.placed():
+        for piece, _, before in ragged.placed():
             at = constant(torch.arange(piece.size))
             parts.append(self.call(aten.add.Tensor, at, self.numbers.node(before - piece.start)))
         return parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts)
 
 
-def joined(rooms: Sequence[Room]) -> Room:
+def joined(ragged_axes: Sequence[RaggedAxis]) -> RaggedAxis:
     """The concatenation of ragged axes."""
-    return Room(tuple(piece for room in rooms for piece in room.pieces if piece.size))
+    return RaggedAxis(tuple(piece for ragged in ragged_axes for piece in ragged.pieces if piece.size))

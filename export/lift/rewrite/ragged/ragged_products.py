@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from rnn_export.export.lift.rewrite.ragged.ragged_axes import Room
-from rnn_export.export.lift.rewrite.ragged.ragged_tensors import Result, Rewrite, Roomy, Rule, Unruled, ruled
+from rnn_export.export.lift.rewrite.ragged.ragged_axes import RaggedAxis
+from rnn_export.export.lift.rewrite.ragged.ragged_tensors import RaggedTensor, Result, Rewrite, Rule, Unruled, ruled
 
 
 def _product(ctx: Rewrite, node: fx.Node) -> Result:
@@ -17,42 +17,44 @@ def _product(ctx: Rewrite, node: fx.Node) -> Result:
     ranks = (len(a.shape), len(b.shape))
     if min(ranks) < 2:
         raise Unruled("a product with a vector")
-    room = a.rooms.get(ranks[0] - 1) or b.rooms.get(ranks[1] - 2)
-    if room is not None:
-        a, b = ctx.as_in(a, ranks[0] - 1, room), ctx.as_in(b, ranks[1] - 2, room)
-        a = Roomy(ctx.filled(a, ranks[0] - 1, 0), a.rooms)
-        b = Roomy(ctx.filled(b, ranks[1] - 2, 0), b.rooms)
-    a, b, rooms = _beside(ctx, a, b)
+    ragged = a.ragged_axes.get(ranks[0] - 1) or b.ragged_axes.get(ranks[1] - 2)
+    if ragged is not None:
+        a, b = ctx.as_in(a, ranks[0] - 1, ragged), ctx.as_in(b, ranks[1] - 2, ragged)
+        a = RaggedTensor(ctx.filled(a, ranks[0] - 1, 0), a.ragged_axes)
+        b = RaggedTensor(ctx.filled(b, ranks[1] - 2, 0), b.ragged_axes)
+    a, b, ragged_axes = _aligned(ctx, a, b)
     rank = max(ranks)
-    if (rows := a.rooms.get(ranks[0] - 2)) is not None:
-        rooms[rank - 2] = rows
-    if (columns := b.rooms.get(ranks[1] - 1)) is not None:
-        rooms[rank - 1] = columns
-    return ctx.made(ctx.call(node.target, a.node, b.node), rooms)
+    if (rows := a.ragged_axes.get(ranks[0] - 2)) is not None:
+        ragged_axes[rank - 2] = rows
+    if (columns := b.ragged_axes.get(ranks[1] - 1)) is not None:
+        ragged_axes[rank - 1] = columns
+    return ctx.made(ctx.call(node.target, a.node, b.node), ragged_axes)
 
 
-def _beside(ctx: Rewrite, a: Roomy, b: Roomy) -> tuple[Roomy, Roomy, dict[int, Room]]:
+def _aligned(
+    ctx: Rewrite, a: RaggedTensor, b: RaggedTensor
+) -> tuple[RaggedTensor, RaggedTensor, dict[int, RaggedAxis]]:
     """Two batches of matrices with the same ragged axes, and these by axis of their products."""
-    rank, rooms = max(len(a.shape), len(b.shape)), dict[int, Room]()
+    rank, ragged_axes = max(len(a.shape), len(b.shape)), dict[int, RaggedAxis]()
     for value in (a, b):
         more = rank - len(value.shape)
-        rooms |= {x + more: room for x, room in value.rooms.items() if x < len(value.shape) - 2}
+        ragged_axes |= {x + more: ragged for x, ragged in value.ragged_axes.items() if x < len(value.shape) - 2}
     sides = []
     for value in (a, b):
         more = rank - len(value.shape)
-        for axis, room in rooms.items():
-            if axis >= more and (axis - more in value.rooms or value.shape[axis - more] != 1):
-                value = ctx.as_in(value, axis - more, room)
+        for axis, ragged in ragged_axes.items():
+            if axis >= more and (axis - more in value.ragged_axes or value.shape[axis - more] != 1):
+                value = ctx.as_in(value, axis - more, ragged)
         sides.append(value)
-    return sides[0], sides[1], rooms
+    return sides[0], sides[1], ragged_axes
 
 
 def _scaled_sum(ctx: Rewrite, node: fx.Node) -> Result:
     """`addmm(bias, a, weight)`, a layer over rows."""
     bias, a, weight = (ctx.of(arg) for arg in node.args[:3])
-    if bias.rooms or weight.rooms or 1 in a.rooms or node.kwargs:
+    if bias.ragged_axes or weight.ragged_axes or 1 in a.ragged_axes or node.kwargs:
         raise Unruled("a sum of products over that axis")
-    return ctx.made(ctx.call(node.target, bias.node, a.node, weight.node), a.rooms)
+    return ctx.made(ctx.call(node.target, bias.node, a.node, weight.node), a.ragged_axes)
 
 
 PRODUCTS: Mapping[Any, Rule] = {

@@ -13,8 +13,16 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.symbolic_integers import Number, is_by_value
-from rnn_export.export.lift.rewrite.ragged.ragged_axes import Piece, Room
-from rnn_export.export.lift.rewrite.ragged.ragged_tensors import Result, Rewrite, Roomy, Rule, Unruled, number_of, ruled
+from rnn_export.export.lift.rewrite.ragged.ragged_axes import Piece, RaggedAxis
+from rnn_export.export.lift.rewrite.ragged.ragged_tensors import (
+    RaggedTensor,
+    Result,
+    Rewrite,
+    Rule,
+    Unruled,
+    number_of,
+    ruled,
+)
 
 
 def _permuted(ctx: Rewrite, node: fx.Node) -> Result:
@@ -28,34 +36,34 @@ def _permuted(ctx: Rewrite, node: fx.Node) -> Result:
         swapped: Any = node.args[1:] if node.target is aten.transpose.int else (0, 1)
         a, b = (d % rank for d in swapped)
         order[a], order[b] = order[b], order[a]
-    rooms = {order.index(axis): room for axis, room in value.rooms.items()}
-    return ctx.made(ctx.call(aten.permute.default, value.node, order), rooms)
+    ragged_axes = {order.index(axis): ragged for axis, ragged in value.ragged_axes.items()}
+    return ctx.made(ctx.call(aten.permute.default, value.node, order), ragged_axes)
 
 
 def _unsqueezed(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value = given["self"]
     at = given["dim"] % (len(value.shape) + 1)
-    rooms = {axis + (axis >= at): room for axis, room in value.rooms.items()}
-    return ctx.made(ctx.call(node.target, value.node, at), rooms)
+    ragged_axes = {axis + (axis >= at): ragged for axis, ragged in value.ragged_axes.items()}
+    return ctx.made(ctx.call(node.target, value.node, at), ragged_axes)
 
 
 def _squeezed(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value, dims = given["self"], given["dim"]
     asked = {d % len(value.shape) for d in ([dims] if isinstance(dims, int) else dims)}
-    gone = [a for a in asked if a not in value.rooms and value.shape[a] == 1]
-    if any(a in value.rooms for a in asked):
+    gone = [a for a in asked if a not in value.ragged_axes and value.shape[a] == 1]
+    if any(a in value.ragged_axes for a in asked):
         raise Unruled("whether that axis is one entry long its value says")
-    rooms = {axis - sum(g < axis for g in gone): room for axis, room in value.rooms.items()}
-    return ctx.made(ctx.call(aten.squeeze.dims, value.node, sorted(gone)), rooms)
+    ragged_axes = {axis - sum(g < axis for g in gone): ragged for axis, ragged in value.ragged_axes.items()}
+    return ctx.made(ctx.call(aten.squeeze.dims, value.node, sorted(gone)), ragged_axes)
 
 
 def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
     """A reshape that merges or splits axes; a ragged one alone, with whole axes behind it."""
     value = ctx.of(node.args[0])
     wanted: list[Any] = list(node.meta["val"].shape)
-    here, there = sorted(value.rooms), [i for i, size in enumerate(wanted) if is_by_value(size)]
+    here, there = sorted(value.ragged_axes), [i for i, size in enumerate(wanted) if is_by_value(size)]
     if len(here) != len(there):
         raise Unruled("axes are put together")
     before = [_product(value.shape[a + 1 : b]) for a, b in pairwise([-1, *here, len(value.shape)])]
@@ -63,22 +71,22 @@ def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
     behind, new_behind = before.pop(), after.pop()
     if before != after:
         raise Unruled("axes are put together")
-    rooms: dict[int, Room] = {at: value.rooms[axis] for axis, at in zip(here, there, strict=True)}
+    ragged_axes: dict[int, RaggedAxis] = {at: value.ragged_axes[axis] for axis, at in zip(here, there, strict=True)}
     if here and behind != new_behind:
-        last = _with_behind(rooms[there[-1]], behind, new_behind) if len(here) == 1 else None
+        last = _with_behind(ragged_axes[there[-1]], behind, new_behind) if len(here) == 1 else None
         if last is None:
             raise Unruled("axes are put together")
-        rooms[there[-1]] = last
-    sizes = [rooms[i].size if i in rooms else size for i, size in enumerate(wanted)]
-    return ctx.made(ctx.call(aten.reshape.default, value.node, ctx.sizes(node, sizes)), rooms)
+        ragged_axes[there[-1]] = last
+    sizes = [ragged_axes[i].size if i in ragged_axes else size for i, size in enumerate(wanted)]
+    return ctx.made(ctx.call(aten.reshape.default, value.node, ctx.sizes(node, sizes)), ragged_axes)
 
 
-def _with_behind(room: Room, before: sympy.Expr, after: sympy.Expr) -> Room | None:
+def _with_behind(ragged: RaggedAxis, before: sympy.Expr, after: sympy.Expr) -> RaggedAxis | None:
     """A ragged axis with `before` entries behind each of its own, and `after` in the result; or None."""
     if not (before.is_Integer and after.is_Integer):
         return None
     more, less = int(before), int(after)
-    return room.times(more // less) if more % less == 0 else room.parted(less // more) if less % more == 0 else None
+    return ragged.times(more // less) if more % less == 0 else ragged.parted(less // more) if less % more == 0 else None
 
 
 def _product(sizes: Sequence[Any]) -> sympy.Expr:
@@ -89,37 +97,37 @@ def _expanded(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value, sizes = given["self"], list(given["size"])
     less = len(sizes) - len(value.shape)
-    rooms: dict[int, Room] = {}
+    ragged_axes: dict[int, RaggedAxis] = {}
     for axis, size in enumerate(sizes):
-        own = value.rooms.get(axis - less)
+        own = value.ragged_axes.get(axis - less)
         if own is not None:
-            rooms[axis], sizes[axis] = own, own.size
+            ragged_axes[axis], sizes[axis] = own, own.size
         elif isinstance(size, Number):
-            rooms[axis] = _new_room(ctx, size)
-            sizes[axis] = rooms[axis].size
-    return ctx.made(ctx.call(node.target, value.node, sizes), rooms)
+            ragged_axes[axis] = _new_ragged_axis(ctx, size)
+            sizes[axis] = ragged_axes[axis].size
+    return ctx.made(ctx.call(node.target, value.node, sizes), ragged_axes)
 
 
-def _new_room(ctx: Rewrite, size: Number) -> Room:
+def _new_ragged_axis(ctx: Rewrite, size: Number) -> RaggedAxis:
     most = ctx.numbers.most(size)
     if most == float("inf"):
         raise Unruled("how many entries there may be has no bound that was seen: min(n, N) is one")
-    return Room((Piece(int(most), Number(), ctx.numbers.maximum(size, Number())),))
+    return RaggedAxis((Piece(int(most), Number(), ctx.numbers.maximum(size, Number())),))
 
 
 def _new(ctx: Rewrite, node: fx.Node) -> Result:
     """A tensor filled with one number."""
     at = 1 if "new_" in str(node.target) else 0
-    sizes, rooms = list(ctx.of(node.args[at])), {}
+    sizes, ragged_axes = list(ctx.of(node.args[at])), {}
     for axis, size in enumerate(sizes):
         if isinstance(size, Number):
-            rooms[axis] = _new_room(ctx, size)
-            sizes[axis] = rooms[axis].size
-    others = [n.node if isinstance(n, Roomy) else n for n in map(ctx.of, node.args[at + 1 :])]
+            ragged_axes[axis] = _new_ragged_axis(ctx, size)
+            sizes[axis] = ragged_axes[axis].size
+    others = [n.node if isinstance(n, RaggedTensor) else n for n in map(ctx.of, node.args[at + 1 :])]
     if any(isinstance(n, Number) for n in others):
         raise Unruled("what it is filled with")
     before = [ctx.of(n).node for n in node.args[:at]]
-    return ctx.made(ctx.call(node.target, *before, sizes, *others, **node.kwargs), rooms)
+    return ctx.made(ctx.call(node.target, *before, sizes, *others, **node.kwargs), ragged_axes)
 
 
 def _range(ctx: Rewrite, node: fx.Node) -> Result:
@@ -127,34 +135,34 @@ def _range(ctx: Rewrite, node: fx.Node) -> Result:
     start, end, step = number_of(given.get("start", 0)), number_of(given["end"]), given.get("step", 1)
     if step != 1:
         raise Unruled("it counts in steps")
-    room = _new_room(ctx, end - start)
+    ragged = _new_ragged_axis(ctx, end - start)
     dtype = node.meta["val"].dtype
-    counted = ctx.constant(torch.arange(room.size, dtype=dtype))
+    counted = ctx.constant(torch.arange(ragged.size, dtype=dtype))
     if start != Number():
         counted = ctx.call(aten.add.Tensor, counted, ctx.numbers.node(start))
         if counted.meta["val"].dtype != dtype:
             counted = ctx.call(aten._to_copy.default, counted, dtype=dtype)
-    return ctx.made(counted, {0: room})
+    return ctx.made(counted, {0: ragged})
 
 
 def _stacked(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
-    alike, rooms = ctx.together(given["tensors"])
+    alike, ragged_axes = ctx.together(given["tensors"])
     at = given["dim"] % (len(alike[0].shape) + 1)
     made = ctx.call(aten.stack.default, [v.node for v in alike], at)
-    return ctx.made(made, {axis + (axis >= at): room for axis, room in rooms.items()})
+    return ctx.made(made, {axis + (axis >= at): ragged for axis, ragged in ragged_axes.items()})
 
 
 def _split(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value = given["self"]
     axis = given["dim"] % len(value.shape)
-    if axis in value.rooms:
+    if axis in value.ragged_axes:
         raise Unruled("it is taken apart along that axis")
     taken = [value.node, *node.args[1:]]
     parts = ctx.call(node.target, *taken)
-    rooms = {a - (node.target is aten.unbind.int and a > axis): room for a, room in value.rooms.items()}
-    return [Roomy(ctx.call(operator.getitem, parts, i), rooms) for i in range(len(parts.meta["val"]))]
+    ragged_axes = {a - (node.target is aten.unbind.int and a > axis): ragged for a, ragged in value.ragged_axes.items()}
+    return [RaggedTensor(ctx.call(operator.getitem, parts, i), ragged_axes) for i in range(len(parts.meta["val"]))]
 
 
 def _item(ctx: Rewrite, node: fx.Node) -> Result:

@@ -11,7 +11,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers
-from rnn_export.export.lift.rewrite.ragged.ragged_axes import Room, Rooms
+from rnn_export.export.lift.rewrite.ragged.ragged_axes import RaggedAxes, RaggedAxis
 
 LOWEST, HIGHEST = "lowest", "highest"
 
@@ -21,11 +21,11 @@ class Unruled(Exception):
 
 
 @dataclass(frozen=True)
-class Roomy:
+class RaggedTensor:
     """A tensor of fixed sizes, and its ragged axes by number."""
 
     node: fx.Node
-    rooms: Mapping[int, Room]
+    ragged_axes: Mapping[int, RaggedAxis]
 
     @property
     def shape(self) -> Sequence[Any]:
@@ -33,7 +33,7 @@ class Roomy:
         return shape
 
 
-Result = fx.Node | Roomy | list[Any]
+Result = fx.Node | RaggedTensor | list[Any]
 
 
 @dataclass
@@ -52,8 +52,8 @@ class Rewrite:
     held: dict[fx.Node, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rooms, self.call, self.constant = (
-            Rooms(self.numbers),
+        self.ragged_axes, self.call, self.constant = (
+            RaggedAxes(self.numbers),
             self.numbers.writer.call,
             self.numbers.writer.constant,
         )
@@ -63,12 +63,12 @@ class Rewrite:
         return self.held[tensor] if tensor in self.held else self.numbers.of_tensor(tensor, key)
 
     def given(self, node: fx.Node) -> dict[str, Any]:
-        """The arguments of `node` by name: tensors as `Roomy`, data-dependent numbers as `Number`."""
+        """The arguments of `node` by name: tensors as `RaggedTensor`, data-dependent numbers as `Number`."""
         named = named_args(node) | node.kwargs
         return {name: self.of(value) for name, value in named.items()}
 
     def of(self, value: Any) -> Any:
-        """The replacement of an argument: a tensor as `Roomy`, a data-dependent number as `Number`."""
+        """The replacement of an argument: a tensor as `RaggedTensor`, a data-dependent number as `Number`."""
         if isinstance(value, list | tuple):
             return [self.of(part) for part in value]
         if not isinstance(value, fx.Node):
@@ -79,7 +79,7 @@ class Rewrite:
         if value in self.values:
             return self.values[value]
         tensor = self.numbers.writer.value_of(value) if value.op == "get_attr" else value.meta.get("val")
-        return Roomy(value, {}) if isinstance(tensor, torch.Tensor) else value
+        return RaggedTensor(value, {}) if isinstance(tensor, torch.Tensor) else value
 
     def plain(self, node: fx.Node) -> Result:
         """`node` on the replacements of its arguments, none of them ragged; numbers as tensors of one entry."""
@@ -113,64 +113,68 @@ class Rewrite:
             raise Unruled("sizes of a batch")
         return found
 
-    def made(self, node: fx.Node, rooms: Mapping[int, Room]) -> Roomy:
-        """A value with the `rooms` that are not full; an axis with a constant count gets that size."""
-        value = Roomy(node, {axis: room for axis, room in rooms.items() if not room.is_full})
-        for axis, room in list(value.rooms.items()):
-            if (count := room.count.known) is not None:
+    def made(self, node: fx.Node, ragged_axes: Mapping[int, RaggedAxis]) -> RaggedTensor:
+        """A value with the `ragged_axes` that are not full; an axis with a constant count gets that size."""
+        value = RaggedTensor(node, {axis: ragged for axis, ragged in ragged_axes.items() if not ragged.is_full})
+        for axis, ragged in list(value.ragged_axes.items()):
+            if (count := ragged.count.known) is not None:
                 value = self.gathered(value, axis, self.constant(torch.arange(count)))
         return value
 
-    def gathered(self, value: Roomy, axis: int, numbered: fx.Node) -> Roomy:
+    def gathered(self, value: RaggedTensor, axis: int, numbered: fx.Node) -> RaggedTensor:
         """Gather the valid entries `numbered` of a ragged axis."""
-        node = self.call(aten.index_select.default, value.node, axis, self.rooms.found(value.rooms[axis], numbered))
-        return Roomy(node, {a: room for a, room in value.rooms.items() if a != axis})
+        node = self.call(
+            aten.index_select.default, value.node, axis, self.ragged_axes.found(value.ragged_axes[axis], numbered)
+        )
+        return RaggedTensor(node, {a: ragged for a, ragged in value.ragged_axes.items() if a != axis})
 
-    def as_in(self, value: Roomy, axis: int, room: Room) -> Roomy:
-        """`value` with its axis laid out as `room`, which has as many valid entries."""
-        own = value.rooms.get(axis, None)
-        if own == room:
+    def as_in(self, value: RaggedTensor, axis: int, ragged: RaggedAxis) -> RaggedTensor:
+        """`value` with its axis laid out as `ragged`, which has as many valid entries."""
+        own = value.ragged_axes.get(axis, None)
+        if own == ragged:
             return value
         size = value.shape[axis]
         if own is None:
-            own = Room.full(int(size))
-        if own.count != room.count:
+            own = RaggedAxis.full(int(size))
+        if own.count != ragged.count:
             raise Unruled("axes that meet were not seen to have as many entries")
-        moved = self.gathered(Roomy(value.node, {**value.rooms, axis: own}), axis, self.rooms.numbered(room))
-        return Roomy(moved.node, {**moved.rooms, axis: room})
+        moved = self.gathered(
+            RaggedTensor(value.node, {**value.ragged_axes, axis: own}), axis, self.ragged_axes.numbered(ragged)
+        )
+        return RaggedTensor(moved.node, {**moved.ragged_axes, axis: ragged})
 
-    def filled(self, value: Roomy, axis: int, instead: float | str) -> fx.Node:
+    def filled(self, value: RaggedTensor, axis: int, instead: float | str) -> fx.Node:
         """The tensor of `value`, with `instead` in invalid entries."""
         tensor = value.node.meta["val"]
         if isinstance(instead, str):
             limits = torch.finfo(tensor.dtype) if tensor.dtype.is_floating_point else torch.iinfo(tensor.dtype)
             ends = (-torch.inf, torch.inf) if tensor.dtype.is_floating_point else (limits.min, limits.max)
             instead = ends[instead == HIGHEST]
-        mask = self.mask(value.rooms[axis], axis, tensor.dim())
+        mask = self.mask(value.ragged_axes[axis], axis, tensor.dim())
         number = self.constant(torch.tensor(instead, dtype=tensor.dtype))
         return self.call(aten.where.self, mask, value.node, number)
 
-    def mask(self, room: Room, axis: int, rank: int) -> fx.Node:
+    def mask(self, ragged: RaggedAxis, axis: int, rank: int) -> fx.Node:
         """The mask of valid entries along `axis` of `rank` axes."""
-        mask = self.rooms.mask(room)
+        mask = self.ragged_axes.mask(ragged)
         behind = rank - axis - 1
-        return self.call(aten.reshape.default, mask, [room.size, *[1] * behind]) if behind else mask
+        return self.call(aten.reshape.default, mask, [ragged.size, *[1] * behind]) if behind else mask
 
-    def together(self, values: Sequence[Roomy]) -> tuple[list[Roomy], dict[int, Room]]:
+    def together(self, values: Sequence[RaggedTensor]) -> tuple[list[RaggedTensor], dict[int, RaggedAxis]]:
         """Values of an elementwise operator with the same ragged axes, and these by axis of its result."""
         rank = max(len(v.shape) for v in values)
-        rooms: dict[int, Room] = {}
+        ragged_axes: dict[int, RaggedAxis] = {}
         for value in values:
-            for axis, room in value.rooms.items():
-                rooms.setdefault(axis + rank - len(value.shape), room)
-        return [self._in(value, rank, rooms) for value in values], rooms
+            for axis, ragged in value.ragged_axes.items():
+                ragged_axes.setdefault(axis + rank - len(value.shape), ragged)
+        return [self._in(value, rank, ragged_axes) for value in values], ragged_axes
 
-    def _in(self, value: Roomy, rank: int, rooms: Mapping[int, Room]) -> Roomy:
+    def _in(self, value: RaggedTensor, rank: int, ragged_axes: Mapping[int, RaggedAxis]) -> RaggedTensor:
         less = rank - len(value.shape)
-        for axis, room in rooms.items():
+        for axis, ragged in ragged_axes.items():
             own = axis - less
-            if own >= 0 and (own in value.rooms or value.shape[own] != 1):
-                value = self.as_in(value, own, room)
+            if own >= 0 and (own in value.ragged_axes or value.shape[own] != 1):
+                value = self.as_in(value, own, ragged)
         return value
 
 

@@ -57,7 +57,7 @@ class Slide:
     steps: int
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         return self.steps * self.step
 
     @property
@@ -69,7 +69,10 @@ class Slide:
         """Move on, if there is space; else back to the front of the memory, without what leaves."""
         count = self.size - self.step
         line = f"RNN_EACH({count}, {{ rnn_store_part({self.member} + i, rnn_load_part(from + i, m), m); }});"
-        lines = [f"if ({self.front} == {self.room}) {{", f"    const float *const from = {self.pointer} + {self.step};"]
+        lines = [
+            f"if ({self.front} == {self.capacity}) {{",
+            f"    const float *const from = {self.pointer} + {self.step};",
+        ]
         return [*lines, f"    {line}", f"    {self.front} = 0;", "} else", f"    {self.front} += {self.step};"]
 
 

@@ -19,8 +19,8 @@ def reshape(code: CodeBuilder, node: ir.Node) -> None:
         raise refusal(node, "it is in training mode")
     value = node.inputs[0]
     assert value is not None
-    apart = value in code.windows or (value in code.strided and value not in code.tensors)
-    if apart and _adds_ones(node) and _read_as_it_lies(node.outputs[0]):
+    is_view = value in code.windows or (value in code.strided and value not in code.tensors)
+    if is_view and _adds_ones(node) and _read_as_it_lies(node.outputs[0]):
         code.strided[node.outputs[0]] = code.view(node, 0).with_ones(shape_of(node.outputs[0]))
         return
     code.set_view(node, code.input(node, 0))

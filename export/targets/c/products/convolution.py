@@ -19,7 +19,7 @@ from rnn_export.platform.arrays import Array
 def conv(code: CodeBuilder, node: ir.Node) -> None:
     """Many output positions lie across vectors; else each is a row: its window times the kernels."""
     weight, bias = code.required(node, 1), code.constant(node, 2)
-    groups, window = node.attributes.get_int("group", 1), _apart(code, node)
+    groups, window = node.attributes.get_int("group", 1), _unjoined_window(code, node)
     x = code.read(node, 0) if window is None else window.joined()
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     sliding, y = _some_places(code, node, SlidingWindow.of(node, x.shape, shape_of(node.outputs[0]), weight.shape[2:]))
@@ -120,7 +120,7 @@ def _channel(outputs: int, channels: int) -> str:
     return "o" if outputs == channels else f"o / {outputs // channels}"
 
 
-def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
+def _unjoined_window(code: CodeBuilder, node: ir.Node) -> Shift | None:
     """The unjoined window that gives one output position, along time alone."""
     assert node.inputs[0] is not None
     window, rank = code.windows.get(node.inputs[0]), len(shape_of(node.outputs[0]))

@@ -81,7 +81,7 @@ class Transform:
         to_real = self.inverse and self.onesided
         in_pairs = n % 2 == 0 and (to_real or (self.real and not self.inverse))
         length = n // 2 if in_pairs else n
-        size = max(_room(length), length + 1) * inner
+        size = max(_padded_length(length), length + 1) * inner
         here = (code.alloc("float", (size,)).address, code.alloc("float", (size,)).address)
         there = here
         if length > 1 or (in_pairs and self.inverse):
@@ -165,24 +165,24 @@ def _transform(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -
     radices = _radices(n)
     if radices is None:
         return _by_convolution(code, n, inner, here, there)
-    beside = inner
+    stride = inner
     for radix in radices:
-        m = n * inner // (beside * radix)
+        m = n * inner // (stride * radix)
         p, k = np.arange(m), np.arange(1, radix)
         turns = np.exp(-2j * np.pi * (k[:, None] * p % (radix * m)) / (radix * m))
         table = _name(code, np.stack([turns.real, turns.imag], 1))
-        arguments = ", ".join([*here, str(m), str(beside), table, *there])
+        arguments = ", ".join([*here, str(m), str(stride), table, *there])
         if radix <= 5:
             code.emit(f"rnn_fft_{radix}({arguments});")
         else:
             code.emit(f"rnn_fft_any({radix}, {_name(code, _roots(radix, radix))}, {arguments});")
-        here, there, beside = there, here, beside * radix
+        here, there, stride = there, here, stride * radix
     return here, there
 
 
 def _by_convolution(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -> tuple[Pair, Pair]:
     """X[k] = c[k] sum over j of (x[j] c[j]) conj(c[k - j]) with c[j] = e^(-pi i j^2 / n): circular, of _room(n)."""
-    size, j = _room(n), np.arange(n)
+    size, j = _padded_length(n), np.arange(n)
     chirp = np.exp(-1j * np.pi * (j * j % (2 * n)) / n)
     kernel = np.zeros(size, np.complex128)
     kernel[:n] = chirp.conj()
@@ -210,7 +210,7 @@ def _radices(n: int) -> list[int] | None:
     return found if n == 1 else None
 
 
-def _room(n: int) -> int:
+def _padded_length(n: int) -> int:
     """The size of a transform of n: n, or a length of small factors for its convolution."""
     if _radices(n) is not None:
         return n

@@ -67,12 +67,12 @@ def across_places(
     biases = code.weights.name_of(bias)
     as_it_lies = list(parts.plane) == list(sliding.sizes) and len(parts.used) == 1 and not any(sliding.pads)
     source = x if as_it_lies else code.alloc("float", (len(parts.used), x.shape[1], parts.size))
-    row, apart = sliding.places[-1], parts.plane[-1]
+    row, plane_stride = sliding.places[-1], parts.plane[-1]
     # Rows of whole vectors are computed alone; of others, what lies between them too.
     if len(sliding.places) == 2 and row % FEWEST == 0:
         count = places
     else:
-        row, apart = count, 0
+        row, plane_stride = count, 0
     target = y if count == places else code.alloc("float", (len(weight), count))
     size = channels * math.prod(sliding.window)
     with code.loop("m", x.shape[0]):
@@ -83,10 +83,10 @@ def across_places(
             image = f"{source.address} + {f'm * {x.size // x.shape[0]} + ' * as_it_lies}g * {channels * parts.size}"
             first = f"{f'm * {len(weight)} + ' * (target is y)}g * {outputs}"
             window = f"{channels}, {parts.size}, {taps}, {math.prod(sliding.window)}"
-            to = f"{target.address} + ({first}) * {count}, {count}, {row}, {apart}"
+            to = f"{target.address} + ({first}) * {count}, {count}, {row}, {plane_stride}"
             code.emit(f"rnn_places_f32({weights}, {image}, {window}, {to});")
         if target is not y:
-            _rows_apart(code, sliding, parts, target, y)
+            _separate_rows(code, sliding, parts, target, y)
 
 
 def _count(sliding: SlidingWindow, parts: Polyphase) -> int:
@@ -133,7 +133,7 @@ def _lay_out(code: CodeBuilder, sliding: SlidingWindow, parts: Polyphase, x: CTe
             copy_strided(code, source, target, image, first, loops)
 
 
-def _rows_apart(code: CodeBuilder, sliding: SlidingWindow, parts: Polyphase, wide: CTensor, y: CTensor) -> None:
+def _separate_rows(code: CodeBuilder, sliding: SlidingWindow, parts: Polyphase, wide: CTensor, y: CTensor) -> None:
     """Copy the positions of every output without the gaps of rows."""
     outputs, length = y.shape[1], sliding.places[-1]
     variables, rows = sliding.variables("l")[:-1], sliding.places[:-1]

@@ -14,7 +14,7 @@ from rnn_export.export.lift.trace.functionalize import in_new_values
 Decompositions = Mapping[Any, Callable[..., Any]]
 
 
-def take_apart(program: torch.export.ExportedProgram, table: Decompositions) -> bool:
+def decompose_nodes(program: torch.export.ExportedProgram, table: Decompositions) -> bool:
     """Decompose every operator of `table` and keep the rest; return True if none of them is left."""
     graph = program.graph
     for node in [n for n in graph.nodes if n.target in table]:
@@ -57,9 +57,9 @@ def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
     if fake is None:
         return None
     # Composite operators compute in place inside, as `rms_norm` adds its epsilon: torch's forms of that would copy.
-    apart = {target: write for target, write in table.items() if not target._schema.is_mutable}
+    functional = {target: write for target, write in table.items() if not target._schema.is_mutable}
     with fake:
-        graph = make_fx(call, apart, _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
+        graph = make_fx(call, functional, _allow_non_fake_inputs=True)(*(n.meta["val"] for n in nodes)).graph
     return graph if _is_known(graph) and in_new_values(graph) else None
 
 
