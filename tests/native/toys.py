@@ -132,7 +132,7 @@ MAIN = '#include "toy.h"\nint main(void) { return 0; }\n'
 
 
 def toy(*, separate: bool = False, wrong: bool = False) -> dict[str, bytes]:
-    """Its sources by file name; `separate`: with the weights in toy.bin, `wrong`: with golden vectors of another net."""
+    """Its sources by file name; `separate`: weights in toy.bin, `wrong`: golden vectors of another net."""
     weights = WEIGHTS
     x, y, h = recorded()
     golden = {"x": x, "y": y + np.float32(0.5) * wrong, "h": h}
