@@ -63,8 +63,8 @@ def test_of_an_address_it_names_the_address(source):
 def test_what_pip_wrote_is_read_from_the_installed_copy(tmp_path):
     """A copy as pip lays it out, without its project beside it."""
     package = tmp_path / "site" / "rnn_export"
-    package.mkdir(parents=True)
-    for name in ("__init__.py", "lazy.py", "installing.py"):
+    (package / "platform").mkdir(parents=True)
+    for name in ("__init__.py", "lazy.py", "moved.py", "platform/__init__.py", "platform/installing.py"):
         (package / name).write_text((ROOT / "rnn_export" / name).read_text())
     info = tmp_path / "site" / "rnn_export-0.2.0.dist-info"
     info.mkdir()

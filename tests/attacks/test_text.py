@@ -57,7 +57,7 @@ def test_an_error_s_words_are_written_out(tmp_path):
 
 
 def test_all_text_goes_through_one_door():
-    """`tables` and the error in `main` show text, and nothing else in the command does but JSON, which is ASCII."""
+    """`console` and the error in `main` show text, and nothing else in the command does but JSON, which is ASCII."""
     found = [
         (path.name, line.strip())
         for path in Path(rnn_export.cli.__file__).parent.glob("*.py")
@@ -66,7 +66,7 @@ def test_all_text_goes_through_one_door():
     ]
     # The table's cells are written out one by one.
     assert found == [
-        ("tables.py", "console.print(shown)"),
-        ("tables.py", "console.print(shown)"),
-        ("tables.py", "click.echo(line.rstrip())"),
+        ("console.py", "console.print(shown)"),
+        ("console.py", "console.print(shown)"),
+        ("console.py", "click.echo(line.rstrip())"),
     ]
