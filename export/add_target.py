@@ -11,7 +11,8 @@ from rnn_export.contract.target_table import find_target
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
 from rnn_export.export.planning import PORTABLE
-from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes, requirements
+from rnn_export.export.targets.base import StepWriter
+from rnn_export.export.targets.registry import find_writer
 from rnn_export.platform.export_lock import alone
 from rnn_export.platform.threads import one_thread
 from rnn_export.runtime.replay.checks import replay_golden
@@ -23,7 +24,7 @@ STEP = "step.onnx"
 
 def can_add(target: str) -> bool:
     """True if a bundle can gain the target later, from its step.onnx, which is not built anew."""
-    return target != PORTABLE and hasattr(find_writer(target), "from_step")
+    return target != PORTABLE and isinstance(find_writer(target), StepWriter)
 
 
 def add_target(
@@ -56,7 +57,7 @@ def add_proved(
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
     with foreign_graph(STEP, bundle.read(STEP), bundle.spec) as step:
         written = writer.from_step(step, bundle.spec, initial, found, order)
-    requires = requirements(found, order, bundle.spec, written)
+    requires = writer.requirements(found, order, bundle.spec, written)
     row = TargetRow(target, order.precision, order.opset, tuple(written), requires)
     draft = Draft(bundle.spec, written, (row,), initial, bundle)
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
@@ -69,5 +70,5 @@ def add_proved(
     reports = [replay_golden(engine, golden, progress) for engine in writer.engines(draft, found, order)]
     for report in reports:
         report.raise_for_failure(consequence)
-    draft = draft.with_files(target, order.precision, golden_files(target, bundle.spec, order, golden))
-    return replace(draft, notes=notes(draft, found, order)), reports
+    draft = draft.with_files(target, order.precision, writer.golden_files(bundle.spec, order, golden))
+    return replace(draft, notes=writer.notes(draft, found, order)), reports

@@ -35,7 +35,7 @@ from rnn_export.export.planning import (
     plan_of,
     tolerance_of,
 )
-from rnn_export.export.targets.registry import find_writer, requirements
+from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.verify.assumptions import assumptions_seen
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
@@ -150,7 +150,7 @@ def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Pl
             said.append(f"the bundle has no portable graph, step.onnx, beside {', '.join(asked)}: {error}")
             continue
         done.append((target, options))
-        requires = requirements(target, options, lifted.spec, written)
+        requires = writer.requirements(target, options, lifted.spec, written)
         rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}

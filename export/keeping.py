@@ -19,8 +19,9 @@ from rnn_export.bundle.proofs import held_at_export
 from rnn_export.bundle.readme import README
 from rnn_export.export.bundle_readme import bundle_readme
 from rnn_export.export.planning import Plan
-from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
+from rnn_export.export.targets.registry import find_writer
 from rnn_export.platform.arrays import pack_arrays
+from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -44,8 +45,10 @@ def with_evidence(
 
     `file` describes the ONNX file that the bundle is made of.
     """
-    others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
-    said = [*draft.notes, *(note for target, options in plan for note in notes(draft, target, options))]
+    others, said = list[Engine](), list(draft.notes)
+    for target, options in plan:
+        others += find_writer(target.name).fp16_accumulate_engines(draft, target, options)
+        said += find_writer(target.name).notes(draft, target, options)
     draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
     evidence = {
         "source": source,
@@ -59,7 +62,8 @@ def with_evidence(
     }
     spec = draft.spec
     for target, options in plan:
-        draft = draft.with_files(target.name, options.precision, golden_files(target.name, spec, options, vectors))
+        golden = find_writer(target.name).golden_files(spec, options, vectors)
+        draft = draft.with_files(target.name, options.precision, golden)
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), FILE: vectors.beginning(spec).thinned().to_npz()}
 

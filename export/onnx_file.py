@@ -37,7 +37,8 @@ from rnn_export.export.planning import (
     plan_of,
     tolerance_of,
 )
-from rnn_export.export.targets.registry import StepWriter, find_writer, requirements
+from rnn_export.export.targets.base import StepWriter
+from rnn_export.export.targets.registry import find_writer
 from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
@@ -206,7 +207,7 @@ def _draft(step: bytes, spec: StreamSpec, initial: Arrays, plan: Plan, opset: in
         writer = cast(StepWriter, find_writer(target.name))
         written = writer.from_step(step, spec, initial, target, options)
         done.append((target, options))
-        requires = requirements(target, options, spec, written)
+        requires = writer.requirements(target, options, spec, written)
         rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     return done, Draft(spec, files, tuple(rows), initial)

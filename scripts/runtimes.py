@@ -38,6 +38,7 @@ from rnn_export.errors import RnnExportError  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.export.add_target import add_target, can_add  # noqa: E402
 from rnn_export.export.lift.stages import lift  # noqa: E402
+from rnn_export.export.targets.litert.writer import Writer as LiteRT  # noqa: E402
 from rnn_export.export.targets.registry import find_writer  # noqa: E402
 from rnn_export.lazy import load_module  # noqa: E402
 from rnn_export.platform.threads import one_thread  # noqa: E402
@@ -249,7 +250,7 @@ def noise(width: int, frames: int) -> np.ndarray:
 def litert_draft(bundle: Bundle, order: TargetOptions) -> Draft:
     """As `add_target` writes it, also where it is not near enough to the model."""
     row, initial = TARGETS["litert"], bundle.initial_states()
-    files = find_writer("litert").from_step(bundle.read("step.onnx"), bundle.spec, initial, row, order)
+    files = LiteRT().from_step(bundle.read("step.onnx"), bundle.spec, initial, row, order)
     return Draft(bundle.spec, files, (TargetRow("litert", order.precision, None, tuple(files), {}),), initial, bundle)
 
 

@@ -35,7 +35,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, ExportError, Stre
 from rnn_export.export import export
 from rnn_export.export.lift import lift
 from rnn_export.export.targets.coreml.mil_interpreter import FUNCTIONS, MilRun, MilSession
-from rnn_export.export.targets.coreml.writer import write
+from rnn_export.export.targets.coreml.writer import Writer
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.coreml.mil import read_program
@@ -383,7 +383,7 @@ class Erfcx(nn.Module):
 def test_an_operator_that_coremltools_has_not_is_named():
     lifted = lift(Erfcx().eval(), (torch.zeros(1, 3), torch.zeros(1, 3)), time_axis=None, states={"h": 1})
     with pytest.raises(ExportError, match=r"coremltools [\d.]+ has no operator for special_erfcx of the step\. Leave"):
-        write(lifted, TARGETS["coreml"], TargetOptions())
+        Writer().write(lifted, TARGETS["coreml"], TargetOptions())
 
 
 def test_build_writes_it_from_the_step(bundle, tmp_path):

@@ -11,6 +11,7 @@ from rnn_export.contract.precision import TOLERANCES
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.c.batch_step import write_batch_step
 from rnn_export.export.targets.c.code.code_builder import CodeBuilder
 from rnn_export.export.targets.c.code.constants import Weights
@@ -37,40 +38,41 @@ AROUND = ("main.c", "selftest.c", "CMakeLists.txt", "library.properties", "idf_c
 ZEPHYR = ("zephyr/module.yml", "zephyr/CMakeLists.txt", "zephyr/Kconfig")
 
 
-def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
-    """The sources of the step, and the library that this machine's compiler makes of them."""
-    # All else here starts from a step that is written, and needs no torch.
-    from rnn_export.export.graph.step import required_step
+class Writer(StepWriter):
+    """The writer of C."""
 
-    initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-    return from_step(required_step(model), model.spec, initial, target, order)
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """The sources of the step, and the library that this machine's compiler makes of them."""
+        # All else here starts from a step that is written, and needs no torch.
+        from rnn_export.export.graph.step import required_step
 
+        initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
+        return self.from_step(required_step(model), model.spec, initial, target, options)
 
-def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:
-    """The same from the fp32 step graph of a bundle."""
-    calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
-    files = sources(step, spec, initial, order.name, order.precision, calibrated)
-    files |= compile_native(files, order.name, spec)
-    return {f"{folder('c', order.precision)}/{name}": data for name, data in files.items()}
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from the fp32 step graph of a bundle."""
+        calibrated = None if options.calibration is None else scales(step, spec, initial, options.calibration)
+        files = sources(step, spec, initial, options.name, options.precision, calibrated)
+        files |= compile_native(files, options.name, spec)
+        return {f"{folder('c', options.precision)}/{name}": data for name, data in files.items()}
 
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The name that the sources go by, and how activations are scaled in int8."""
+        if options.precision != "int8":
+            return {"name": options.name}
+        return {"name": options.name, "scales": "at run time" if options.calibration is None else "calibrated"}
 
-def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
-    """The name that the sources go by, and how activations are scaled in int8."""
-    if order.precision != "int8":
-        return {"name": order.name}
-    return {"name": order.name, "scales": "at run time" if order.calibration is None else "calibrated"}
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        return [Engine.of(artefacts, "native", options.precision)]
 
-
-def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
-    return [Engine.of(artefacts, "native", order.precision)]
-
-
-def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """The golden vectors as `golden.h`, for the self-test."""
-    if golden.precision != order.precision:
-        golden = replace(golden, tolerance=TOLERANCES[order.precision])
-    header = render(PACKAGE, "templates/golden.h", "golden", golden_values(spec, golden))
-    return {f"{folder('c', order.precision)}/golden.h": header.encode()}
+    def golden_files(self, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
+        """The golden vectors as `golden.h`, for the self-test."""
+        if golden.precision != options.precision:
+            golden = replace(golden, tolerance=TOLERANCES[options.precision])
+        header = render(PACKAGE, "templates/golden.h", "golden", golden_values(spec, golden))
+        return {f"{folder('c', options.precision)}/golden.h": header.encode()}
 
 
 def sources(

@@ -10,6 +10,7 @@ from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.coreml.mil_interpreter import MilSession, check_known
 from rnn_export.platform.arrays import Arrays
 from rnn_export.platform.isolated_process import run_isolated
@@ -30,23 +31,38 @@ NOT_RUN = (
 )
 
 
-def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """The files of `step.mlpackage`."""
-    from rnn_export.export.targets.torch_step.aten_step import aten_step
+class Writer(StepWriter):
+    """The writer of Core ML."""
 
-    _check_states(model.spec)
-    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-    return _converted(aten_step(model), model.spec, initial, options)
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """The files of `step.mlpackage`."""
+        from rnn_export.export.targets.torch_step.aten_step import aten_step
 
+        _check_states(model.spec)
+        initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+        return _converted(aten_step(model), model.spec, initial, options)
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
-) -> dict[str, bytes]:
-    """The same from a step graph, which is written in torch's operators first."""
-    from rnn_export.export.targets.torch_step.aten_step import step_of_graph
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from a step graph, which is written in torch's operators first."""
+        from rnn_export.export.targets.torch_step.aten_step import step_of_graph
 
-    _check_states(spec)
-    return _converted(step_of_graph(step, spec), spec, initial, options)
+        _check_states(spec)
+        return _converted(step_of_graph(step, spec), spec, initial, options)
+
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The oldest systems on which a model keeps states, its precision, and that of its states."""
+        states = {"fp32": "pairs of fp16, which hold fp32", "fp16": "fp16"}[options.precision]
+        return {"ios": "18", "macos": "15", "compute": options.precision, "states": states}
+
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        """On the interpreter, from the bytes of the files."""
+        _, program = read_package(artefacts, target_row(artefacts, "coreml", options.precision))
+        return [Engine(artefacts, "coreml in numpy", MilSession(artefacts.spec, program, options.precision))]
+
+    def notes(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
+        return [NOT_RUN]
 
 
 def _check_states(spec: StreamSpec) -> None:
@@ -75,19 +91,3 @@ def _converted(step: "fx.GraphModule", spec: StreamSpec, initial: Arrays, option
         ) from error
     place = f"{folder('coreml', options.precision)}/{PACKAGE}"
     return {f"{place}/{PLACES[name]}": data for name, data in {**made, MANIFEST: manifest()}.items()}
-
-
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The oldest systems on which a model keeps states, its precision, and that of its states."""
-    states = {"fp32": "pairs of fp16, which hold fp32", "fp16": "fp16"}[options.precision]
-    return {"ios": "18", "macos": "15", "compute": options.precision, "states": states}
-
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """On the interpreter, from the bytes of the files."""
-    _, program = read_package(artefacts, target_row(artefacts, "coreml", options.precision))
-    return [Engine(artefacts, "coreml in numpy", MilSession(artefacts.spec, program, options.precision))]
-
-
-def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
-    return [NOT_RUN]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.executorch.pte_runner import runner
 from rnn_export.platform.arrays import Arrays
 from rnn_export.platform.isolated_process import run_isolated
@@ -22,21 +23,30 @@ if TYPE_CHECKING:
     from rnn_export.export.lift.streaming_model import StreamingModel
 
 
-def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """`step.pte`, which ExecuTorch writes in a process of its own, and `runner.cpp`."""
-    from rnn_export.export.targets.torch_step.aten_step import aten_step
+class Writer(StepWriter):
+    """The writer of ExecuTorch."""
 
-    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-    return _converted(aten_step(model), model.spec, initial, target, options)
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """`step.pte`, which ExecuTorch writes in a process of its own, and `runner.cpp`."""
+        from rnn_export.export.targets.torch_step.aten_step import aten_step
 
+        initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+        return _converted(aten_step(model), model.spec, initial, target, options)
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
-) -> dict[str, bytes]:
-    """The same from a step graph, which is written in torch's operators first."""
-    from rnn_export.export.targets.torch_step.aten_step import step_of_graph
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from a step graph, which is written in torch's operators first."""
+        from rnn_export.export.targets.torch_step.aten_step import step_of_graph
 
-    return _converted(step_of_graph(step, spec), spec, initial, target, options)
+        return _converted(step_of_graph(step, spec), spec, initial, target, options)
+
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The oldest ExecuTorch that reads the file, and the libraries to link beside its own kernels."""
+        return {"executorch": target.min_version, "delegates": ["xnnpack"] if target.name == "executorch" else []}
+
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        return [Engine(artefacts, target.name, open_target(artefacts, target.name, options.precision))]
 
 
 def _converted(
@@ -63,12 +73,3 @@ def saved(step: "nn.Module", spec: StreamSpec, initial: Arrays) -> bytes:
         for s, zero in zip(spec.states, zeros, strict=True)
     ]
     return saved_program(StatefulStep(step, inputs, states).requires_grad_(False), inputs)
-
-
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The oldest ExecuTorch that reads the file, and the libraries to link beside its own kernels."""
-    return {"executorch": target.min_version, "delegates": ["xnnpack"] if target.name == "executorch" else []}
-
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    return [Engine(artefacts, target.name, open_target(artefacts, target.name, options.precision))]

@@ -13,39 +13,40 @@ from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import required_step
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.platform.arrays import Arrays, pack_arrays
 from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`."""
-    step = required_step(model)
-    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-    return from_step(step, model.spec, initial, target, options)
+class Writer(StepWriter):
+    """The writer of OpenVINO."""
 
+    def write(self, model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`."""
+        step = required_step(model)
+        initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+        return self.from_step(step, model.spec, initial, target, options)
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
-) -> dict[str, bytes]:
-    """The same from a step graph: OpenVINO reads it in a process of its own, which says nothing."""
-    if options.calibration is not None:
-        raise ExportError(
-            "openvino in int8 has its weights alone in int8, which needs no recording: leave calibrate (--calibrate) "
-            "out."
-        )
-    stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
-    given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}
-    words = {"spec": spec.to_json(), "precision": options.precision}
-    made = run_isolated("rnn_export.export.targets.openvino.ir_conversion", "convert", given, words)
-    return {f"{folder('openvino', options.precision)}/{name}": data for name, data in made.items()}
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from a step graph: OpenVINO reads it in a process of its own, which says nothing."""
+        if options.calibration is not None:
+            raise ExportError(
+                "openvino in int8 has its weights alone in int8, which needs no recording: leave calibrate "
+                "(--calibrate) out."
+            )
+        stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
+        given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}
+        words = {"spec": spec.to_json(), "precision": options.precision}
+        made = run_isolated("rnn_export.export.targets.openvino.ir_conversion", "convert", given, words)
+        return {f"{folder('openvino', options.precision)}/{name}": data for name, data in made.items()}
 
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The oldest OpenVINO that reads the files; each file tells its writer."""
+        return {"openvino": target.min_version}
 
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The oldest OpenVINO that reads the files; each file tells its writer."""
-    return {"openvino": target.min_version}
-
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    return [Engine.of(artefacts, "openvino", options.precision)]
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        return [Engine.of(artefacts, "openvino", options.precision)]

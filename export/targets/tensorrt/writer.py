@@ -20,6 +20,7 @@ from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
 from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.platform.arrays import Arrays
@@ -35,55 +36,55 @@ if TYPE_CHECKING:
 DEVICE = "numeric (not run on hardware)"
 
 
-def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
-    # All else here starts from a step that is written, and needs no torch.
-    from rnn_export.export.graph.step import required_step
+class Writer(StepWriter):
+    """The writer of TensorRT."""
 
-    return from_step(required_step(model), model.spec, {}, target, options)
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
+        # All else here starts from a step that is written, and needs no torch.
+        from rnn_export.export.graph.step import required_step
 
+        return self.from_step(required_step(model), model.spec, {}, target, options)
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
-) -> dict[str, bytes]:
-    """The same from the fp32 step graph of a bundle."""
-    assert options.opset is not None
-    graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
-    name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
-    recipe = Recipe(target.name, options.precision, options.state_precision, options.opset, name, digest, options.batch)
-    return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from the fp32 step graph of a bundle."""
+        assert options.opset is not None
+        graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
+        name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
+        recipe = Recipe(
+            target.name, options.precision, options.state_precision, options.opset, name, digest, options.batch
+        )
+        return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
 
+    def notes(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
+        """Notes for the user on how the precision was written."""
+        if options.precision == "fp32":
+            return []
+        wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
+        return [
+            f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {options.precision} at "
+            f"opset {options.opset}"
+        ][: len(wide)]
 
-def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
-    """Notes for the user on how the precision was written."""
-    if options.precision == "fp32":
-        return []
-    wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
-    return [
-        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {options.precision} at "
-        f"opset {options.opset}"
-    ][: len(wide)]
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The library that builds and runs the engine, and the range of its batch."""
+        return {"library": target.library, "batch": list(options.batch)}
 
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        """On ONNX Runtime: in fp32 the graph itself; below, emulation of a GPU that adds products up in fp32."""
+        graph = _step(artefacts, target, options)
+        if options.precision != "fp32":
+            return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
+        return [Engine(artefacts, f"{target.name} on onnxruntime", graph_session(artefacts.spec, {"step.onnx": graph}))]
 
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The library that builds and runs the engine, and the range of its batch."""
-    return {"library": target.library, "batch": list(options.batch)}
-
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """On ONNX Runtime: in fp32 the graph itself; below, emulation of a GPU that adds products up in fp32."""
-    graph = _step(artefacts, target, options)
-    if options.precision != "fp32":
-        return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
-    return [Engine(artefacts, f"{target.name} on onnxruntime", graph_session(artefacts.spec, {"step.onnx": graph}))]
-
-
-def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """Emulation of a GPU that adds products of fp16 up in fp16, as some of its kernels do."""
-    if options.precision != "fp16":
-        return []
-    graph = _step(artefacts, target, options)
-    return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]
+    def fp16_accumulate_engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        """Emulation of a GPU that adds products of fp16 up in fp16, as some of its kernels do."""
+        if options.precision != "fp16":
+            return []
+        graph = _step(artefacts, target, options)
+        return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]
 
 
 def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes:

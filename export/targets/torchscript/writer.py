@@ -13,6 +13,7 @@ from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.targets.base import TargetWriter
 from rnn_export.export.targets.torch_step.aten_step import aten_step
 from rnn_export.platform.quiet import quiet
 from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE
@@ -20,27 +21,28 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
-    module, file = aten_step(model), io.BytesIO()
-    _say_in_script(module)
-    # Of TorchScript's age, and of fx.GraphModule's own annotations.
-    with quiet():
-        try:
-            scripted = torch.jit.script(module)
-        except Exception as error:  # the compiler has many kinds
-            raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
-        torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
-    return {f"{folder('torchscript', options.precision)}/step.pt": file.getvalue()}
+class Writer(TargetWriter):
+    """The writer of TorchScript."""
 
+    def write(self, model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract in an extra file."""
+        module, file = aten_step(model), io.BytesIO()
+        _say_in_script(module)
+        # Of TorchScript's age, and of fx.GraphModule's own annotations.
+        with quiet():
+            try:
+                scripted = torch.jit.script(module)
+            except Exception as error:  # the compiler has many kinds
+                raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
+            torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
+        return {f"{folder('torchscript', options.precision)}/step.pt": file.getvalue()}
 
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The torch that wrote the file; an older LibTorch may not know its operators."""
-    return {"torch": torch.__version__}
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The torch that wrote the file; an older LibTorch may not know its operators."""
+        return {"torch": torch.__version__}
 
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    return [Engine.of(artefacts, "torchscript", options.precision)]
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        return [Engine.of(artefacts, "torchscript", options.precision)]
 
 
 def _say_in_script(module: fx.GraphModule) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
+from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.c.int8_calibration import scales
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.platform.arrays import Arrays
@@ -20,32 +21,33 @@ if TYPE_CHECKING:
     from rnn_export.export.lift.streaming_model import StreamingModel
 
 
-def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
-    """The package, compiled here."""
-    # All else here starts from a step that is written, and needs no torch.
-    from rnn_export.export.graph.step import required_step
+class Writer(StepWriter):
+    """The writer of WebAssembly."""
 
-    initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-    return from_step(required_step(model), model.spec, initial, target, order)
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """The package, compiled here."""
+        # All else here starts from a step that is written, and needs no torch.
+        from rnn_export.export.graph.step import required_step
 
+        initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
+        return self.from_step(required_step(model), model.spec, initial, target, options)
 
-def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:
-    """The same from the fp32 step graph of a bundle."""
-    calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
-    written = sources(step, spec, initial, order.name, order.precision, calibrated)
-    files = package(written, order.name, spec, order.precision)
-    return {f"{folder('wasm', order.precision)}/{name}": data for name, data in files.items()}
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+    ) -> dict[str, bytes]:
+        """The same from the fp32 step graph of a bundle."""
+        calibrated = None if options.calibration is None else scales(step, spec, initial, options.calibration)
+        written = sources(step, spec, initial, options.name, options.precision, calibrated)
+        files = package(written, options.name, spec, options.precision)
+        return {f"{folder('wasm', options.precision)}/{name}": data for name, data in files.items()}
 
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
+        """The name that the package goes by."""
+        return {"name": options.name}
 
-def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
-    """The name that the package goes by."""
-    return {"name": order.name}
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+        return both_modules(artefacts, options.precision)
 
-
-def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
-    return both_modules(artefacts, order.precision)
-
-
-def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """The golden vectors as JSON, for `selftest()`."""
-    return {f"{folder('wasm', order.precision)}/{GOLDEN}": golden_json(spec, golden, order.precision)}
+    def golden_files(self, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
+        """The golden vectors as JSON, for `selftest()`."""
+        return {f"{folder('wasm', options.precision)}/{GOLDEN}": golden_json(spec, golden, options.precision)}
