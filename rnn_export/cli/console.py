@@ -95,7 +95,8 @@ def parity(report: Mapping[str, Any]) -> None:
     table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
     if figures := report.get("figures"):
         say(f"task: {figures_text(figures)}")
-    not_judged = report.get("not_judged", {})
+    judged = {kind for _, _, kind, *_ in rows}
+    not_judged = {kind: why for kind, why in report.get("not_judged", {}).items() if kind not in judged}
     for why in dict.fromkeys(not_judged.values()):
         say(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
     if sides := report.get("not_exercised"):
