@@ -18,13 +18,19 @@ from rnn_export.runtime.replay.golden import FILE, Golden
 
 from .test_bundle import forge, refused, write
 
-FORMAT_1 = Path(__file__).parent / "data/format1"
+# By release, what it wrote.
+RELEASES = {"0.1.0": Path(__file__).parent / "data/format1", "0.2.0": Path(__file__).parent / "data/format2"}
 DIGEST = "51cb0a07ba2ba87faafead19161aba4f47ef142ed0e557cffa72f3ae6507b2dd"
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(FORMAT_1 / "lstm.rnnx", tmp_path / "lstm.rnnx"))
+    return Path(shutil.copytree(RELEASES["0.1.0"] / "lstm.rnnx", tmp_path / "lstm.rnnx"))
+
+
+@pytest.fixture(params=RELEASES)
+def released(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return Path(shutil.copytree(RELEASES[request.param] / "lstm.rnnx", tmp_path / "lstm.rnnx"))
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -33,11 +39,12 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def goes_on(path: Path) -> None:
-    """A stream restored from the snapshot of the first release does what its own stream did then."""
-    stream = load(path, backend="onnxruntime").stream()
-    stream.restore((FORMAT_1 / "snapshot.bin").read_bytes())
-    with np.load(FORMAT_1 / "io.npz") as then:
-        np.testing.assert_allclose(stream.run(then["x"]), then["y"], rtol=1e-5, atol=1e-6)
+    """A stream restored from the snapshot of each release does what its own stream did then."""
+    for folder in RELEASES.values():
+        stream = load(path, backend="onnxruntime").stream()
+        stream.restore((folder / "snapshot.bin").read_bytes())
+        with np.load(folder / "io.npz") as then:
+            np.testing.assert_allclose(stream.run(then["x"]), then["y"], rtol=1e-5, atol=1e-6)
 
 
 def added(bundle: Bundle) -> Bundle:
@@ -48,19 +55,22 @@ def added(bundle: Bundle) -> Bundle:
     )
 
 
-# --- format 1
+# --- format 1, and what every release wrote
 
 
-def test_format_1_is_read(old: Path) -> None:
-    assert manifest(old)["format"] == 1
-    bundle = open_bundle(old)
-    assert (bundle.weights, bundle.extra) == (None, {})
+def test_a_bundle_of_each_release_is_read_and_verified(released: Path) -> None:
+    bundle = open_bundle(released)
     assert [(row.target, row.precision) for row in bundle.targets] == [("onnx", "fp32"), ("c", "fp32")]
     assert bundle.spec.digest == DIGEST
-    assert bundle.producer["rnn-export"] == "0.1.0"
-    engine = load(old, backend="onnxruntime")
+    assert bundle.producer["rnn-export"] in RELEASES
+    engine = load(released, backend="onnxruntime")
     assert replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
-    goes_on(old)
+    goes_on(released)
+
+
+def test_format_1_has_no_number_of_weights(old: Path) -> None:
+    assert manifest(old)["format"] == 1
+    assert (open_bundle(old).weights, open_bundle(old).extra) == (None, {})
 
 
 def test_a_bundle_of_format_1_that_is_extended_is_of_this_format(old: Path) -> None:
@@ -74,14 +84,14 @@ def test_a_bundle_of_format_1_that_is_extended_is_of_this_format(old: Path) -> N
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not here")
-def test_the_sources_of_format_1_are_compiled_as_they_are(old: Path) -> None:
+def test_the_sources_of_each_release_are_compiled_as_they_are(released: Path) -> None:
     with pytest.raises(BuildError, match="sources are code"):
-        build_c(open_bundle(old))
-    done = build_c(open_bundle(old), trust=True)
+        build_c(open_bundle(released))
+    done = build_c(open_bundle(released), trust=True)
     assert done.report is not None
     assert done.report.ok
-    assert load(old).backend == "native"
-    goes_on(old)
+    assert load(released).backend == "native"
+    goes_on(released)
 
 
 def test_format_1_has_its_own_fields_alone(old: Path) -> None:
