@@ -48,7 +48,7 @@ enum { SUMS = 8 };
 #endif
 typedef float vec __attribute__((vector_size(WIDTH)));
 
-void *room(size_t bytes) {
+void *allocate(size_t bytes) {
     void *p = NULL;
     size_t huge = (size_t)2 << 20;
     if (posix_memalign(&p, huge, (bytes + huge - 1) / huge * huge)) return NULL;
@@ -97,7 +97,7 @@ class Reader:
             self.compiled = compile_shared(SOURCE, path, ["-ffp-contract=fast"])
             self.library: Any = ctypes.CDLL(str(path))
         size = ctypes.c_size_t
-        self.library.capacity.restype, self.library.capacity.argtypes = ctypes.c_void_p, [size]
+        self.library.allocate.restype, self.library.allocate.argtypes = ctypes.c_void_p, [size]
         self.library.read_all.restype = None
         self.library.read_all.argtypes = [ctypes.c_void_p, size, size, size, ctypes.c_void_p]
         self.free = ctypes.CDLL(None).free
@@ -110,7 +110,7 @@ class Limit:
     def __init__(self, reader: Reader, nbytes: int) -> None:
         self.reader, self.nbytes = reader, nbytes
         self.size = min(max(1, -(-nbytes // UNIT)) * UNIT, LARGEST)
-        self.buffer = reader.library.capacity(self.size)
+        self.buffer = reader.library.allocate(self.size)
         if not self.buffer:
             raise BackendUnavailable(f"no room for {self.size:,} bytes")
         first = max(1.0, float(self._read(1, 5).min()))
