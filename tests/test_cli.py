@@ -600,9 +600,9 @@ def test_a_folder_named_as_a_library_of_torch_s_is_not_that_library(folder: Path
     (folder / "triton").mkdir(exist_ok=True)
     code = (
         f"import sys, {first}\nsys.path.insert(0, {str(folder)!r})\n"
-        "from rnn_export.platform.isolated_process import run_apart\n"
+        "from rnn_export.platform.isolated_process import run_isolated\n"
         "from rnn_export.lazy import load_module\nload_module('torch._dynamo')\n"
-        "try: run_apart('torch._dynamo', 'no_function', {}, {})\nexcept Exception as error: print(error)"
+        "try: run_isolated('torch._dynamo', 'no_function', {}, {})\nexcept Exception as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "has no attribute 'no_function'" in done.stdout, done.stderr

@@ -268,7 +268,7 @@ def test_two_streams(model: str, precision: str, compiler: str, written: Get, li
     alone = [step.start(), step.start()]
     wanted = [step.steps(state, inputs) for state, inputs in zip(alone, (forth, back), strict=True)]
     states = [step.start(), step.start()]
-    buffers = [step.buffer(its.steps), step.buffer(its.steps)]
+    buffers = [step.buffers(its.steps), step.buffers(its.steps)]
     for i in range(its.steps):
         for state, inputs, buffer in zip(states, (forth, back), buffers, strict=True):
             step.step(state, [a[i] for a in inputs], [a[i] for a in buffer])
@@ -291,6 +291,6 @@ def test_an_output_may_be_an_input(model: str, precision: str, compiler: str, wr
             for s in range(min(its.steps, 16)):
                 shared[: given.shape[1]] = given[s]
                 inputs = [shared if k == i else a[s] for k, a in enumerate(its.inputs)]
-                outputs = [shared if k == o else a[0] for k, a in enumerate(step.buffer(1))]
+                outputs = [shared if k == o else a[0] for k, a in enumerate(step.buffers(1))]
                 step.step(state, inputs, outputs)
                 equal([shared[: want.shape[1]]], [want[s]])

@@ -15,7 +15,7 @@ from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
 from rnn_export.export.lift import lift
-from rnn_export.export.targets.coreml import writer as writer
+from rnn_export.export.targets.coreml.writer import Writer
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
@@ -35,10 +35,10 @@ def lifted(name: str):
 @pytest.mark.parametrize("name", TAKEN)
 def test_equals_the_model(name):
     model, bundle = lifted(name), open_bundle(store.bundle(name))
-    files = writer.write(model, TARGET, OPTIONS)
+    files = Writer().write(model, TARGET, OPTIONS)
     row = TargetRow("coreml", "fp32", None, tuple(files), {})
     draft = Draft(bundle.spec, files, (row,), bundle.initial_states(), bundle)
-    (engine,) = writer.engines(draft, TARGET, OPTIONS)
+    (engine,) = Writer().engines(draft, TARGET, OPTIONS)
     report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     report.raise_for_failure("")
     assert max(drift.relative for drift in report.drifts) < 2e-5
@@ -46,4 +46,4 @@ def test_equals_the_model(name):
 
 def test_what_coremltools_cannot_convert_is_refused_with_its_own_words():
     with pytest.raises(ExportError, match=r"coremltools [\d.]+ cannot convert the step: .*gather_along_axis"):
-        writer.write(lifted("spectral-mask"), TARGET, OPTIONS)
+        Writer().write(lifted("spectral-mask"), TARGET, OPTIONS)

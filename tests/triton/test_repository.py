@@ -65,7 +65,7 @@ def test_the_model_needs_numpy_and_the_runtime_alone():
     assert imports(written) == {"rnn_export.runtime.serve.triton_model"}
     found = imports((ROOT / "runtime/serve/triton_model.py").read_text())
     ours = {name for name in found if name.startswith("rnn_export")}
-    assert {name.split(".")[1] for name in ours} == {"choices", "errors", "runtime", "trust"}
+    assert {name.split(".")[1] for name in ours} == {"contract", "errors", "platform", "runtime"}
     assert found - ours == {"numpy", "triton_python_backend_utils"}
 
 
