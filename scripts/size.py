@@ -3,8 +3,8 @@
     scripts/size                  print the table
     scripts/size --keep VERSION   store today's figures as those of a release, in scripts/sizes.json
 
-Lines are counted with blank ones, of .py .c .h .hpp .cpp .js .ts .css .sh files; links and test data are left out. A private name of
-torch is a module, attribute or import below `torch` that begins with an underscore, counted once a file.
+Lines are counted with blank ones, of .py .c .h .hpp .cpp .js .ts .css .sh files, without links and test data. A private
+name of torch is a module, attribute or import below `torch` that begins with an underscore, counted once a file.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def figures() -> dict[str, dict[str, int]]:
 def _files() -> Iterator[Path]:
     for folder in ("models", "export", "runtime", "rnn_export", "scripts", "tests"):
         for path in sorted((ROOT / folder).rglob("*")):
-            links = any(p.is_symlink() for p in (path, *path.parents))
-            if path.suffix in SUFFIXES and path.is_file() and not links and not path.is_relative_to(ROOT / "tests/data"):
+            left_out = path.is_relative_to(ROOT / "tests/data") or any(p.is_symlink() for p in (path, *path.parents))
+            if path.suffix in SUFFIXES and path.is_file() and not left_out:
                 yield path
 
 
