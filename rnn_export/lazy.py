@@ -13,7 +13,8 @@ _OFTEN_A_FOLDER = "triton"
 
 def load_module(name: str) -> ModuleType:
     """The module `name`, imported if it is not there yet; raises as its import does."""
-    _hide_folder(_OFTEN_A_FOLDER)
+    if name not in sys.modules:
+        _hide_folder(_OFTEN_A_FOLDER)
     return importlib.import_module(name)
 
 

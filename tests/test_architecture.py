@@ -20,10 +20,10 @@ from rnn_export.moved import MODULES
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-# The one door for imports by name.
 # Modules that only give names of others; the key of the contract in a graph is a name of this kind too.
 FACES = ("rnn_export", "rnn_export.moved", "rnn_export.spec")
 TRUNK = ("rnn_export", "rnn_export/*")
+# The one door for imports by name.
 LAZY = "rnn_export.lazy"
 # Whoever sees one of these loaded has waited for it.
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "click", "rich", "matplotlib", "tritonclient", "grpc"}

@@ -364,6 +364,8 @@ def test_an_answer_at_the_last_frame_is_one_line(run: Run, folder: Path) -> None
         assert [line.count(",") for line in text.splitlines()] == [1]
         assert "3 frames in 0." in result.stderr
         assert " s on onnxruntime (fp32), " in result.stderr
+    np.save(folder / "two.npy", np.ones((2, 3, 3), np.float32))
+    assert [line.count(",") for line in run("run", "last.rnnx", "two.npy").stdout.splitlines()] == [1, 1]
 
 
 def test_run_gives_the_same_through_every_door(run: Run, bundle: Path) -> None:

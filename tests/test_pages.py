@@ -171,5 +171,5 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("demo", "test", "bench", "docs"):
+    for name in ("demo", "test", "bench", "docs", "size"):
         assert shutil.which(str(ROOT / "scripts" / name)), f"scripts/{name} has no run bit"

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import SourceError
 from rnn_export.platform.arrays import Array, Arrays, pack_arrays
 from rnn_export.platform.files import save_atomically
@@ -40,8 +39,11 @@ def run_file(engine: Engine, source: recording.Source, output: Path | None, as_j
         ends = {name: end if rows > 1 else end[None] for name, end in left.items() if end is not None}
         outputs = {name: np.concatenate([a, ends[name]], 1) if name in ends else a for name, a in outputs.items()}
     seconds = time.perf_counter() - begin
+    by_row = outputs
     if rows == 1:
         outputs = {name: a[0] for name, a in outputs.items()}
+    # An output without a time axis is the answer at the last frame: one line a row.
+    lines = {t.name: (outputs if engine.spec.timed(t) else by_row)[t.name] for t in engine.spec.outputs}
     report: dict[str, Any] = {
         "backend": engine.backend,
         "precision": engine.precision,
@@ -56,11 +58,11 @@ def run_file(engine: Engine, source: recording.Source, output: Path | None, as_j
         "output": None if output is None else str(output),
     }
     if output is not None:
-        _save(output, outputs, engine.spec)
+        _save(output, outputs, lines)
     elif as_json:
         report["outputs"] = {name: a.tolist() for name, a in outputs.items()}
     else:
-        np.savetxt(sys.stdout, _lines(_by_frame(outputs, engine.spec), "stdout"), delimiter=",", fmt="%.9g")
+        np.savetxt(sys.stdout, _lines(lines, "stdout"), delimiter=",", fmt="%.9g")
     return report
 
 
@@ -132,12 +134,7 @@ def _lines(outputs: Arrays, file: str) -> Array:
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 
-def _by_frame(outputs: Arrays, spec: StreamSpec) -> Arrays:
-    """The outputs of one stream by frame: one without a time axis is the answer at the last frame."""
-    return {t.name: outputs[t.name] if spec.timed(t) else outputs[t.name][None] for t in spec.outputs}
-
-
-def _save(path: Path, outputs: Arrays, spec: StreamSpec) -> None:
+def _save(path: Path, outputs: Arrays, lines: Arrays) -> None:
     try:
         with save_atomically(path) as place:
             if path.suffix == ".npy":
@@ -145,6 +142,6 @@ def _save(path: Path, outputs: Arrays, spec: StreamSpec) -> None:
             elif path.suffix == ".npz":
                 place.write_bytes(pack_arrays(outputs))
             else:
-                np.savetxt(place, _lines(_by_frame(outputs, spec), str(path)), delimiter=",", fmt="%.9g")
+                np.savetxt(place, _lines(lines, str(path)), delimiter=",", fmt="%.9g")
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error}") from error

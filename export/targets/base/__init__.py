@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
@@ -57,8 +59,16 @@ class TargetWriter(ABC):
 class StepWriter(TargetWriter):
     """A target that can also be written from the step graph of a bundle."""
 
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
+        """The files from the step graph of the model; a target that starts from torch writes them in its own way."""
+        # `from_step` needs no torch.
+        from rnn_export.export.graph.step import required_step
+
+        initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
+        return self.from_step(required_step(model), model.spec, initial, target, options)
+
     @abstractmethod
     def from_step(
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
-        """The same files as `write`."""
+        """The same files as `write`, from the fp32 step graph of a bundle."""

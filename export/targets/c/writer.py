@@ -3,9 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib.resources import files as resources
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from rnn_export.contract.precision import TOLERANCES
 from rnn_export.contract.spec import StreamSpec
@@ -27,9 +25,6 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 from rnn_export.runtime.replay.golden import Golden
 
-if TYPE_CHECKING:
-    from rnn_export.export.lift.streaming_model import StreamingModel
-
 PACKAGE = "rnn_export.export.targets.c"
 KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
@@ -41,18 +36,10 @@ ZEPHYR = ("zephyr/module.yml", "zephyr/CMakeLists.txt", "zephyr/Kconfig")
 class Writer(StepWriter):
     """The writer of C."""
 
-    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-        """The sources of the step, and the library that this machine's compiler makes of them."""
-        # All else here starts from a step that is written, and needs no torch.
-        from rnn_export.export.graph.step import required_step
-
-        initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-        return self.from_step(required_step(model), model.spec, initial, target, options)
-
     def from_step(
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
-        """The same from the fp32 step graph of a bundle."""
+        """The sources of the step, and the library that this machine's compiler makes of them."""
         calibrated = None if options.calibration is None else scales(step, spec, initial, options.calibration)
         files = sources(step, spec, initial, options.name, options.precision, calibrated)
         files |= compile_native(files, options.name, spec)

@@ -11,8 +11,6 @@ from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import Target
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.step import required_step
-from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.base import StepWriter
 from rnn_export.platform.arrays import Arrays, pack_arrays
 from rnn_export.platform.isolated_process import run_isolated
@@ -23,16 +21,13 @@ from rnn_export.runtime.protocols import Artefacts, folder
 class Writer(StepWriter):
     """The writer of OpenVINO."""
 
-    def write(self, model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
-        """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`."""
-        step = required_step(model)
-        initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-        return self.from_step(step, model.spec, initial, target, options)
-
     def from_step(
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
-        """The same from a step graph: OpenVINO reads it in a process of its own, which says nothing."""
+        """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`.
+
+        OpenVINO reads the step in a process of its own.
+        """
         if options.calibration is not None:
             raise ExportError(
                 "openvino in int8 has its weights alone in int8, which needs no recording: leave calibrate "

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,26 +30,16 @@ from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 
-if TYPE_CHECKING:
-    from rnn_export.export.lift.streaming_model import StreamingModel
-
 DEVICE = "numeric (not run on hardware)"
 
 
 class Writer(StepWriter):
     """The writer of TensorRT."""
 
-    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-        """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
-        # All else here starts from a step that is written, and needs no torch.
-        from rnn_export.export.graph.step import required_step
-
-        return self.from_step(required_step(model), model.spec, {}, target, options)
-
     def from_step(
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
-        """The same from the fp32 step graph of a bundle."""
+        """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
         assert options.opset is not None
         graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
         name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()

@@ -1,1 +1,1 @@
-"""The target `wasm`: WebAssembly: the C sources that a build compiles."""
+"""The target `wasm`: the step in C as WebAssembly."""

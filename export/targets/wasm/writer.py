@@ -1,8 +1,6 @@
 """The target `wasm`: the step in C as WebAssembly, in a package for browsers and Node, verified on wasmtime."""
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions
@@ -17,25 +15,14 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.protocols import Artefacts, folder
 from rnn_export.runtime.replay.golden import Golden
 
-if TYPE_CHECKING:
-    from rnn_export.export.lift.streaming_model import StreamingModel
-
 
 class Writer(StepWriter):
     """The writer of WebAssembly."""
 
-    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
-        """The package, compiled here."""
-        # All else here starts from a step that is written, and needs no torch.
-        from rnn_export.export.graph.step import required_step
-
-        initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-        return self.from_step(required_step(model), model.spec, initial, target, options)
-
     def from_step(
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
-        """The same from the fp32 step graph of a bundle."""
+        """The package, compiled here."""
         calibrated = None if options.calibration is None else scales(step, spec, initial, options.calibration)
         written = sources(step, spec, initial, options.name, options.precision, calibrated)
         files = package(written, options.name, spec, options.precision)
