@@ -251,6 +251,8 @@ class StreamSpec:
         numbers = {"chunk": int, "delay": int, "sample_rate": int | None, "sequence_only": bool, "digest": str}
         optional = {name: kind for name, kind in OPTIONAL.items() if isinstance(data, dict) and name in data}
         fields = _fields(data, "the stream contract", {**tensors, **numbers, **optional})
+        if (count := max(len(fields[name]) for name in tensors)) > limits.TENSORS:
+            raise SpecError(f"there are {count} tensors of a kind, over the limit of {limits.TENSORS}.")
         tensor = {"name": str, "dtype": str, "shape": list | tuple}
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(

@@ -36,6 +36,14 @@ def path(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick() -> Callable[[float], None]:
-    """Fails where a test took longer than so many seconds of this process."""
+    """Fails where a test takes the CPU time of `times` loops of a million steps: a slow machine takes longer for both."""
     begin = time.process_time()
-    return lambda seconds: None if time.process_time() - begin < seconds else pytest.fail(f"over {seconds} s")
+
+    def check(times: float) -> None:
+        taken, begin_loop = time.process_time() - begin, time.process_time()
+        for i in range(1_000_000):
+            abs(i)
+        loop = time.process_time() - begin_loop
+        assert taken < times * loop, f"{taken:.2f} s, over {times} loops of {loop:.3f} s"
+
+    return check

@@ -168,7 +168,7 @@ def test_a_graph_is_refused_before_it_is_loaded(path: Path, graph: bytes, messag
         load(path, backend="onnxruntime")
     with pytest.raises((BundleError, ExportError), match=r"step\.onnx"):
         add_target(open_bundle(path), "c", TargetOptions())
-    quick(10)
+    quick(200)
 
 
 def test_a_loop_that_ends_runs(path: Path) -> None:
