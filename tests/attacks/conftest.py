@@ -36,7 +36,7 @@ def path(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick() -> Callable[[float], None]:
-    """Fails where a test takes the CPU time of `times` loops of a million steps: a slow machine takes longer for both."""
+    """Fails a test that takes the CPU time of `times` loops of a million steps: the machine's speed cancels out."""
     begin = time.process_time()
 
     def check(times: float) -> None:
