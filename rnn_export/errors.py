@@ -185,7 +185,7 @@ class DecidedByValue(LiftError):
         super().__init__(known if line and not self.of_number else unknown)
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
-    def computed_both_ways(self, error: BaseException) -> DecidedByValue:
+    def computed_both_branches(self, error: BaseException) -> DecidedByValue:
         """The same, where computing both branches failed with `error`."""
         why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
         return self.told(why)

@@ -21,8 +21,13 @@ from rnn_export.export.lift.ir.source_location import busiest_place
 from rnn_export.export.lift.loops.align_traces import cannot_roll
 from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length, rolled_loop
-from rnn_export.export.lift.loops.folding.long_run_check import refuse_far_ways
-from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, goes_by_pieces, period_of, rolled_by_periods
+from rnn_export.export.lift.loops.folding.long_run_check import refuse_late_changes
+from rnn_export.export.lift.loops.folding.periodic_folding import (
+    LONGEST,
+    goes_by_segments,
+    period_of,
+    rolled_by_periods,
+)
 from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans
 from rnn_export.export.lift.loops.folding.trace_lengths import (
     FAR,
@@ -34,10 +39,10 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     lengths_of,
     lengths_tried,
     longer_example,
-    loops_over_pieces,
+    loops_over_segments,
     many_frames,
-    piece_of,
-    refuse_ways_by_length,
+    refuse_changes_by_length,
+    segment_of,
     unrollings,
 )
 from rnn_export.export.lift.loops.folding.whole_windows import of_whole_windows_too
@@ -140,7 +145,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
 
 def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
     """The time loop of the model rolled up, else one chunk of it; raises LiftError if neither can be."""
-    axes, piece = module.axes, cache(lambda: piece_of(module))
+    axes, piece = module.axes, cache(lambda: segment_of(module))
     place, advice, tried = "", KEEP_OUTSIDE, list[int]()
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
@@ -150,7 +155,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
         if unlike := irregular(module, lengths):
             reason = cannot_roll(unlike)
             if (frames := piece()) is not None:
-                reason, advice = _over_pieces(frames), SEQUENTIAL
+                reason, advice = _over_segments(frames), SEQUENTIAL
                 if frames > LONGEST:
                     break
                 # It may go over single frames of another rate.
@@ -168,7 +173,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
         except LiftError as error:
             reason, advice = error, KEEP_OUTSIDE
             continue
-        notes = refuse_far_ways(module, rolled, lengths[0], lengths[1] - lengths[0])
+        notes = refuse_late_changes(module, rolled, lengths[0], lengths[1] - lengths[0])
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
         return Capture(rolled, True, notes, shortest=shortest)
     moves_alike = axes.causal and axes.states and _moves_alike(module)
@@ -194,7 +199,7 @@ def _said(unrolled: fx.GraphModule) -> str:
     return f"{busiest_place(unrolled)}: the model loops over time in Python, and"
 
 
-def _over_pieces(piece: int) -> LiftError:
+def _over_segments(piece: int) -> LiftError:
     return LiftError(
         f"it takes {piece} frames at a time (a chunkwise form: every {piece} frames more it does as much again), each "
         "computed at once from the state that those before leave, which is no step of one frame."
@@ -203,7 +208,7 @@ def _over_pieces(piece: int) -> LiftError:
 
 def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
     """The loop rolled up by periods of frames; None if it has none or cannot be."""
-    period = chunk if chunk > 1 and goes_by_pieces(module, chunk) else period_of(module, thorough)
+    period = chunk if chunk > 1 and goes_by_segments(module, chunk) else period_of(module, thorough)
     if period is None:
         return None
     try:
@@ -212,7 +217,7 @@ def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | Non
         return None
     rewrite_for_any_length(module, rolled, frames)
     fold(rolled)
-    notes = refuse_far_ways(module, rolled, frames, period)
+    notes = refuse_late_changes(module, rolled, frames, period)
     return Capture(rolled, True, notes, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
 
 
@@ -285,7 +290,9 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         if few:
             reason = f"of {frames} frames an output has none"
             continue
-        if (frames > FAR and has_loop(module, frames, least=2)) or (not longest and loops_over_pieces(module, frames)):
+        if (frames > FAR and has_loop(module, frames, least=2)) or (
+            not longest and loops_over_segments(module, frames)
+        ):
             # Written out it takes minutes, to be a number of frames all the same.
             port, axis = module.axes.first_time
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)
@@ -318,7 +325,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             # The way of short sequences alone may be gone far beyond them.
             longest = max(longest, min(FAR_BEYOND * frames, lengths[-1] - 1))
     if bounded:
-        refuse_ways_by_length(module, bounded)
+        refuse_changes_by_length(module, bounded)
         raise bounded[-1]
     if frozen:
         raise frozen[-1]

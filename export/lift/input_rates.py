@@ -25,7 +25,7 @@ MOST_TRIED = 400
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Rates:
     """The growth of all inputs: each along an axis, by a number of frames per frame of the sequence.
 
     None for an input that does not grow; `sequence` is the number of frames in the example.
@@ -82,7 +82,7 @@ def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
     A ratio counts if the model takes inputs that are longer by it, but not each of them longer by itself.
     """
     probe = AxisProbe(flat)
-    for way in itertools.islice(_ways(flat, time_axis), MOST_TRIED):
+    for way in itertools.islice(_rates_to_try(flat, time_axis), MOST_TRIED):
         if _fits(probe, way) and not all(_takes(probe, way, [i], 1) for i in way.numbers):
             found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, way)), way)
             rated = ((i, r) for i, r in enumerate(found.inputs) if r is not None)
@@ -90,21 +90,21 @@ def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
     return {}
 
 
-def _fits(probe: AxisProbe, way: _Way) -> bool:
+def _fits(probe: AxisProbe, way: _Rates) -> bool:
     return all(_takes(probe, way, way.numbers, n) for n in LONGER)
 
 
-def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
+def _lower_terms(flat: FlatModel, way: _Rates) -> Iterator[_Rates]:
     """The same growth in lower terms, in case windows leave frames over at the ends."""
     shared, ports = math.gcd(*(rated.frames for rated in way.moving)), [*zip(flat.inputs, way.inputs, strict=True)]
     for n in range(shared, 1, -1):
         if shared % n == 0:
             own = [leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports if r is not None]
             late = (max(own) - size for size in own)
-            yield _Way(max(own), tuple(r and replace(r, frames=r.frames // n, unread=next(late)) for _, r in ports))
+            yield _Rates(max(own), tuple(r and replace(r, frames=r.frames // n, unread=next(late)) for _, r in ports))
 
 
-def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
+def _takes(probe: AxisProbe, way: _Rates, numbers: Sequence[int], frames: int) -> bool:
     """True if the model takes the inputs `numbers` longer by `frames` of the sequence."""
     sizes = [dict[int, int]() for _ in way.inputs]
     for i in numbers:
@@ -113,19 +113,19 @@ def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> 
     return probe.takes(sizes)
 
 
-def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
+def _rates_to_try(flat: FlatModel, time_axis: TimeAxis) -> list[_Rates]:
     """Growths in which one input has more frames than another, the likeliest first."""
     said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
     axes = [[*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)]
     sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
     sequences = {size // n for size in sizes for n in _divisors(size)}
-    found = set[_Way]()
+    found = set[_Rates]()
     for frames in sequences:
         ports = zip(shapes, axes, strict=True)
         by_input = [
             [r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports
         ]
-        ways = (_Way(frames, inputs) for inputs in itertools.product(*by_input))
+        ways = (_Rates(frames, inputs) for inputs in itertools.product(*by_input))
         found.update(way for way in itertools.islice(ways, MOST_TRIED) if _has_ratio(way))
     return sorted(found, key=lambda way: way.rank)
 
@@ -142,6 +142,6 @@ def _divisors(size: int) -> list[int]:
     return [n for n in range(1, size // 2 + 1) if size % n == 0]
 
 
-def _has_ratio(way: _Way) -> bool:
+def _has_ratio(way: _Rates) -> bool:
     moving = way.moving
     return len({rated.frames for rated in moving}) > 1 and min(rated.unread for rated in moving) == 0

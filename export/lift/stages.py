@@ -65,7 +65,7 @@ from rnn_export.export.lift.states.growing_states import with_capacity
 from rnn_export.export.lift.states.module_state import keep_states
 from rnn_export.export.lift.states.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.states.sequence_lengths import bind_lengths
-from rnn_export.export.lift.states.undefined_initial import begin_as_said, refuse_undefined_start
+from rnn_export.export.lift.states.undefined_initial import apply_initial, refuse_undefined_start
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.equal_states import merge_equal_states
 from rnn_export.export.lift.streaming.output_lengths import cut_as_given
@@ -128,7 +128,7 @@ def lift(
         except LiftError as error:
             # What stands against both ways of a decision is why it cannot be taken.
             if refusal := next(iter(flat.decisions.seen.spared.values()), None):
-                raise with_unused_assumptions(refusal.computed_both_ways(error), flat.decisions) from error
+                raise with_unused_assumptions(refusal.computed_both_branches(error), flat.decisions) from error
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
@@ -182,7 +182,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
     refuse_inside(flat)
-    begin_as_said(flat, options.initial)
+    apply_initial(flat, options.initial)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_turn = threading.RLock()
+_lock = threading.RLock()
 
 
 def alone(call: Callable[P, R]) -> Callable[P, R]:
@@ -17,7 +17,7 @@ def alone(call: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(call)
     def waiting(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _turn:
+        with _lock:
             return call(*args, **kwargs)
 
     return waiting

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from rnn_export.export.lift.ir.dependence import axis_definitions, operator_dependence
 from rnn_export.export.lift.ir.dependence.axis_definitions import DEFINITIONS
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, Operators
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, Operators
 from rnn_export.export.lift.ir.fx_nodes import aten, recorded
 
 X = torch.zeros(3, 1, 4, 5)
@@ -32,7 +32,7 @@ FORMS = {
     "convolution": (aten.conv2d.default, torch.ones(2, 1, 3, 3), torch.ones(2), [1, 1], [1, 1]),
     "convolution, transposed": (aten.conv_transpose2d.input, torch.ones(1, 2, 3, 3)),
     "padding": (aten.constant_pad_nd.default, [1, 2], 3.0),
-    "mirrors": (aten.pad.default, [1, 2, 2, 1], "reflect"),
+    "reflections": (aten.pad.default, [1, 2, 2, 1], "reflect"),
     "norm by channels": (aten.batch_norm.default, *[torch.ones(1)] * 4, False, 0.1, 1e-5, False),
     "norm of all": (aten.batch_norm.default, *[torch.ones(1)] * 4, True, 0.1, 1e-5, False),
     "gate": (aten.glu.default, 2),
@@ -58,7 +58,7 @@ def depends(operator, args, few, more, axes) -> object:
         runs = [recorded(fx.GraphModule(held, graph), values) for values in (few, more)]
         layouts = {n: AxisLayout(axis) for n, axis in zip(given, axes, strict=True)}
         return Operators(*runs, lambda n: False).dependences(node, layouts)
-    except (CellsMixed, RuntimeError, ValueError) as refused:
+    except (IndicesMixed, RuntimeError, ValueError) as refused:
         return type(refused)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError, RowsDepend
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, NotDecided, Operators
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided, Operators
 from rnn_export.export.lift.ir.fx_nodes import aten, recorded
 from rnn_export.export.lift.stages import lift
 
@@ -375,7 +375,7 @@ MIXED = {
 
 @pytest.mark.parametrize("operator", MIXED.values(), ids=MIXED)
 def test_an_operator_that_mixes_cells_does_so_on_values_drawn_for_it(operator):
-    with pytest.raises(CellsMixed):
+    with pytest.raises(IndicesMixed):
         asked(operator)
 
 

@@ -26,7 +26,7 @@ def heads(x):
     return x.unflatten(2, (2, 4)).transpose(1, 2)
 
 
-def both_ways(s, q):
+def both_branches(s, q):
     """(B, H, T, 2 T - 1): against every position relative to a frame, the farthest back first."""
     frames = q.shape[2]
     return q @ heads(s.p(sines(torch.arange(frames - 1, -frames, -1.0)))[None]).transpose(-2, -1)
@@ -34,7 +34,7 @@ def both_ways(s, q):
 
 def joined(s, q):
     """Conformers of ESPnet: a column of zeros in front, seen in rows of another length."""
-    scores = both_ways(s, q)
+    scores = both_branches(s, q)
     rows, frames, columns = scores.shape[0], *scores.shape[2:]
     padded = torch.cat([scores.new_zeros(rows, 2, frames, 1), scores], -1).view(rows, 2, columns + 1, frames)
     return padded[:, :, 1:].view_as(scores)[..., :frames]
@@ -42,14 +42,14 @@ def joined(s, q):
 
 def padded(s, q):
     """Conformers of NeMo."""
-    scores = both_ways(s, q)
+    scores = both_branches(s, q)
     rows, frames, columns = scores.shape[0], *scores.shape[2:]
     return F.pad(scores, (1, 0)).view(rows, 2, -1, frames)[:, :, 1:].view(rows, 2, frames, columns)[..., :frames]
 
 
 def strided(s, q):
     """Zipformers."""
-    scores = both_ways(s, q).contiguous()
+    scores = both_branches(s, q).contiguous()
     rows, head, frame, column = scores.stride()
     frames = q.shape[2]
     sizes, strides = (q.shape[0], 2, frames, frames), (rows, head, frame - column, column)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.stages import lift
@@ -542,7 +542,7 @@ def test_which_frames_a_result_depends_on(operator, args, answer):
     context, node = one_call(operator, *args)
     (x,) = context.inputs
     if answer is None:
-        with pytest.raises(CellsMixed):
+        with pytest.raises(IndicesMixed):
             context.operators.dependences(node, {x: AxisLayout(2)})
     else:
         assert context.operators.dependences(node, {x: AxisLayout(2)}) == [answer]

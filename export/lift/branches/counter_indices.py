@@ -40,8 +40,8 @@ def _ends(runs: Runs, how: Any, inside: tuple[str, ...]) -> tuple[int, int] | No
     if isinstance(how, int):
         return how, how
     if isinstance(how, StateInt):
-        ways = runs.after.get(how.name, {None}) - {how}
-        found = [None if how.name in inside else _ends(runs, way, (*inside, how.name)) for way in ways]
+        variants = runs.after.get(how.name, {None}) - {how}
+        found = [None if how.name in inside else _ends(runs, way, (*inside, how.name)) for way in variants]
         ends = [end for pair in found if pair is not None for end in pair] + [runs.held[0][how.name]]
         return None if None in found else (min(ends), max(ends))
     if not isinstance(how, ComputedInt):
@@ -72,8 +72,8 @@ def _values(runs: Runs, how: Any, size: int) -> Iterator[int]:
 def _held(runs: Runs, calls: int) -> Iterator[dict[str, int]]:
     """The counters before each of more calls: by running them, or computed if no value decides."""
     yield from runs.held
-    ways = {name: next(iter(ways)) for name, ways in runs.after.items() if len(ways) == 1}
-    if runs.asked or len(ways) < len(runs.after) or None in ways.values():
+    variants = {name: next(iter(variants)) for name, variants in runs.after.items() if len(variants) == 1}
+    if runs.asked or len(variants) < len(runs.after) or None in variants.values():
         while len(runs.held) < min(calls, RUN):
             runs.go_on(1)
             yield runs.held[-1]
@@ -81,6 +81,6 @@ def _held(runs: Runs, calls: int) -> Iterator[dict[str, int]]:
     held = runs.held[-1]
     for _ in range(min(calls, AHEAD)):
         known = {StateInt(name): value for name, value in held.items()}
-        after = {name: way if isinstance(way, int) else value_of(way, known) for name, way in ways.items()}
+        after = {name: way if isinstance(way, int) else value_of(way, known) for name, way in variants.items()}
         held = {name: value for name, value in after.items() if value is not None}
         yield held

@@ -107,11 +107,11 @@ class Runs:
             return {int(how)}
         if isinstance(how, StateInt):
             # Where it is itself again, nothing bounds it.
-            ways = self.after.get(how.name, {None}) - {how}
-            if how.name in names or None in ways:
+            variants = self.after.get(how.name, {None}) - {how}
+            if how.name in names or None in variants:
                 return None
             names.add(how.name)
-            found = [self.bounded(way, names) for way in ways]
+            found = [self.bounded(way, names) for way in variants]
             return None if None in found else {self.held[0][how.name]}.union(*(f for f in found if f is not None))
         if not isinstance(how, ComputedInt):
             return None

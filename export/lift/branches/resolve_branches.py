@@ -102,11 +102,11 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
         is_fed = is_fed or of_fed
         if values:
-            ways = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
-            found.append((values, own, ways))
+            variants = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
+            found.append((values, own, variants))
             if len(values) == 1 and own.is_finite:
                 sure[next(iter(values))].append(fed)
-    ran = [(values, own, ways) for values, own, ways in found if own.results is not None]
+    ran = [(values, own, variants) for values, own, variants in found if own.results is not None]
     kinds = set().union(*(values for values, _, _ in found))
     if found and not is_fed and len(kinds) == 1:
         return Assumption(error.at, kinds.pop(), "weights")
@@ -114,10 +114,10 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
     # What is NaN both ways shows nothing.
     shown = set().union(*(values for values, own, _ in ran if own.is_finite))
     for value in (False, True):
-        if seen_values == {value} and all(_raises(ways[not value], here) for _, _, ways in ran):
+        if seen_values == {value} and all(_raises(variants[not value], here) for _, _, variants in ran):
             return Assumption(error.at, value, "raises")
         # Where ways that are not taken are computed too, it may be that none of them shows.
-        if not decisions.chosen and len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
+        if not decisions.chosen and len(shown) == 2 and all(variants[value].gives(own) for _, own, variants in ran):
             return Assumption(error.at, value, "either")
     tried = {
         0: "",
@@ -188,8 +188,8 @@ def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> I
     usual = decided(*fed)
     for i, leaf in enumerate(flat.inputs):
         if _is_flag(leaf.example):
-            ways = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
-            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in ways)
+            variants = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
+            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in variants)
             if zero != usual and all(other == usual for other in others):
                 yield leaf.name
 

@@ -19,7 +19,7 @@ from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
 # Of nodes: whose frames are filled up, and which are cut, along the axis that is noted; which window one is, by number.
-FILLED, CUT, PIECE = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
+FILLED, CUT, SEGMENT = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
 
 
@@ -62,7 +62,7 @@ class Window:
             return write.call(aten.unfold.default, filled, axis, self.size, self.period)
 
 
-def take_pieces(write: NodeWriter, node: fx.Node, frames: int, period: int) -> bool:
+def take_segments(write: NodeWriter, node: fx.Node, frames: int, period: int) -> bool:
     """Replace the segments taken of `node` by its windows, in place; True if some at the ends are left as they are.
 
     `frames` is the length of the sequence, whole periods.
@@ -125,16 +125,16 @@ def _take(write: NodeWriter, window: Window, taken: Sequence[tuple[fx.Node, int]
         with node.graph.inserting_before(min(user.users, key=lambda n: places.get(n, 0), default=user)):
             new = write.call(aten.select.int, windows, axis, number)
             new = write.call(aten.permute.default, new, order)
-        new.meta[PIECE] = window, number
+        new.meta[SEGMENT] = window, number
         user.replace_all_uses_with(new)
 
 
-def joins_pieces(node: fx.Node, frames: int, period: int) -> bool:
+def joins_segments(node: fx.Node, frames: int, period: int) -> bool:
     """True if a node joins one segment for each period."""
     if node.target is not aten.cat.default or period == 1 or len(args_of(node)[0]) != frames // period:
         return False
     dim = [*args_of(node), 0][1]
-    values = [piece.meta.get("val") for piece in args_of(node)[0] if isinstance(piece, fx.Node)]
+    values = [segment.meta.get("val") for segment in args_of(node)[0] if isinstance(segment, fx.Node)]
     return all(isinstance(v, Tensor) and v.shape[dim] == period for v in values)
 
 
@@ -155,8 +155,8 @@ def numbers_of(graph: fx.Graph) -> dict[fx.Node, set[int]]:
     """By node, the numbers of the segments that it depends on, up to the node that joins them."""
     found: dict[fx.Node, set[int]] = {}
     for node in graph.nodes:
-        if PIECE in node.meta:
-            found[node] = {node.meta[PIECE][1]}
+        if SEGMENT in node.meta:
+            found[node] = {node.meta[SEGMENT][1]}
         elif CUT not in node.meta:
             found[node] = set().union(*(found.get(n, set()) for n in node.all_input_nodes))
     return found
@@ -166,21 +166,21 @@ def computed_alike(graph: fx.Graph, joins: Sequence[fx.Node]) -> None:
     """Compute segments at the ends, of other sizes, like one between, in place, unless the loop carries state."""
     numbers = numbers_of(graph)
     for join in joins:
-        pieces = list(args_of(join)[0])
-        taken = [_windows_in(piece) if numbers[piece] == {k} else None for k, piece in enumerate(pieces)]
+        segments = list(args_of(join)[0])
+        taken = [_windows_in(segment) if numbers[segment] == {k} else None for k, segment in enumerate(segments)]
         usual = [k for k, windows in enumerate(taken) if windows]
         if not usual:
             continue
         model = max(usual, key=lambda k: taken.count(taken[k]))
-        for k, piece in enumerate(pieces):
+        for k, segment in enumerate(segments):
             if taken[k] != taken[model]:
-                pieces[k] = _copied(graph, pieces[model], (piece, k), numbers)
-        join.update_arg(0, pieces)
+                segments[k] = _copied(graph, segments[model], (segment, k), numbers)
+        join.update_arg(0, segments)
 
 
-def _windows_in(piece: fx.Node) -> list[Window] | None:
-    """The windows that `piece` is made of; None if it depends on other frames too."""
-    waiting, seen, found = [piece], set[fx.Node](), list[Window]()
+def _windows_in(segment: fx.Node) -> list[Window] | None:
+    """The windows that `segment` is made of; None if it depends on other frames too."""
+    waiting, seen, found = [segment], set[fx.Node](), list[Window]()
     while waiting:
         node = waiting.pop()
         if node in seen or node.target is aten.sym_size.int:
@@ -188,8 +188,8 @@ def _windows_in(piece: fx.Node) -> list[Window] | None:
         seen.add(node)
         if node.op == "placeholder" or CUT in node.meta:
             return None
-        if PIECE in node.meta:
-            found.append(node.meta[PIECE][0])
+        if SEGMENT in node.meta:
+            found.append(node.meta[SEGMENT][0])
         else:
             waiting += node.all_input_nodes
     return found
@@ -204,12 +204,12 @@ def _copied(graph: fx.Graph, model: fx.Node, place: tuple[fx.Node, int], numbers
         if not numbers.get(node):
             return node
         if node not in made:
-            if PIECE in node.meta:
+            if SEGMENT in node.meta:
                 taken = node.all_input_nodes[0]
                 new = graph.node_copy(taken, lambda n: n)
                 new.update_arg(2, number)
                 made[node] = graph.node_copy(node, lambda n: new)
-                made[node].meta = {**node.meta, PIECE: (node.meta[PIECE][0], number)}
+                made[node].meta = {**node.meta, SEGMENT: (node.meta[SEGMENT][0], number)}
             else:
                 for before in node.all_input_nodes:
                     copy(before)

@@ -31,8 +31,8 @@ from rnn_export.export.lift.loops.frame_segments import (
     Window,
     computed_alike,
     cut,
-    joins_pieces,
-    take_pieces,
+    joins_segments,
+    take_segments,
 )
 from rnn_export.export.lift.loops.loop_iterations import JOINS
 from rnn_export.export.lift.loops.store_forwarding import read_written_frames
@@ -43,7 +43,7 @@ def loops_of(module: fx.GraphModule) -> Counter[int]:
     """Count, by length, the values of an unrolled graph that are split or joined by frame."""
     read_written_frames(module.graph)
     joined = (args_of(n)[0] for n in module.graph.nodes if n.target in JOINS)
-    found = Counter(len(pieces) for pieces in joined if isinstance(pieces, list | tuple))
+    found = Counter(len(segments) for segments in joined if isinstance(segments, list | tuple))
     for node in module.graph.nodes:
         shape = getattr(node.meta.get("val"), "shape", ())
         found.update(n for n in shape if isinstance(n, int) and _taken(node, n))
@@ -59,10 +59,10 @@ def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
         if node.target in JOINS and isinstance(args_of(node)[0], list | tuple) and len(args_of(node)[0]) == frames:
             _join(write, node, period, taken)
             continue
-        if joins_pieces(node, frames, period):
+        if joins_segments(node, frames, period):
             joins.append(node)
             value = cut(write, node)
-        is_left |= take_pieces(write, value, frames, period)
+        is_left |= take_segments(write, value, frames, period)
         for axis, takes in taken.items():
             _take(write, node, axis, takes, period)
     if is_left:
@@ -126,14 +126,14 @@ def _take_of(
 
 def _join(write: NodeWriter, node: fx.Node, period: int, taken: Mapping[int, Mapping[fx.Node, Ref]]) -> None:
     """Let `node` join the frames of each period, then the periods, from which the frames `taken` are read."""
-    pieces, dim = list(args_of(node)[0]), args_of(node)[1] if len(node.args) > 1 else 0
+    segments, dim = list(args_of(node)[0]), args_of(node)[1] if len(node.args) > 1 else 0
     dim %= len(node.meta["val"].shape)
-    if not all(isinstance(piece, fx.Node) for piece in pieces):
+    if not all(isinstance(segment, fx.Node) for segment in segments):
         return
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     write.at, periods = node, []
-    for start in range(0, len(pieces), period):
-        some = pieces[start : start + period]
+    for start in range(0, len(segments), period):
+        some = segments[start : start + period]
         last = max(some, key=lambda n: order.get(n, -1))
         with node.graph.inserting_after(last):
             periods.append(write.call(node.target, some, dim))

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, recorded
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.loops.frame_segments import CUT, PIECE, Window, numbers_of
+from rnn_export.export.lift.loops.frame_segments import CUT, SEGMENT, Window, numbers_of
 from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa
 
 # By entry of scores, the window and the place in it that it follows from; None of anything else.
@@ -64,12 +64,12 @@ def _heads(
 ) -> list[int | None]:
     """By softmax, the number of rows of its scores for one row of the batch; None if these are not adjacent."""
     changed: dict[fx.Node, Tensor] = {}
-    pieces = [n for n in module.graph.nodes if PIECE in n.meta and n.meta[PIECE][1] == number]
-    rows = {len(values[piece]) for piece in pieces}
-    for piece in pieces:
-        value = values[piece].clone()
+    segments = [n for n in module.graph.nodes if SEGMENT in n.meta and n.meta[SEGMENT][1] == number]
+    rows = {len(values[segment]) for segment in segments}
+    for segment in segments:
+        value = values[segment].clone()
         value[0] *= -1.5
-        for node, other in _computed(module, values, piece, value).items():
+        for node, other in _computed(module, values, segment, value).items():
             differs = (other != values[node]).flatten(1).any(1) if isinstance(other, Tensor) and other.dim() else None
             if differs is not None:
                 changed[node] = changed[node] | differs if node in changed else differs
@@ -87,13 +87,13 @@ def _entries(
 ) -> list[Entries]:
     """By softmax, the frame that each entry depends on: it changes the entry's scores in all rows."""
     found: list[Entries] = [[None] * values[n].shape[-1] for n in nodes]
-    for piece in [n for n in module.graph.nodes if PIECE in n.meta and n.meta[PIECE][1] == number]:
-        window = piece.meta[PIECE][0]
+    for segment in [n for n in module.graph.nodes if SEGMENT in n.meta and n.meta[SEGMENT][1] == number]:
+        window = segment.meta[SEGMENT][0]
         for place in range(window.size):
-            changed = values[piece].clone()
+            changed = values[segment].clone()
             frame = changed.select(window.axis, place)
             frame.copy_(frame.flip(-1) * -1.5)
-            other = _computed(module, values, piece, changed)
+            other = _computed(module, values, segment, changed)
             for entries, node in zip(found, nodes, strict=True):
                 scores = node.all_input_nodes[0]
                 if scores in other:

@@ -40,7 +40,7 @@ class _Written:
     def has(self, start: int, end: int) -> bool:
         return all(i in self.frames for i in range(start, end))
 
-    def pieces(self, start: int, end: int, meta: dict[str, Any]) -> list[fx.Node]:
+    def segments(self, start: int, end: int, meta: dict[str, Any]) -> list[fx.Node]:
         """The frames from `start` to `end`, at the graph's insertion point; unwritten ones are filled as in `base`.
 
         `meta` is that of the written tensor.
@@ -212,21 +212,21 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
                 user.args = (frames[entry], dim, 0)
             return
         start, end = 0, size
-        piece = along == dim and len(user.args) == 4
-        if piece and _is_cut(written, args_of(user)[2:], size):
-            piece = False
-        if piece:
+        segment = along == dim and len(user.args) == 4
+        if segment and _is_cut(written, args_of(user)[2:], size):
+            segment = False
+        if segment:
             start, end = args_of(user)[2], min(args_of(user)[3], size)
             start, end = (n + size if isinstance(n, int) and n < 0 else n for n in (start, end))
-        if written.base is node and not piece:
+        if written.base is node and not segment:
             return
         if not isinstance(end, int) or not isinstance(start, int) or start < 0:
             return
-        if not written.has(start, end) and not (piece and written.base.target in FILLED):
+        if not written.has(start, end) and not (segment and written.base.target in FILLED):
             return
-        joined = graph.call_function(written.join, (written.pieces(start, end, node.meta), dim))
-    joined.meta = dict((user if piece else node).meta)
-    if piece:
+        joined = graph.call_function(written.join, (written.segments(start, end, node.meta), dim))
+    joined.meta = dict((user if segment else node).meta)
+    if segment:
         user.replace_all_uses_with(joined)
     else:
         user.replace_input_with(node, joined)

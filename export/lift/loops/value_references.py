@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
 Path = tuple[Part, ...]
 # What takes several parts at once.
-PIECES = (aten.unbind.int, aten.split.Tensor, aten.slice.Tensor)
+SEGMENTS = (aten.unbind.int, aten.split.Tensor, aten.slice.Tensor)
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def _axis(node: fx.Node, position: int) -> int:
 def only_takes(node: fx.Node) -> bool:
     """True if `node` only takes parts of a value, and so has no place in a body."""
     return resolve(node).base is not node or (
-        node.target in PIECES and bool(node.users) and all(_is_seen_through(user, node) for user in node.users)
+        node.target in SEGMENTS and bool(node.users) and all(_is_seen_through(user, node) for user in node.users)
     )
 
 
-def _is_seen_through(user: fx.Node, piece: fx.Node) -> bool:
-    """True if all that `user` takes of `piece` is a part of the tensor that `piece` is taken from."""
-    return resolve(user).base not in (user, piece) or (only_takes(user) and user.target in PIECES)
+def _is_seen_through(user: fx.Node, segment: fx.Node) -> bool:
+    """True if all that `user` takes of `segment` is a part of the tensor that `segment` is taken from."""
+    return resolve(user).base not in (user, segment) or (only_takes(user) and user.target in SEGMENTS)
 
 
 def value_at(value: Any, path: Path) -> Any:

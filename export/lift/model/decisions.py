@@ -17,7 +17,7 @@ from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, Numbe
 from rnn_export.export.lift.ir.source_location import line_of, source_line, user_line
 from rnn_export.export.lift.model.numbers.int_provenance import mark, provenance
 from rnn_export.export.lift.model.numbers.tensor_indices import ENTRIES, Pick, is_number, one_entry
-from rnn_export.export.lift.model.select_branches import Way
+from rnn_export.export.lift.model.select_branches import Variant
 
 # These answer with a bool of Python's.
 ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
@@ -83,7 +83,7 @@ class Decisions:
     counted: Mapping[Any, tuple[int, ...]] = field(default_factory=dict)
     left: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     sized: bool = False
-    way: Way | None = None
+    way: Variant | None = None
     seen: Seen = field(default_factory=Seen)
 
     def at(self, file: str, line: int) -> Assumption | None:

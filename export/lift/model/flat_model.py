@@ -38,7 +38,7 @@ from rnn_export.export.lift.model.numbers.int_provenance import StateInt, keep_n
 from rnn_export.export.lift.model.numbers.tensor_indices import TensorNumbers
 from rnn_export.export.lift.model.outside_values import Outside
 from rnn_export.export.lift.model.script.script_modules import signature_of
-from rnn_export.export.lift.model.select_branches import Way, both_ways
+from rnn_export.export.lift.model.select_branches import Variant, both_branches
 from rnn_export.platform.last_resort import failing_at
 
 
@@ -189,7 +189,7 @@ class FlatModel(nn.Module):
         try:
             if self.decisions.checked or not self.decisions.chosen:
                 return self._pure(*tensors)
-            return both_ways(self.model, lambda way: self._on(way, *tensors))
+            return both_branches(self.model, lambda way: self._on(way, *tensors))
         except RuntimeError as error:
             # torch prints the whole graph so far where its own comes out.
             if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
@@ -202,7 +202,7 @@ class FlatModel(nn.Module):
         tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
         return refusal.told(refusal.tried + tensors) if names else refusal
 
-    def _on(self, way: Way, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def _on(self, way: Variant, *tensors: Tensor) -> tuple[Tensor, ...]:
         decisions = self.decisions
         self.decisions = replace(decisions, way=way)
         try:

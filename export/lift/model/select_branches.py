@@ -25,7 +25,7 @@ MOST = 32
 
 
 @dataclass(eq=False)
-class Way:
+class Variant:
     """A variant: its first decisions have the outcomes `taken`, later ones are true; `asked` are their tensors."""
 
     taken: tuple[bool, ...]
@@ -52,21 +52,21 @@ class Way:
         return self._numbers[how]
 
 
-def both_ways(model: nn.Module, call: Callable[[Way], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def both_branches(model: nn.Module, call: Callable[[Variant], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The results of `call`, run once for each variant from the same attributes of `model`.
 
     Afterwards, attributes hold what any variant left there.
 
     Raises LiftError if there are more than `MOST` variants, or if two give tensors of other shapes or types.
     """
-    ways, before, left = 0, _held(model), dict[AttributePath, Any]()
+    variants, before, left = 0, _held(model), dict[AttributePath, Any]()
 
     def from_here(taken: tuple[bool, ...]) -> tuple[Tensor, ...]:
-        nonlocal ways
-        ways += 1
-        if ways > MOST:
+        nonlocal variants
+        variants += 1
+        if variants > MOST:
             raise LiftError(f"the code has more than {MOST} ways by the values that it decides by.")
-        way = Way(taken)
+        way = Variant(taken)
         results = call(way)
         after = _held(model)
         left.update((path, value) for path, value in after.items() if before.get(path, left) is not value)

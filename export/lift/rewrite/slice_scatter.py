@@ -21,34 +21,34 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     None for other axes and bounds.
     """
     given = named_args(node)
-    value, piece, axis = given["self"], given["src"], given["dim"]
+    value, segment, axis = given["self"], given["src"], given["dim"]
     size = write.value_of(node).shape[axis]
     if isinstance(size, int):
         return None
     if "index" in given:
-        piece = write.call(aten.unsqueeze.default, piece, axis)
+        segment = write.call(aten.unsqueeze.default, segment, axis)
         start: Any = given["index"]
         end: Any = END if start == -1 else start + 1 if isinstance(start, int) else None
     else:
         start, end = given.get("start") or 0, given.get("end")
         if given.get("step", 1) != 1:
-            return _interleaved(write, value, piece, axis, start, given["step"])
+            return _interleaved(write, value, segment, axis, start, given["step"])
     end = END if end is None and "index" not in given else end
     if isinstance(end, fx.Node) and _is(write.value_of(end), size):
         end = END
     if not isinstance(start, int) or not isinstance(end, int):
         return None
     front, back = start > 0, end < END
-    if (start, end) == (0, 1) and _is_fed(piece):
+    if (start, end) == (0, 1) and _is_fed(segment):
         # What is computed of the first frame stands for it alone.
-        return write.call(aten.where.self, _from_place(write, value, axis, 1), value, piece)
+        return write.call(aten.where.self, _from_place(write, value, axis, 1), value, segment)
     parts = []
     if front:
-        parts.append(_part(write, value, axis, 0, start) if _is_full(value) else _zeros_of(write, piece, axis, start))
-    parts.append(piece)
+        parts.append(_part(write, value, axis, 0, start) if _is_full(value) else _zeros_of(write, segment, axis, start))
+    parts.append(segment)
     if back:
         parts.append(_part(write, value, axis, end, END))
-    found = write.call(aten.cat.default, parts, axis) if len(parts) > 1 else write.call(aten.clone.default, piece)
+    found = write.call(aten.cat.default, parts, axis) if len(parts) > 1 else write.call(aten.clone.default, segment)
     if not front or _is_full(value):
         return found
     # What stands before the piece is told by its place, which a stream counts.
@@ -76,14 +76,16 @@ def _is_fed(node: fx.Node) -> bool:
     return False
 
 
-def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, start: Any, step: int) -> fx.Node | None:
-    """The entries of `piece`, each among `step` - 1 of one number, `start` of which stand before it."""
-    sizes = [write.value_of(n).shape[axis] for n in (piece, value)]
+def _interleaved(
+    write: NodeWriter, value: fx.Node, segment: fx.Node, axis: int, start: Any, step: int
+) -> fx.Node | None:
+    """The entries of `segment`, each among `step` - 1 of one number, `start` of which stand before it."""
+    sizes = [write.value_of(n).shape[axis] for n in (segment, value)]
     fill = value.args[1] if _is_full(value) else 0 if value.target in ZEROS else None
     if fill is None or not isinstance(start, int) or not 0 <= start < step or rate_of(*sizes) != step:
         return None
     axis %= len(write.value_of(value).shape)
-    each = write.call(aten.unsqueeze.default, piece, axis + 1)
+    each = write.call(aten.unsqueeze.default, segment, axis + 1)
     pads = [0, 0] * (len(write.value_of(value).shape) - axis - 1) + [start, step - 1 - start]
     each = write.call(aten.constant_pad_nd.default, each, pads, fill)
     return write.call(aten.flatten.using_ints, each, axis, axis + 1)
@@ -104,13 +106,13 @@ def _part(write: NodeWriter, value: fx.Node, axis: int, start: int, end: int) ->
     return write.call(aten.full.default, sizes, value.args[1], **value.kwargs)
 
 
-def _zeros_of(write: NodeWriter, piece: fx.Node, axis: int, count: int) -> fx.Node:
-    shape = write.value_of(piece).shape
+def _zeros_of(write: NodeWriter, segment: fx.Node, axis: int, count: int) -> fx.Node:
+    shape = write.value_of(segment).shape
     sizes = [
-        count if a == axis % len(shape) else n if isinstance(n, int) else write.call(aten.sym_size.int, piece, a)
+        count if a == axis % len(shape) else n if isinstance(n, int) else write.call(aten.sym_size.int, segment, a)
         for a, n in enumerate(shape)
     ]
-    return write.call(aten.full.default, sizes, 0, dtype=write.value_of(piece).dtype)
+    return write.call(aten.full.default, sizes, 0, dtype=write.value_of(segment).dtype)
 
 
 def _is(number: Any, size: Any) -> bool:

@@ -17,7 +17,7 @@ from rnn_export.export.lift.model.flat_model import FlatModel
 SAY = "say where it starts, initial={{{0!r}: tensor}}, one row of it (of a command, in what the factory returns third)"
 
 
-def begin_as_said(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
+def apply_initial(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
     """Give numbers in declared states their `initial` values, and tensors if the example gives NaN."""
     for name in flat.held:
         if initial and name in initial:

@@ -9,8 +9,8 @@ from fractions import Fraction
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, CellDependence, Dependence, growing_axes
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, NotDecided
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided
 from rnn_export.export.lift.ir.fx_nodes import name_of, numbers_taken
 from rnn_export.export.lift.rewrite.complex_pairs import TRANSFORM_OF_WINDOWS
 from rnn_export.export.lift.streaming.alignment import align
@@ -19,8 +19,8 @@ from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import (
     Info,
     LastFrame,
-    Mirrors,
     NodeInfo,
+    Reflections,
     TimeAxisInfo,
     refusal,
 )
@@ -57,7 +57,7 @@ def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Bring the arguments with frames of an operator to one lag, which the result has too."""
     _refuse_length(context, node)
-    mirrors = _mirrors(context, node)
+    reflections = _reflections(context, node)
     arguments = _with_as_many_frames(context, node)
     if context.last_frame_of_arguments(node):
         raise refusal(node, LAST_FRAME_FOR_ALL)
@@ -67,7 +67,7 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
         dependences = context.operators.dependences(node, layouts)
     except NotDecided as error:
         raise refusal(node, f"what {name_of(node)} does along time could not be tried: {error}") from None
-    except CellsMixed:
+    except IndicesMixed:
         raise refusal(node, _why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
@@ -75,16 +75,16 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     lags = [n for n in (_lag(infos), first) if n is not None]
     history = align(context, node, arguments, max(lags, default=None))
     results = [result_info(d, infos, history, first) for d in dependences]
-    if mirrors is not None:
-        results = [replace(i, mirrors=mirrors) if isinstance(i, TimeAxisInfo) else i for i in results]
+    if reflections is not None:
+        results = [replace(i, reflections=reflections) if isinstance(i, TimeAxisInfo) else i for i in results]
     return results[0] if isinstance(context.runs.base[node], Tensor) else results
 
 
-def _mirrors(context: StreamingContext, node: fx.Node) -> Mirrors | None:
+def _reflections(context: StreamingContext, node: fx.Node) -> Reflections | None:
     """The boundary padding of the only argument with frames, for the result; None after filling in that of several."""
     arguments = context.timed_arguments(node)
-    if len(arguments) == 1 and (mirrors := context.timed(arguments[0]).mirrors) is not None:
-        return mirrors
+    if len(arguments) == 1 and (reflections := context.timed(arguments[0]).reflections) is not None:
+        return reflections
     for value in arguments:
         node.replace_input_with(value, settled(context, value, node))
     return None
@@ -123,7 +123,7 @@ def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
 
 
 def result_info(
-    dependence: CellDependence, arguments: Sequence[TimeAxisInfo], history: int, first: int | None = None
+    dependence: IndexDependence, arguments: Sequence[TimeAxisInfo], history: int, first: int | None = None
 ) -> Info:
     """The info of a result whose arguments, of one rate, are brought to the latest lag and to `history`.
 

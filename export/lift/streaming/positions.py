@@ -24,7 +24,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, Operators
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, Operators
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.batch_broadcast import give_own_rows
@@ -278,7 +278,7 @@ class _Positions:
             return None
         try:
             self.operators.dependences(node, {n: AxisLayout(a) for n, a in timed.items()})
-        except CellsMixed:
+        except IndicesMixed:
             return None
         stand_ins = {n: self.of_rows.get(n) or self._repeated(n, a, node) for n, a in timed.items()}
         found = {n: new for n, new in stand_ins.items() if new is not None}

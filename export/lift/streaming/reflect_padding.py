@@ -24,7 +24,7 @@ from rnn_export.export.lift.ir.fx_nodes import END, aten
 from rnn_export.export.lift.streaming.alignment import keep_history, trim
 from rnn_export.export.lift.streaming.ends import is_own
 from rnn_export.export.lift.streaming.rule_context import StreamingContext
-from rnn_export.export.lift.streaming.time_axis import Mirrors, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import Reflections, TimeAxisInfo
 
 
 def mirrored(
@@ -32,10 +32,10 @@ def mirrored(
 ) -> tuple[fx.Node, TimeAxisInfo]:
     """`value` with a window's history and its boundary padding filled in, and the info of the window's result."""
     info = context.timed(value)
-    mirrors = info.mirrors
-    assert mirrors is not None
-    plain = replace(info, mirrors=None)
-    early, late = (max(mirrors.reach(n) + 1 - size, 0) if n else 0 for n in (mirrors.right, mirrors.left))
+    reflections = info.reflections
+    assert reflections is not None
+    plain = replace(info, reflections=None)
+    early, late = (max(reflections.reach(n) + 1 - size, 0) if n else 0 for n in (reflections.right, reflections.left))
     result, history = plain.windowed(size + late, stride)
     history += early
     value = trim(context, context.alias(value, plain, before), min(history, 0), before)
@@ -43,10 +43,10 @@ def mirrored(
         why = f"the {history} frames before each window of {size}, and those that the ends repeat"
         joined = keep_history(context, value, history, before, "frames", why, known=False)
         value = context.stand_in(joined, value, replace(plain, history=history))
-    if mirrors.left:
-        value = _at_start(context, value, mirrors, before)
-    if mirrors.right:
-        value = _at_end(context, value, mirrors, before)
+    if reflections.left:
+        value = _at_start(context, value, reflections, before)
+    if reflections.right:
+        value = _at_end(context, value, reflections, before)
     if early or late:
         axis, entries = plain.layout.axis, plain.layout.inner
         value = context.insert(
@@ -57,19 +57,19 @@ def mirrored(
 
 def settled(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
     """`value` with its boundary padding filled in, if any."""
-    if context.timed(value).mirrors is None:
+    if context.timed(value).reflections is None:
         return value
     filled, info = mirrored(context, value, 1, 1, before)
     return context.stand_in(filled, value, info)
 
 
-def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
+def _at_start(context: StreamingContext, value: fx.Node, reflections: Reflections, before: fx.Node) -> fx.Node:
     """`value` with the padding before the sequence, once the repeated frames are there."""
     info, runs, call = context.timed(value), context.runs, context.graph.call_function
     axis, behind = info.layout.axis, (info.lag or 0) + info.history
     with context.graph.inserting_before(before):
         # Of frame i of this piece, i + base is its number in the sequence.
-        fed = context.states.seen_frames(Fraction(mirrors.left + behind) / info.rate)
+        fed = context.states.seen_frames(Fraction(reflections.left + behind) / info.rate)
         base = call(aten.sub.Scalar, (call(aten.mul.Scalar, (fed, float(info.rate))), float(behind)))
         base = call(aten._to_copy.default, (base,), {"dtype": torch.int64})
         base = context.states.for_each_row(base, value, runs.base[value], runs.other_batch[value])
@@ -82,11 +82,11 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
         size = info.layout.inner
         here = entry if size == 1 else call(aten.floor_divide.default, (entry, size))
         number = call(aten.add.Tensor, (here, base))
-        is_before = call(aten.lt.Scalar, (number, mirrors.left))
+        is_before = call(aten.lt.Scalar, (number, reflections.left))
         is_there = call(aten.ge.Scalar, (number, 0))
-        is_mirror = call(aten.logical_and.default, (is_before, is_there))
-        ahead = call(aten.mul.Scalar, (call(aten.rsub.Scalar, (number, mirrors.left)), mirrors.reach(1)))
-        source = call(aten.where.self, (is_mirror, call(aten.add.Tensor, (here, ahead)), here))
+        is_reflection = call(aten.logical_and.default, (is_before, is_there))
+        ahead = call(aten.mul.Scalar, (call(aten.rsub.Scalar, (number, reflections.left)), reflections.reach(1)))
+        source = call(aten.where.self, (is_reflection, call(aten.add.Tensor, (here, ahead)), here))
         newest = call(aten.slice.Tensor, (here, axis, -1, END))
         source = call(aten.minimum.default, (source, newest))
         if size > 1:
@@ -96,10 +96,10 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
     return context.stand_in(filled, value, info)
 
 
-def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
+def _at_end(context: StreamingContext, value: fx.Node, reflections: Reflections, before: fx.Node) -> fx.Node:
     """`value` with the padding after the sequence once it has ended."""
     info, call = context.timed(value), context.graph.call_function
-    own = is_own(context, value, before, -mirrors.left, mirrors.inner)
+    own = is_own(context, value, before, -reflections.left, reflections.inner)
     frames, size = torch.arange(context.frames_in_step(value)), info.layout.inner
     shape = [-1 if a == info.layout.axis else 1 for a in range(context.rank(value))]
     here = context.constant(frames.reshape(shape), before)
@@ -107,7 +107,7 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
     with context.graph.inserting_before(before):
         count = call(aten._to_copy.default, (own,), {"dtype": torch.int64})
         last = call(aten.sub.Scalar, (call(aten.sum.dim_IntList, (count, [info.layout.axis], True)), 1))
-        if mirrors.mode == "reflect":
+        if reflections.mode == "reflect":
             there = call(aten.sub.Tensor, (call(aten.mul.Scalar, (last, 2)), here))
         else:
             there = call(aten.minimum.default, (last, here))

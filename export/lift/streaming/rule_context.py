@@ -74,7 +74,7 @@ class StreamingContext:
         self.sizes = made_of_sizes(self.graph, runs.base, runs.longer)
         self.operators = Operators(runs.base, runs.longer, self.is_constant)
         self.states = States(self.graph, self.names, rows)
-        self.length_of_piece: dict[fx.Node, fx.Node] = {}
+        self.chunk_length: dict[fx.Node, fx.Node] = {}
         self.lengths = Lengths(module, runs, [None if i is None else i.layout.axis for i in inputs])
         self.after_end: dict[fx.Node, fx.Node] = {}
         self.carried: set[fx.Node] = set()
@@ -118,7 +118,7 @@ class StreamingContext:
 
     def frames_in(self, node: fx.Node) -> int:
         """The number of frames of a value in the base run."""
-        return self.timed(node).layout.cells_in(self.runs.base[node])
+        return self.timed(node).layout.indices_in(self.runs.base[node])
 
     def timed_arguments(self, node: fx.Node) -> list[fx.Node]:
         return [n for n in dict.fromkeys(node.all_input_nodes) if self.is_timed(n)]
@@ -237,7 +237,7 @@ class Rule:
     operators: tuple[Any, ...]
     reach: Callable[[fx.Node], Reach] | None
     takes_unsupported: bool
-    takes_mirrors: bool
+    takes_reflections: bool
 
     def __call__(self, context: StreamingContext, node: fx.Node) -> NodeInfo:
         return self.apply(context, node)
@@ -250,10 +250,10 @@ def rule(
     *operators: Any,
     reach: Callable[[fx.Node], Reach] | None = None,
     takes_unsupported: bool = False,
-    takes_mirrors: bool = False,
+    takes_reflections: bool = False,
 ) -> Callable[[Apply], Rule]:
     """Make a function the rule of some operators."""
-    return lambda apply: Rule(apply, operators, reach, takes_unsupported, takes_mirrors)
+    return lambda apply: Rule(apply, operators, reach, takes_unsupported, takes_reflections)
 
 
 def rules_of(families: Sequence[ModuleType]) -> Rules:

@@ -139,7 +139,7 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
         # What moves or joins frames knows of none that are the same in every step.
         rule = None
     try:
-        if rule is not None and not rule.takes_mirrors:
+        if rule is not None and not rule.takes_reflections:
             for value in context.timed_arguments(node):
                 node.replace_input_with(value, settled(context, value, node))
         return (rule or general)(context, node)
@@ -172,7 +172,7 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
         added = context.states.next_values(context.chunk, (fed, context.timed(fed).layout.axis, context.rank(fed)))
     before.args = ((*delayed, *own, *added),)
     step = _with_ends(context)
-    _clean(context.module, context.length_of_piece)
+    _clean(context.module, context.chunk_length)
     at_once, shortest = context.states.held_frames <= delay, context.lengths.shortest
     return Streamed(context.states.found, delay, rates, lengths, context.states.end, step, shortest, at_once=at_once)
 
@@ -221,7 +221,7 @@ def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
     graph.output(graph.graph_copy(context.graph, copies))
     graph.set_codegen(context.graph._codegen)
     step = fx.GraphModule(context.module, graph)
-    pieces = {copies[node]: copies[length] for node, length in context.length_of_piece.items()}
+    pieces = {copies[node]: copies[length] for node, length in context.chunk_length.items()}
     _clean(step, pieces)
     for filled, node in context.after_end.items():
         filled.replace_all_uses_with(node)
@@ -307,10 +307,10 @@ def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
     return context.states.held(new, old, context.rank(new), lag)
 
 
-def _clean(module: fx.GraphModule, length_of_piece: Mapping[fx.Node, fx.Node]) -> None:
+def _clean(module: fx.GraphModule, chunk_length: Mapping[fx.Node, fx.Node]) -> None:
     """Use lengths of a chunk, and remove nodes that only repeat a value."""
     graph = module.graph
-    for node, length in length_of_piece.items():
+    for node, length in chunk_length.items():
         node.replace_all_uses_with(length)
     for node in list(graph.nodes):
         if node.target in SAME:

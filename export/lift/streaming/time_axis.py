@@ -14,7 +14,7 @@ from rnn_export.export.lift.ir.source_location import place_of
 
 
 @dataclass(frozen=True)
-class Mirrors:
+class Reflections:
     """Boundary padding by a sequence's own frames: `left` before its first frame, `right` after its last.
 
     `mode` is "reflect" or "replicate" (`reflect_padding`). `right` is the most, if it changes with the length; `inner`
@@ -71,7 +71,7 @@ class TimeAxisInfo:
     lag: int | None = 0
     history: int = 0
     slack: int = 0
-    mirrors: Mirrors | None = None
+    reflections: Reflections | None = None
 
     def __post_init__(self) -> None:
         assert self.slack >= 0

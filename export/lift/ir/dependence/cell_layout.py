@@ -25,12 +25,12 @@ class AxisLayout:
         """True if the axis has nothing else."""
         return self.outer == self.inner == 1
 
-    def cells_in(self, value: Tensor) -> int:
+    def indices_in(self, value: Tensor) -> int:
         return int(value.shape[self.axis]) // (self.outer * self.inner)
 
     def split(self, value: Tensor) -> Tensor:
         """`value` with frames or rows alone on axis + 1."""
-        sizes = (self.outer, self.cells_in(value), self.inner)
+        sizes = (self.outer, self.indices_in(value), self.inner)
         return value.reshape(*value.shape[: self.axis], *sizes, *value.shape[self.axis + 1 :])
 
 
@@ -41,7 +41,7 @@ class Dependence(enum.Enum):
     LAST = "the last cell alone"
 
 
-CellDependence = AxisLayout | Dependence
+IndexDependence = AxisLayout | Dependence
 
 
 def growing_axes(value: Tensor, other: Tensor) -> list[int]:

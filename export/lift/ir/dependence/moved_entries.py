@@ -21,12 +21,12 @@ def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
     """The frame or row index of each entry, in the shape of `value`."""
     if layout is None:
         return torch.full(value.shape, OF_NONE)
-    cells = layout.cells_in(value)
-    sizes = [cells if axis == layout.axis + 1 else 1 for axis in range(value.dim() + 2)]
-    return torch.arange(cells).reshape(sizes).expand_as(layout.split(value)).reshape(value.shape).contiguous()
+    indices = layout.indices_in(value)
+    sizes = [indices if axis == layout.axis + 1 else 1 for axis in range(value.dim() + 2)]
+    return torch.arange(indices).reshape(sizes).expand_as(layout.split(value)).reshape(value.shape).contiguous()
 
 
-def cells_of_results(
+def indices_of_results(
     node: fx.Node, values: Mapping[fx.Node, Any], layouts: Mapping[fx.Node, AxisLayout | None]
 ) -> list[Tensor]:
     """The frame or row index of each entry, by result of `node`, one of `MOVES`."""

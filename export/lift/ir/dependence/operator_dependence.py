@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from rnn_export.errors import first_line
 from rnn_export.export.lift.ir.compare import LOCALITY, differing
 from rnn_export.export.lift.ir.dependence.axis_definitions import by_definition
-from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, CellDependence, Dependence, growing_axes
+from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, Draws, Kind, is_pointwise, picked_from
-from rnn_export.export.lift.ir.dependence.moved_entries import MOVES, OF_NONE, cells_of_results, stay
+from rnn_export.export.lift.ir.dependence.moved_entries import MOVES, OF_NONE, indices_of_results, stay
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST, aten
 
 Values = Mapping[fx.Node, Any]
@@ -28,11 +28,11 @@ Values = Mapping[fx.Node, Any]
 Key = tuple[Any, ...]
 
 
-class CellsMixed(Exception):
+class IndicesMixed(Exception):
     """An index of a result depends on another one."""
 
 
-class NotDecided(CellsMixed):
+class NotDecided(IndicesMixed):
     """No drawn value shows what the operator does, for the reason given."""
 
 
@@ -67,9 +67,9 @@ class Operators:
 
     def __init__(self, values: Values, more: Values, fixed: Callable[[fx.Node], bool]) -> None:
         self.values, self.more, self.fixed = values, more, fixed
-        self._known: dict[Key, list[CellDependence] | CellsMixed] = {}
+        self._known: dict[Key, list[IndexDependence] | IndicesMixed] = {}
 
-    def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[CellDependence]:
+    def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[IndexDependence]:
         """The dependence of each result of `node`; one that gives no tuple has one result.
 
         `layouts` are those of the arguments, all with as many frames or rows. Raises CellsMixed.
@@ -77,10 +77,10 @@ class Operators:
         here, there = (_results(run[node]) for run in (self.values, self.more))
         if len(here) != len(there):
             # There is a result for each cell.
-            raise CellsMixed
+            raise IndicesMixed
         growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
         if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
-            raise CellsMixed
+            raise IndicesMixed
         if is_pointwise(node):
             places = [(self.values[n], at) for n, at in layouts.items()]
             return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
@@ -93,16 +93,16 @@ class Operators:
         if key not in self._known:
             try:
                 self._known[key] = self._tried(node, operands, growing)
-            except CellsMixed as mixed:
+            except IndicesMixed as mixed:
                 self._known[key] = mixed
         known = self._known[key]
-        if isinstance(known, CellsMixed):
+        if isinstance(known, IndicesMixed):
             raise known
         return known
 
     def _tried(
         self, node: fx.Node, operands: Mapping[fx.Node, Operand], growing: Sequence[Sequence[int]]
-    ) -> list[CellDependence]:
+    ) -> list[IndexDependence]:
         if node.target in MOVES:
             return _Moves(node, self.values, self.more, operands).answers(growing)
         try:
@@ -130,7 +130,7 @@ def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple
     """The layout of a result that is broadcast from `arguments`."""
     places = {(at.axis - value.dim(), at.outer, at.inner) for value, at in arguments}
     if len(places) > 1 or not growing:
-        raise CellsMixed
+        raise IndicesMixed
     ((from_end, outer, inner),) = places
     return AxisLayout(result.dim() + from_end, outer, inner)
 
@@ -150,29 +150,29 @@ class _Asked:
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         self.node, self.values, self.more, self.operands = node, values, more, operands
         argument, layout = next((n, o.layout) for n, o in operands.items() if o.layout is not None)
-        self.cells, self.more_cells = layout.cells_in(values[argument]), layout.cells_in(more[argument])
+        self.indices, self.more_indices = layout.indices_in(values[argument]), layout.indices_in(more[argument])
         self.usual_outer = layout.outer
 
-    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
+    def answers(self, growing: Sequence[Sequence[int]]) -> list[IndexDependence]:
         sizes = zip(_results(self.values[self.node]), _results(self.more[self.node]), growing, strict=True)
         return [
-            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_cells(i)
+            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_indices(i)
             for i, (value, more, axes) in enumerate(sizes)
         ]
 
-    def _without_cells(self, result: int) -> Dependence:
+    def _without_indices(self, result: int) -> Dependence:
         if not self._moves(result):
             self._refuse_unmoved(result)
             return Dependence.NONE
         if self._is_last(result):
             return Dependence.LAST
-        raise CellsMixed
+        raise IndicesMixed
 
     def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
         """The layout of a result that grows along `axis`, from `size` to `more`."""
-        rest, left = divmod(size, self.cells)
-        if left or more != rest * self.more_cells:
-            raise CellsMixed
+        rest, left = divmod(size, self.indices)
+        if left or more != rest * self.more_indices:
+            raise IndicesMixed
         if not self._moves(result):
             self._refuse_unmoved(result)
         factors = [n for n in range(1, rest + 1) if rest % n == 0]
@@ -181,7 +181,7 @@ class _Asked:
             layout = AxisLayout(axis, outer, rest // outer)
             if self._stays(result, layout):
                 return layout
-        raise CellsMixed
+        raise IndicesMixed
 
     def _refuse_unmoved(self, result: int) -> None:
         """Refuse a result that no drawn value changes."""
@@ -208,7 +208,7 @@ class _Moves(_Asked):
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         super().__init__(node, values, more, operands)
         try:
-            self.found = cells_of_results(node, values, {n: o.layout for n, o in operands.items()})
+            self.found = indices_of_results(node, values, {n: o.layout for n, o in operands.items()})
         except Exception as error:  # operators raise many kinds
             raise NotDecided(first_line(error)) from error
 
@@ -217,7 +217,7 @@ class _Moves(_Asked):
 
     def _is_last(self, result: int) -> bool:
         found = self.found[result]
-        return bool(((found == OF_NONE) | (found == self.cells - 1)).all())
+        return bool(((found == OF_NONE) | (found == self.indices - 1)).all())
 
     def _stays(self, result: int, layout: AxisLayout) -> bool:
         return stay(self.found[result], layout)
@@ -228,7 +228,7 @@ class _Trial(_Asked):
 
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         super().__init__(node, values, more, operands)
-        self.exchanged = list(_digit_sets(self.cells))
+        self.exchanged = list(_digit_sets(self.indices))
         self.draws = Draws()
         self.weights = {n: self.draws.weights(o.value) for n, o in operands.items() if o.is_weight}
         # Numbers that the operator does not take may be as many as the model's own.
@@ -247,8 +247,8 @@ class _Trial(_Asked):
         for kind in KINDS:
             pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
             before = self._call({n: pair[0] for n, pair in pairs.items()})
-            for i, cells in enumerate(self.exchanged):
-                after = self._call({n: self._mixed(n, *pair, cells) for n, pair in pairs.items()})
+            for i, indices in enumerate(self.exchanged):
+                after = self._call({n: self._mixed(n, *pair, indices) for n, pair in pairs.items()})
                 moved = [differing(a, b, LOCALITY) for a, b in zip(after, before, strict=True)]
                 if i == len(changed):
                     changed.append(moved)
@@ -260,12 +260,12 @@ class _Trial(_Asked):
             return (self.weights.get(node, operand.value),) * 2
         return self.draws.pair(operand.value, kind, numbers)
 
-    def _mixed(self, node: fx.Node, before: Tensor, after: Tensor, cells: Sequence[int]) -> Tensor:
+    def _mixed(self, node: fx.Node, before: Tensor, after: Tensor, indices: Sequence[int]) -> Tensor:
         layout = self.operands[node].layout
         if layout is None:
             return before
-        mask = torch.zeros(self.cells, dtype=torch.bool)
-        mask[list(cells)] = True
+        mask = torch.zeros(self.indices, dtype=torch.bool)
+        mask[list(indices)] = True
         whole = layout.split(before)
         shaped = mask.reshape([-1 if a == layout.axis + 1 else 1 for a in range(whole.dim())])
         return torch.where(shaped, layout.split(after), whole).reshape(before.shape)
@@ -282,21 +282,23 @@ class _Trial(_Asked):
         return any(bool(changed[result].any()) for changed in self.changed)
 
     def _is_last(self, result: int) -> bool:
-        moves = [cells for cells, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()]
-        return all(self.cells - 1 in cells for cells in moves)
+        moves = [
+            indices for indices, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()
+        ]
+        return all(self.indices - 1 in indices for indices in moves)
 
     def _stays(self, result: int, layout: AxisLayout) -> bool:
         return all(
-            self._cells(changed[result], layout) <= set(cells)
-            for cells, changed in zip(self.exchanged, self.changed, strict=True)
+            self._indices(changed[result], layout) <= set(indices)
+            for indices, changed in zip(self.exchanged, self.changed, strict=True)
         )
 
-    def _cells(self, changed: Tensor, layout: AxisLayout) -> set[int]:
+    def _indices(self, changed: Tensor, layout: AxisLayout) -> set[int]:
         """The indices of a result with a changed entry."""
         if changed.dim() <= layout.axis:
-            return set(range(self.cells))
-        by_cell = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
-        return set(by_cell.nonzero().flatten().tolist())
+            return set(range(self.indices))
+        by_index = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
+        return set(by_index.nonzero().flatten().tolist())
 
 
 def _digit_sets(count: int) -> Iterator[list[int]]:

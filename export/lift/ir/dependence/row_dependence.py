@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import PICKING
-from rnn_export.export.lift.ir.dependence.operator_dependence import CellsMixed, NotDecided, Operators
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided, Operators
 from rnn_export.export.lift.ir.fx_nodes import (
     MOVING,
     NUMBERING,
@@ -82,7 +82,7 @@ class Rows:
         self.alone = all(info is None for info in inputs)
         nodes = placeholders(module.graph)
         known = zip(nodes, inputs, strict=True)
-        self.count = next((at.cells_in(few[n]) for n, at in known if isinstance(at, AxisLayout)), 1)
+        self.count = next((at.indices_in(few[n]) for n, at in known if isinstance(at, AxisLayout)), 1)
         self.info: dict[fx.Node, NodeRows] = dict(zip(nodes, inputs, strict=True))
         self.sizes = made_of_sizes(module.graph, few, more)
         moving = depends_on(module.graph, [n for n in nodes if self.info[n] is not None])
@@ -131,7 +131,7 @@ class Rows:
             found = self.operators.dependences(node, layouts)
         except NotDecided as error:
             return Mixed(node, f"what it does along the batch could not be tried: {error}")
-        except CellsMixed:
+        except IndicesMixed:
             return Mixed(node, DEPEND)
         infos: list[RowInfo] = [
             at if isinstance(at, AxisLayout) else None if at is Dependence.NONE else Mixed(node, DEPEND) for at in found
@@ -160,7 +160,7 @@ class Rows:
         layouts = {n: AxisLayout(axes[0]) for n in tensors if (axes := self.growth(n))}
         try:
             return not layouts or bool(self.operators.dependences(node, layouts))
-        except CellsMixed:
+        except IndicesMixed:
             return False
 
     def _alike(self, node: fx.Node, value: Tensor, more: Tensor) -> RowInfo:

@@ -25,10 +25,10 @@ def fixed_graph(module: BatchFirst, frames: int) -> fx.GraphModule:
 def _leave_out_empty(module: fx.GraphModule) -> None:
     """Remove empty tensors, such as a context of no frames, from joins, in place."""
     for node in [n for n in module.graph.nodes if n.target is aten.cat.default]:
-        pieces, dim = list(args_of(node)[0]), [*args_of(node), 0][1]
-        values = [piece.meta.get("val") for piece in pieces]
-        full = [p for p, v in zip(pieces, values, strict=True) if not (isinstance(v, Tensor) and _is_empty(v, dim))]
-        if len(full) == 1 and len(pieces) > 1:
+        segments, dim = list(args_of(node)[0]), [*args_of(node), 0][1]
+        values = [segment.meta.get("val") for segment in segments]
+        full = [p for p, v in zip(segments, values, strict=True) if not (isinstance(v, Tensor) and _is_empty(v, dim))]
+        if len(full) == 1 and len(segments) > 1:
             node.replace_all_uses_with(full[0])
         elif full:
             node.update_arg(0, full)

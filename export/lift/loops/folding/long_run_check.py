@@ -26,7 +26,7 @@ COUNT = (
 )
 
 
-def refuse_far_ways(module: BatchFirst, rolled: fx.GraphModule, frames: int, stride: int) -> tuple[str, ...]:
+def refuse_late_changes(module: BatchFirst, rolled: fx.GraphModule, frames: int, stride: int) -> tuple[str, ...]:
     """Compare a loop rolled up from `frames` frames to the model, up to the numbers that counts in its code meet.
 
     `stride` divides the lengths that the model takes. Returns warnings about numbers that are too far. Raises

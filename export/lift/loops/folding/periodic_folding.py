@@ -63,7 +63,7 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
     return found
 
 
-def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
+def goes_by_segments(module: BatchFirst, frames: int) -> bool:
     """True if the model calls more operators for each segment of `frames` frames, and no more within one."""
     few = min(2, frames)  # a single one is multiplied otherwise
     tried = (few, frames, frames + few, 2 * frames)
@@ -79,12 +79,12 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
     Raises LiftError if it cannot be.
     """
     reason, traced = cannot_roll("its frames are not computed alike"), cache(lambda frames: fixed_graph(module, frames))
-    for few, more, turns in _lengths(traced, period):
+    for few, more, iterations in _lengths(traced, period):
         samples = module.sample(ROWS, few), module.sample(ROWS, more)
         for leaves_out in (False, True):
             graphs = [copied(traced(frames)) for frames in (few, more)]
-            for graph, count in zip(graphs, turns, strict=True):
-                by_periods(graph, count, turns[1] - turns[0])
+            for graph, count in zip(graphs, iterations, strict=True):
+                by_periods(graph, count, iterations[1] - iterations[0])
             if leaves_out and not all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
                 break
             try:
@@ -125,10 +125,10 @@ def _whole_periods(traced: Callable[[int], fx.GraphModule], period: int) -> tupl
     counts = cache(lambda frames: loops_of(copied(traced(frames))))
     for few in range(COPIES * period, (2 * COPIES + 1) * period):
         more = few + period
-        turns = max(counts(few) - counts(more), default=0), max(counts(more) - counts(few), default=0)
-        own = turns[1] - turns[0]
-        if own < 2 or turns == (few, more):
+        iterations = max(counts(few) - counts(more), default=0), max(counts(more) - counts(few), default=0)
+        own = iterations[1] - iterations[0]
+        if own < 2 or iterations == (few, more):
             return None
-        if turns[0] % own == 0 and turns[0] >= COPIES * own:
-            return few, more, turns
+        if iterations[0] % own == 0 and iterations[0] >= COPIES * own:
+            return few, more, iterations
     return None

@@ -43,7 +43,7 @@ DEEP = 16
 # Operators that a message names.
 TOLD = 3
 # A loop over pieces of the sequence begins so many more within so many frames.
-PIECES, PIECES_WITHIN = 4, 600
+SEGMENTS, SEGMENTS_WITHIN = 4, 600
 # Each twice the one before.
 DOUBLED = (16, 32, 64, 128)
 
@@ -218,7 +218,7 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     return len(counts) >= least and all(few < more for few, more in pairwise(counts))
 
 
-def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
+def loops_over_segments(module: BatchFirst, frames: int) -> bool:
     """True if a run does more with longer segments of the sequence, but not with each frame beyond `frames`.
 
     A trace of that for any length takes minutes, and still has a fixed number of segments.
@@ -231,7 +231,7 @@ def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
     return has_loop(module, max((n for n in some if n < some[-1] // FARTHER), default=frames), 2)
 
 
-def piece_of(module: BatchFirst) -> int | None:
+def segment_of(module: BatchFirst) -> int | None:
     """The number of frames in the segments that the model's loop takes; None without a loop, or for one frame."""
     count = cache(lambda frames: _tensors_taken(module, frames))
 
@@ -245,16 +245,16 @@ def piece_of(module: BatchFirst) -> int | None:
 
     try:
         ends = [shortest_length(module)]
-        for _ in range(PIECES):
-            if count(PIECES_WITHIN) <= count(ends[-1]):
+        for _ in range(SEGMENTS):
+            if count(SEGMENTS_WITHIN) <= count(ends[-1]):
                 return None
-            ends.append(more_from(ends[-1], PIECES_WITHIN))
+            ends.append(more_from(ends[-1], SEGMENTS_WITHIN))
     except LiftError:
         return None
     # A sequence of a frame or two may be something else.
     sizes = {b - a for a, b in pairwise(ends[-3:])}
-    piece = sizes.pop()
-    return piece if piece > 1 and not sizes else None
+    segment = sizes.pop()
+    return segment if segment > 1 and not sizes else None
 
 
 def _tensors_taken(module: BatchFirst, frames: int) -> int:
@@ -332,7 +332,7 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
     return found
 
 
-def refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
+def refuse_changes_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
     """Raise LiftError if graphs that were exported at several lengths are right up to different ones.
 
     Raise FrozenAxis if the code loops: over frames of another rate it is as long over a few lengths.

@@ -25,7 +25,7 @@ from rnn_export.export.lift.trace.monkeypatch import as_it_is, standing_in
 # What the parameters are called: the states to start from, whether the last ones are given, the frames of a piece.
 START = re.compile(r"initial|init_|(init|prev|past).*state")
 FINAL = re.compile(r"(return|output|final|last).*state")
-PIECE = re.compile(r"(chunk|block).*(size|len)")
+SEGMENT = re.compile(r"(chunk|block).*(size|len)")
 # Lengths at which it is tried, beside that of the call.
 FEW = (1, 2, 7)
 OURS = ("torch", "rnn_export", "numpy", "sympy", "onnx")
@@ -37,7 +37,7 @@ class _Names:
 
     start: tuple[str, ...]
     final: str
-    piece: str | None
+    segment: str | None
     frames: Mapping[str, int]
 
 
@@ -96,7 +96,7 @@ def _frame_by_frame(function: FunctionType, given: dict[str, Any], result: Any) 
     parameters = _parameters(function)
     final = next(filter(FINAL.search, parameters))
     start = tuple(n for n in parameters if START.search(n) and n != final)
-    piece = next(filter(PIECE.search, parameters), None)
+    segment = next(filter(SEGMENT.search, parameters), None)
     if not start or not isinstance(given[final], bool):
         return None
     tensors = {n: v for n, v in given.items() if isinstance(v, Tensor) and n not in start and v.dim() > 1}
@@ -104,7 +104,7 @@ def _frame_by_frame(function: FunctionType, given: dict[str, Any], result: Any) 
         sizes = [v.shape[axis] for v in tensors.values() if v.dim() > axis]
         frames = max(sizes, default=0)
         of_frames = {n: axis for n, v in tensors.items() if v.dim() > axis and v.shape[axis] == frames}
-        names = _Names(start, final, piece, of_frames)
+        names = _Names(start, final, segment, of_frames)
         way = _loop(function, names, isinstance(result, Tensor))
         if frames > 1 and _agrees(function, way, given, names, frames, result):
             return way
@@ -170,7 +170,7 @@ def _loop(function: FunctionType, names: _Names, gives_one: bool) -> Callable[..
         given = _flat(signature, bound.arguments)
         states = [given[n] for n in names.start]
         name, axis = next(iter(names.frames.items()))
-        ways = {names.final: True, **({names.piece: 1} if names.piece else {})}
+        ways = {names.final: True, **({names.segment: 1} if names.segment else {})}
         outputs: list[Tensor] = []
         for t in range(given[name].shape[axis]):
             frame = {**given, **ways, **{n: given[n].narrow(a, t, 1) for n, a in names.frames.items()}}

@@ -94,9 +94,9 @@ def _one_a_frame(calls: Sequence[fx.Node], frames: int) -> Iterator[Sequence[fx.
         count, rest = divmod(len(calls), each) if each >= COPIES - 1 else (0, 1)
         if rest or not count:
             continue
-        turns = [calls[i::count] for i in range(count)]
-        if count == 1 or all(_is_one_function(part, frames) for part in turns):
-            yield from turns
+        iterations = [calls[i::count] for i in range(count)]
+        if count == 1 or all(_is_one_function(part, frames) for part in iterations):
+            yield from iterations
         else:
             yield from (calls[i * each : (i + 1) * each] for i in range(count))
         return

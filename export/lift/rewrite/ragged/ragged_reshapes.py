@@ -13,7 +13,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.symbolic_integers import Number, is_by_value
-from rnn_export.export.lift.rewrite.ragged.ragged_axes import Piece, RaggedAxis
+from rnn_export.export.lift.rewrite.ragged.ragged_axes import RaggedAxis, Segment
 from rnn_export.export.lift.rewrite.ragged.ragged_tensors import (
     RaggedTensor,
     Result,
@@ -112,7 +112,7 @@ def _new_ragged_axis(ctx: Rewrite, size: Number) -> RaggedAxis:
     most = ctx.numbers.most(size)
     if most == float("inf"):
         raise Unruled("how many entries there may be has no bound that was seen: min(n, N) is one")
-    return RaggedAxis((Piece(int(most), Number(), ctx.numbers.maximum(size, Number())),))
+    return RaggedAxis((Segment(int(most), Number(), ctx.numbers.maximum(size, Number())),))
 
 
 def _new(ctx: Rewrite, node: fx.Node) -> Result:

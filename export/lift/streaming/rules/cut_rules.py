@@ -27,13 +27,13 @@ def _reach(node: fx.Node) -> Reach:
     return Reach(sum(map(abs, ends)), numbers[2] if len(numbers) > 2 else 1)
 
 
-@rule(aten.slice.Tensor, reach=_reach, takes_mirrors=True)
+@rule(aten.slice.Tensor, reach=_reach, takes_reflections=True)
 def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A cut from a frame on moves the start of the sequence; one of the newest frame has no frames."""
     value, dim = args_of(node)[:2]
     if not context.has_time_along(value, dim):
         return general(context, node)
-    if context.timed(value).mirrors is not None:
+    if context.timed(value).reflections is not None:
         if _takes_all(context, node):
             node.target, node.args = aten.alias.default, (value,)
             return general(context, node)

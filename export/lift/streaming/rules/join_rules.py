@@ -14,7 +14,7 @@ from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.framewise_rule import general
 from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
-from rnn_export.export.lift.streaming.time_axis import Mirrors, NodeInfo, refusal
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, Reflections, refusal
 
 
 def _join_reach(node: fx.Node) -> Reach:
@@ -105,7 +105,7 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     mode = next((a for a in rest if isinstance(a, str)), "constant")
     if mode in ("reflect", "replicate"):
-        return _mirror(context, node, mode, (left, None if computed else right), others)
+        return _reflection(context, node, mode, (left, None if computed else right), others)
     if mode != "constant":
         raise refusal(
             node,
@@ -123,7 +123,7 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return info
 
 
-def _mirror(
+def _reflection(
     context: StreamingContext, node: fx.Node, mode: str, ends: tuple[int, int | None], others: list[int]
 ) -> NodeInfo:
     """Boundary padding, which the window that reads it fills in; the padding `others` is applied before.
@@ -145,4 +145,4 @@ def _mirror(
         raise refusal(node, f"padding by {mode} with a negative number cuts the sequence: cut it before.")
     node.target, node.args = aten.alias.default, (trim(context, inner, 0, node),)
     info = context.timed(args_of(node)[0])
-    return replace(info, lag=(info.lag or 0) - left, mirrors=Mirrors(mode, left, right, inner))
+    return replace(info, lag=(info.lag or 0) - left, reflections=Reflections(mode, left, right, inner))

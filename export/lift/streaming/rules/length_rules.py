@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 
-@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_mirrors=True)
+@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_reflections=True)
 def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """It works frame by frame: a size that is the length of the sequence becomes the length of a chunk."""
     has_frames = bool(context.timed_arguments(node))
@@ -44,7 +44,7 @@ def constant_part(context: StreamingContext, node: fx.Node) -> NodeInfo:
     growing = [n for n in node.all_input_nodes if context.runs.grows(n)]
     if len(growing) == 1 and (node.target is operator.add or args_of(node)[0] is growing[0]):
         # Not yet: other nodes are still tried with the numbers of whole sequences.
-        context.length_of_piece[node] = growing[0]
+        context.chunk_length[node] = growing[0]
     return None
 
 
@@ -59,7 +59,7 @@ def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return general(context, node)
 
 
-@rule(operator.getitem, takes_mirrors=True)
+@rule(operator.getitem, takes_reflections=True)
 def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """The info of one result of an operator that gives several."""
     source, index = args_of(node)

@@ -28,7 +28,7 @@ POOLED_AXES: dict[Any, int] = {
 }
 
 
-@rule(*POOLED_AXES, reach=window_reach, takes_mirrors=True)
+@rule(*POOLED_AXES, reach=window_reach, takes_reflections=True)
 def pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window; its padding over time, and that of the last windows, is put around the frames."""
     value, axes, given = args_of(node)[0], POOLED_AXES[node.target], named_args(node)

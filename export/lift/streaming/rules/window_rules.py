@@ -59,7 +59,7 @@ def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
     return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
-@rule(*WINDOWED_AXES, reach=window_reach, takes_mirrors=True)
+@rule(*WINDOWED_AXES, reach=window_reach, takes_reflections=True)
 def convolution(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, with its own padding over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
@@ -79,7 +79,7 @@ def _unfold_reach(node: fx.Node) -> Reach:
     return Reach(size, stride) if may_be_time(value, dim) else Reach()
 
 
-@rule(aten.unfold.default, reach=_unfold_reach, takes_mirrors=True)
+@rule(aten.unfold.default, reach=_unfold_reach, takes_reflections=True)
 def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Windows as a new axis, which stay together."""
     value, dim, size, stride = args_of(node)
@@ -103,7 +103,7 @@ def slide(
     value = args_of(node)[0]
     info = context.timed(value)
     # A window over entries of which a frame has several reads no whole frames.
-    if info.mirrors is not None and info.layout.inner == 1 and not (window.left or window.right):
+    if info.reflections is not None and info.layout.inner == 1 and not (window.left or window.right):
         value, result = mirrored(context, value, window.size, window.stride, node)
         node.update_arg(0, value)
         return result
