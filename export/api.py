@@ -12,7 +12,7 @@ from rnn_export.contract.choices import Chunk, Precision
 from rnn_export.errors import ExportError
 from rnn_export.platform.export_lock import alone
 from rnn_export.platform.last_resort import last_resort
-from rnn_export.platform.progress import Progress, told
+from rnn_export.platform.progress import Progress, report_stages
 from rnn_export.platform.threads import one_thread
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
@@ -138,13 +138,15 @@ def export(
         raise ExportError('export needs a path to write to: path="NAME.rnnx".')
     if isinstance(model, str | os.PathLike):
         # Only what an ONNX file has no use for is looked at.
-        said = (
+        module_options = (
             example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames, max_context,
             pack_states,
         )  # fmt: skip
-        if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
+        if wrong := [
+            name for (name, usual), value in zip(OF_MODULES.items(), module_options, strict=True) if value != usual
+        ]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
-        with told("export", STAGES, progress, LOG) as stage:
+        with report_stages("export", STAGES, progress, LOG) as stage:
             stage("libraries")
             from rnn_export.export.onnx_file import export_onnx
 
@@ -154,12 +156,12 @@ def export(
                 state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
                 steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, report=report, progress=stage,
             )  # fmt: skip
-        return _said(*found)
+        return _logged(*found)
     if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
         raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
     if example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
-    with told("export", STAGES, progress, LOG) as stage:
+    with report_stages("export", STAGES, progress, LOG) as stage:
         stage("libraries")
         from rnn_export.export.export_module import export_module
 
@@ -171,10 +173,10 @@ def export(
             max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, report=report,
             progress=stage,
         )  # fmt: skip
-    return _said(*found)
+    return _logged(*found)
 
 
-def _said(bundle: Bundle, notes: Sequence[str]) -> Bundle:
+def _logged(bundle: Bundle, notes: Sequence[str]) -> Bundle:
     """Log `notes` once the progress bar has left the terminal."""
     for note in notes:
         LOG.warning("%s", note)

@@ -139,7 +139,7 @@ def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Pl
     A model that torch's own formats can hold and ONNX cannot has no portable graph, which is noted.
     """
     files: dict[str, bytes] = {}
-    rows, done, said = [], [], []
+    rows, done, notes = [], [], []
     for target, options in plan:
         writer = find_writer(target.name)
         try:
@@ -147,14 +147,14 @@ def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Pl
         except (ExportError, LiftError) as error:
             if target.name in asked:
                 raise
-            said.append(f"the bundle has no portable graph, step.onnx, beside {', '.join(asked)}: {error}")
+            notes.append(f"the bundle has no portable graph, step.onnx, beside {', '.join(asked)}: {error}")
             continue
         done.append((target, options))
         requires = writer.requirements(target, options, lifted.spec, written)
         rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
-    return done, Draft(lifted.spec, files, tuple(rows), initial, notes=said)
+    return done, Draft(lifted.spec, files, tuple(rows), initial, notes=notes)
 
 
 def _verified(

@@ -45,11 +45,11 @@ def with_evidence(
 
     `file` describes the ONNX file that the bundle is made of.
     """
-    others, said = list[Engine](), list(draft.notes)
+    others, notes = list[Engine](), list(draft.notes)
     for target, options in plan:
         others += find_writer(target.name).fp16_accumulate_engines(draft, target, options)
-        said += find_writer(target.name).notes(draft, target, options)
-    draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
+        notes += find_writer(target.name).notes(draft, target, options)
+    draft = replace(draft, notes=[*notes, *([ACCUMULATES] if others else ())])
     evidence = {
         "source": source,
         **({} if file is None else {"file": file}),

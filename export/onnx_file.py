@@ -22,7 +22,7 @@ from rnn_export.export.from_onnx.layout import Layout, find_layout
 from rnn_export.export.from_onnx.memory import restarting
 from rnn_export.export.from_onnx.original import Original
 from rnn_export.export.from_onnx.pairing import find_pairs
-from rnn_export.export.from_onnx.ports import constants, ports, said_shapes
+from rnn_export.export.from_onnx.ports import constants, declared_shapes, ports
 from rnn_export.export.from_onnx.reading import Source, opset_of, read_source
 from rnn_export.export.keeping import keep, with_evidence
 from rnn_export.export.planning import (
@@ -60,8 +60,8 @@ class Brought:
     def step(self, meant: bool) -> tuple[bytes, list[str]]:
         """`step.onnx` and notes on its states; with `meant`, the user has said which these are."""
         step = step_of(self.source, self.layout, self.spec, self.fixed)
-        said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs] or [STATELESS]
-        return step, [*said, *restarting(step, self.spec.chunk, meant=meant)]
+        notes = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs] or [STATELESS]
+        return step, [*notes, *restarting(step, self.spec.chunk, meant=meant)]
 
 
 def bring(
@@ -128,9 +128,9 @@ def export_onnx(
     source, layout, spec, first = found.source, found.layout, found.spec, found.first
     plan, recorded = fitted(plan, spec, batch, data, calibrate)
     progress("graphs")
-    step, said = found.step(meant=states is not None)
+    step, notes = found.step(meant=states is not None)
     plan, draft = _draft(step, spec, first, plan, opset)
-    draft = replace(draft, notes=said)
+    draft = replace(draft, notes=notes)
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     truth = FileStep(found.original, layout, spec, first)
     proved, vectors = verify_file(
@@ -146,7 +146,7 @@ def export_onnx(
         source=kind,
         assumptions=[],
         not_exercised=[],
-        file=_told(source, found.fixed),
+        file=_file_facts(source, found.fixed),
     )
     progress("write")
     versions = {"onnx": onnx.__version__, "numpy": np.__version__}
@@ -163,31 +163,33 @@ def _layout(
 ) -> Layout:
     taken = {name: port for name, port in ports(source.model.graph.input).items() if name not in fixed}
     given = ports(source.model.graph.output)
-    said = said_shapes({**taken, **given}, shapes)
+    declared = declared_shapes({**taken, **given}, shapes)
     # What is said of a shape tells an input from another as what the file says does.
-    feeds, gives = ({n: replace(p, shape=said.get(n, p.shape)) for n, p in named.items()} for named in (taken, given))
+    feeds, gives = (
+        {n: replace(p, shape=declared.get(n, p.shape)) for n, p in named.items()} for named in (taken, given)
+    )
     # A fixed axis that is said to be time has as many frames as a step.
-    axes = chain(*(zip(port.shape or (), said.get(name, ()), strict=False) for name, port in taken.items()))
+    axes = chain(*(zip(port.shape or (), declared.get(name, ()), strict=False) for name, port in taken.items()))
     own = max((size for size, meant in axes if meant == TIME and isinstance(size, int)), default=1)
     frames = chunk if isinstance(chunk, int) else own
-    return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, frames)
+    return find_layout(taken, given, find_pairs(feeds, gives, states), declared, original, frames)
 
 
 def _rate(source: Source) -> int | None:
     """The rate that sherpa-onnx and others write."""
-    said = source.metadata.get("sample_rate", "")
-    return int(said) if said.isdigit() and int(said) > 0 else None
+    rate = source.metadata.get("sample_rate", "")
+    return int(rate) if rate.isdigit() and int(rate) > 0 else None
 
 
-def _initial(layout: Layout, said: Mapping[str, Any]) -> Arrays:
+def _initial(layout: Layout, values: Mapping[str, Any]) -> Arrays:
     """One row of every state in the layout of the contract; raises SourceError where one does not fit."""
     found = {}
     names = [pair.input for pair in layout.pairs]
-    if unknown := sorted(set(said) - set(names)):
+    if unknown := sorted(set(values) - set(names)):
         raise SourceError(f"initial names {unknown}, but the states of the file are {names}.")
     for pair, placed in zip(layout.pairs, layout.states, strict=True):
         row = tuple(d for d in placed.shape if isinstance(d, int))
-        value = np.asarray(said.get(pair.input, 0), placed.dtype)
+        value = np.asarray(values.get(pair.input, 0), placed.dtype)
         if value.ndim == len(placed.dims) and placed.batch is not None and value.shape[placed.batch] == 1:
             value = placed.from_file(value)[0]
         if value.shape not in ((), row):
@@ -213,7 +215,7 @@ def _draft(step: bytes, spec: StreamSpec, initial: Arrays, plan: Plan, opset: in
     return done, Draft(spec, files, tuple(rows), initial)
 
 
-def _told(source: Source, fixed: Arrays) -> dict[str, Any]:
+def _file_facts(source: Source, fixed: Arrays) -> dict[str, Any]:
     """The evidence entry on the file itself."""
     return {
         "name": source.path.name,

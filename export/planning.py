@@ -12,11 +12,10 @@ from rnn_export.contract.spec import StreamSpec
 from rnn_export.contract.target_options import TargetOptions, check_batch
 from rnn_export.contract.target_table import TARGETS, Target, find_targets
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError
-from rnn_export.lazy import load_module
 from rnn_export.platform.arrays import Arrays
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.c_names import source_name
-from rnn_export.runtime.registry import BACKENDS
+from rnn_export.runtime.registry import load_backend
 
 # In every bundle, whatever else is: what runs, is verified and gains other targets anywhere.
 PORTABLE = "onnx"
@@ -76,7 +75,7 @@ def plan_of(
 def check_runtime() -> None:
     """Require ONNX Runtime, which verifies everything before it is kept."""
     try:
-        load_module(BACKENDS["onnxruntime"])
+        load_backend("onnxruntime")
     except BackendUnavailable as error:
         raise ExportError(
             f"what is exported is verified on ONNX Runtime, which cannot be imported here ({error.__cause__}): pip "

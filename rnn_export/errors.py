@@ -188,9 +188,9 @@ class DecidedByValue(LiftError):
     def computed_both_branches(self, error: BaseException) -> DecidedByValue:
         """The same, where computing both branches failed with `error`."""
         why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
-        return self.told(why)
+        return self.with_note(why)
 
-    def told(self, tried: str) -> DecidedByValue:
+    def with_note(self, tried: str) -> DecidedByValue:
         """The same, with the attempts."""
         return DecidedByValue(self.file, self.line, self.source, tried)
 
@@ -212,7 +212,7 @@ class NumberByValue(DecidedByValue):
         super().__init__(file, line, source, tried)
         self.how, self.is_end = how, is_end
 
-    def told(self, tried: str) -> NumberByValue:
+    def with_note(self, tried: str) -> NumberByValue:
         """As of DecidedByValue."""
         return NumberByValue(self.file, self.line, self.source, self.how, tried, self.is_end)
 

@@ -129,11 +129,11 @@ class Engine(Uncopied, Generic[Y]):
 
     def _repr_html_(self) -> str:
         low, high = self.batches
-        told = [("backend", self.backend), ("device", self.device), ("precision", self.precision)]
-        told.append(("rows of a stream", f"{low} or more" if high is None else f"{low} to {high}"))
-        told += [("passed over", why) for why in self.skipped_backends]
+        rows = [("backend", self.backend), ("device", self.device), ("precision", self.precision)]
+        rows.append(("rows of a stream", f"{low} or more" if high is None else f"{low} to {high}"))
+        rows += [("passed over", why) for why in self.skipped_backends]
         spec = self.spec
-        return joined((facts_table(told), contract_table(spec.inputs, spec.outputs, spec.states, spec.summary)))
+        return joined((facts_table(rows), contract_table(spec.inputs, spec.outputs, spec.states, spec.summary)))
 
     def by_default(self) -> Engine | None:
         """The same bundle in its library's default precision, where that is less than the one asked for here."""

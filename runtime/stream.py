@@ -3,7 +3,7 @@
 A step of a small model takes less time than a few lines of Python, so `Stream` is made to have none of them where it
 can: a session may bring a compiled type with the same `step` (`Session.stepper`). `stream_class` then derives a class
 from that type first and `Stream` second. The type's `step` does the whole of a simple step and calls `_any_step`,
-Python's, for everything else; its `_locked` and `_lock` stand for the lock, `_advance` for the buffers' step, and
+Python's, for everything else; its `_locked` and `_turn` stand for the lock, `_advance` for the buffers' step, and
 `_frames` and `_pending` are members of its struct. Compiled bundles hold these names, so they stay. Without such a type
 they are plain attributes, set in `__init__`, and `_frames` is the buffers' own.
 
@@ -68,7 +68,7 @@ class Stream(Uncopied, Generic[Y]):
         "hand the memory on with restore(stream.snapshot()), or with engine.stream(states=stream.states)."
     )
     _locked: Callable[[], bool]
-    _lock: AbstractContextManager[Any]
+    _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
     _pending: dict[str, Array] | Unfinished | Ended
     _over: str | None
@@ -97,7 +97,7 @@ class Stream(Uncopied, Generic[Y]):
         self._output_view = next(iter(self._outputs.values())) if simple else None
         if session.stepper is None:
             turn = threading.Lock()
-            self._locked, self._lock, self._advance = turn.locked, turn, self._buffers.step
+            self._locked, self._turn, self._advance = turn.locked, turn, self._buffers.step
         else:
             simple &= len(self._inputs) == 1 and spec.max_frames is None
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
@@ -132,7 +132,7 @@ class Stream(Uncopied, Generic[Y]):
         """
         if self._locked():
             raise self._busy()
-        with self._lock:
+        with self._turn:
             if self._pending or self.spec.max_frames is not None:
                 self._check_takes_more()
             if out is not None:
@@ -257,7 +257,7 @@ class Stream(Uncopied, Generic[Y]):
         """The turn, to be entered at once."""
         if self._locked():
             raise self._busy()
-        return self._lock
+        return self._turn
 
     def _get(self) -> Snapshot:
         pending = self._finish()

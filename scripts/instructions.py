@@ -59,9 +59,9 @@ def instructions(its: Written, triple: str) -> float | None:
         parts = ["-O2", "-I.", "-Wl,--gc-sections", *machine.board.layout, "main.c", "step.o", "-lm", "-o"]
         compiler.compile([*parts, str(program)], folder)
         command = [runner.command[0], *ICOUNT, *runner.command[1:], str(program)]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    found = re.search(r"ticks (\d+)", said)
-    assert found is not None, said
+        output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"ticks (\d+)", output)
+    assert found is not None, output
     return int(found[1]) * PER_TICK / STEPS
 
 

@@ -179,10 +179,10 @@ def steps(core: int | None = None) -> dict[str, Any]:
             place = Path(folder) / "net.rnnx"
             bundle = export(net, example, place, **{**options, "targets": TIMED, "steps": 64})
             backends = [TARGETS[target].backend for target in TIMED]
-            told = bench(place, backends, trust=True, core=core)
-            found["machine"] = told["machine"]
+            result = bench(place, backends, trust=True, core=core)
+            found["machine"] = result["machine"]
             found[name] = {
-                engine["name"]: {"us": engine["p50"], "error": engine.get("error")} for engine in told["engines"]
+                engine["name"]: {"us": engine["p50"], "error": engine.get("error")} for engine in result["engines"]
             }
             if "wasm" in TIMED:
                 found[name]["wasm in Node"] = {"us": node_step(bundle)}
@@ -206,8 +206,8 @@ def cost() -> Figures:
     """For `scripts/bench`."""
     for name, engines in steps().items():
         if name != "machine":
-            for engine, told in engines.items():
-                yield f"{name}: {engine}, step, µs", told["us"]
+            for engine, result in engines.items():
+                yield f"{name}: {engine}, step, µs", result["us"]
 
 
 # --- LiteRT in int8
@@ -290,9 +290,9 @@ def step_table() -> Iterator[str]:
     found = kept("steps")
     yield "| µs a step (against `native`) | " + " | ".join(name for name in found if name != "machine") + " |"
     yield "|---|" + "---|" * (len(found) - 1)
-    engines = next(told for name, told in found.items() if name != "machine")
+    engines = next(result for name, result in found.items() if name != "machine")
     for engine in engines:
-        cells = [_cell(told, engine) for name, told in found.items() if name != "machine"]
+        cells = [_cell(result, engine) for name, result in found.items() if name != "machine"]
         yield f"| {engine} | " + " | ".join(cells) + " |"
 
 
@@ -300,14 +300,14 @@ def int8_table() -> Iterator[str]:
     found = kept("int8")
     yield "| | bytes | " + " | ".join(f"error to step {at}" for at in AT) + " | |"
     yield "|---|---|" + "---|" * (len(AT) + 1)
-    for name, told in found.items():
-        errors = " | ".join(f"{error:.0e}" for error in told["errors"].values())
-        yield f"| {name} | {told['bytes']:,} | {errors} | {'' if told['ok'] else 'refused: over the tolerance'} |"
+    for name, result in found.items():
+        errors = " | ".join(f"{error:.0e}" for error in result["errors"].values())
+        yield f"| {name} | {result['bytes']:,} | {errors} | {'' if result['ok'] else 'refused: over the tolerance'} |"
 
 
-def _cell(told: Mapping[str, Any], engine: str) -> str:
-    native = next(one["us"] for name, one in told.items() if name.startswith("native"))
-    return f"{told[engine]['us']:.3g} ({told[engine]['us'] / native:.1f}x)" if engine in told else ""
+def _cell(result: Mapping[str, Any], engine: str) -> str:
+    native = next(one["us"] for name, one in result.items() if name.startswith("native"))
+    return f"{result[engine]['us']:.3g} ({result[engine]['us'] / native:.1f}x)" if engine in result else ""
 
 
 def case_table() -> Iterator[str]:
@@ -318,8 +318,8 @@ def case_table() -> Iterator[str]:
     reasons: dict[str, int] = {}
     for case in CASES:
         cells = []
-        for told in found.values():
-            one = told[case.name]
+        for result in found.values():
+            one = result[case.name]
             reason = one.get("refused")
             number = reasons.setdefault(reason, len(reasons) + 1) if reason else 0
             cells.append(f"refused ({number})" if number else f"{one['error']:.0e}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rnn_export.platform import progress
-from rnn_export.platform.progress import told
+from rnn_export.platform.progress import report_stages
 
 from .reports import WORD, hostile, plain
 
@@ -20,9 +20,9 @@ LOG = logging.getLogger("made_for_a_test")
 
 TOLD = """
 import logging, sys
-from rnn_export.platform.progress import told
+from rnn_export.platform.progress import report_stages
 out, err = sys.stdout, sys.stderr
-with told("export", 3, None, logging.getLogger("rnn_export.export")) as stage:
+with report_stages("export", 3, None, logging.getLogger("rnn_export.export")) as stage:
     stage("lift")
     assert (sys.stdout, sys.stderr) == (out, err)
     stage("graphs")
@@ -49,7 +49,7 @@ def test_a_pipe_has_none() -> None:
 
 
 def test_who_configures_logging_has_the_stages_in_it(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, LOG.name), told("export", 3, None, LOG) as stage:
+    with caplog.at_level(logging.INFO, LOG.name), report_stages("export", 3, None, LOG) as stage:
         stage("lift")
     assert [(r.name, r.levelno, r.getMessage()) for r in caplog.records] == [(LOG.name, logging.INFO, "export: lift")]
 
@@ -65,9 +65,9 @@ def test_a_stage_that_comes_again_does_not_move_the_bar(monkeypatch: pytest.Monk
 
 def test_a_function_is_told_and_false_tells_nobody() -> None:
     heard: list[str] = []
-    with told("export", 1, heard.append, LOG) as stage:
+    with report_stages("export", 1, heard.append, LOG) as stage:
         stage("lift")
-    with told("export", 1, False, LOG) as stage:
+    with report_stages("export", 1, False, LOG) as stage:
         stage("lift")
     assert heard == ["lift"]
 
@@ -97,8 +97,8 @@ LINE = """
 import logging
 from IPython.display import HTML
 from IPython.utils.capture import capture_output
-from rnn_export.platform.progress import told
-with capture_output() as seen, told("export", 4, None, logging.root) as stage:
+from rnn_export.platform.progress import report_stages
+with capture_output() as seen, report_stages("export", 4, None, logging.root) as stage:
     stage("lift")
     stage("<b>")
 HTML(repr([o.data["text/html"] for o in seen.outputs]))

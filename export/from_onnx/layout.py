@@ -95,17 +95,17 @@ def find_layout(
     taken: Mapping[str, Port],
     given: Mapping[str, Port],
     pairs: Sequence[Pair],
-    said: Mapping[str, tuple[Dim, ...]],
+    declared: Mapping[str, tuple[Dim, ...]],
     original: Original,
     chunk: int,
 ) -> Layout:
     """The layout of a file with these inputs and outputs; raises SourceError if an axis is ambiguous.
 
-    The shapes of the file, and those `said`, are tried: it runs on batches of several sizes, and the output axes that
-    follow are batch axes.
+    The file runs on batches of several sizes, with its own shapes and those `declared`: the output axes that follow are
+    batch axes.
     """
     states = {pair.input for pair in pairs}
-    dims = _all_dims(taken, said, states)
+    dims = _all_dims(taken, declared, states)
     rows = None if all(_any_batch(port, dims[name]) for name, port in taken.items()) else 1
     if rows == 1:
         dims = {name: _with_row(d, name in states) for name, d in dims.items()}
@@ -115,7 +115,7 @@ def find_layout(
     if not inputs:
         names = ", ".join(f"--state {pair.input}=none" for pair in pairs)
         raise SourceError(f"every input would be a state, and none is left for the frames: say which is none, {names}.")
-    outputs = _outputs(original, [*inputs, *fed], given, {p.output for p in pairs}, rows, frames, said)
+    outputs = _outputs(original, [*inputs, *fed], given, {p.output for p in pairs}, rows, frames, declared)
     if chunk == 1:
         inputs, outputs = ([_without_time(t) for t in tensors] for tensors in (inputs, outputs))
     elif not any(TIME in t.dims for t in inputs):
@@ -127,13 +127,13 @@ def find_layout(
 
 
 def _all_dims(
-    taken: Mapping[str, Port], said: Mapping[str, tuple[Dim, ...]], states: set[str]
+    taken: Mapping[str, Port], declared: Mapping[str, tuple[Dim, ...]], states: set[str]
 ) -> dict[str, tuple[Dim, ...]]:
     """By input, its dims as numbers, "batch" and "time", all known."""
     words = {d for name in states for d in taken[name].shape or () if isinstance(d, str) and BATCHES.fullmatch(d)}
     found: dict[str, tuple[Dim, ...]] = {}
     for name, port in taken.items():
-        dims = [BATCH if d in words else d for d in said.get(name) or _dims(port, name in states)]
+        dims = [BATCH if d in words else d for d in declared.get(name) or _dims(port, name in states)]
         known = [d for d in dims if isinstance(d, int) or d in (BATCH, TIME)]
         if len(known) < len(dims):
             raise SourceError(_question(port, [d for d in dims if d not in known]))
@@ -179,7 +179,7 @@ def _outputs(
     states: set[str],
     rows: int | None,
     frames: int,
-    said: Mapping[str, tuple[Dim, ...]],
+    declared: Mapping[str, tuple[Dim, ...]],
 ) -> list[Placed]:
     """The outputs that are no states, with axes found by running the file on several sizes."""
     first = _run(original, taken, 1 if rows else FEW, frames)
@@ -191,8 +191,8 @@ def _outputs(
         if name in states:
             continue
         found, wider, long = first[name].shape, more[name].shape, longer[name].shape
-        if name in said:
-            dims: tuple[Dim, ...] = said[name]
+        if name in declared:
+            dims: tuple[Dim, ...] = declared[name]
         elif not len(found) == len(wider) == len(long):
             raise SourceError(f"the output {name!r} has {found} values at one size and {wider} at another.")
         else:

@@ -46,18 +46,18 @@ class Pair:
 
 
 def find_pairs(
-    taken: Mapping[str, Port], given: Mapping[str, Port], said: Mapping[str, str | None] | None
+    taken: Mapping[str, Port], given: Mapping[str, Port], declared: Mapping[str, str | None] | None
 ) -> tuple[Pair, ...]:
     """The states among the inputs and outputs of a file, in the order of its inputs.
 
-    `said` by input is the output it comes back as, or None where it is no state; with {} there is none at all, and with
-    None all are found. Raises SourceError if a pair that is said does not exist or fit, and if the states are unclear,
-    with the options that say it.
+    `declared` maps an input to the output it comes back as, or to None if it is no state. {} declares that there is no
+    state; with None all are found. Raises SourceError if a declared pair does not exist or fit, and if the states are
+    unclear, with the options that declare them.
     """
-    found = {name: Pair(name, out, "declared") for name, out in _checked(taken, given, said or {}).items() if out}
-    if said == {}:
+    found = {name: Pair(name, out, "declared") for name, out in _checked(taken, given, declared or {}).items() if out}
+    if declared == {}:
         return ()
-    open_inputs = {n: p for n, p in taken.items() if n not in (said or {})}
+    open_inputs = {n: p for n, p in taken.items() if n not in (declared or {})}
     open_outputs = {n: p for n, p in given.items() if n not in {pair.output for pair in found.values()}}
     matches = _by_name(open_inputs, open_outputs)
     claims = Counter(outputs[0] for outputs in matches.values() if len(outputs) == 1)
@@ -81,31 +81,33 @@ def find_pairs(
     if lost and not found:
         raise SourceError(
             f"the file gives {', '.join(map(repr, lost))}, by its name a state for the next step, but takes none: it "
-            f"takes {_told(taken)}. Export the model with its states as inputs too, or say that there are none, "
+            f"takes {_port_list(taken)}. Export the model with its states as inputs too, or say that there are none, "
             "states={} in Python, or --state NAME=none for an input."
         )
     return tuple(found[name] for name in taken if name in found)
 
 
 def _checked(
-    taken: Mapping[str, Port], given: Mapping[str, Port], said: Mapping[str, str | None]
+    taken: Mapping[str, Port], given: Mapping[str, Port], declared: Mapping[str, str | None]
 ) -> Mapping[str, str | None]:
-    for name, output in said.items():
+    for name, output in declared.items():
         if name not in taken:
-            raise SourceError(f"there is no input {name!r} to be a state: the file takes {_told(taken)}.")
+            raise SourceError(f"there is no input {name!r} to be a state: the file takes {_port_list(taken)}.")
         if output is None:
             continue
         if output not in given:
-            raise SourceError(f"there is no output {output!r} for the state {name!r}: the file gives {_told(given)}.")
+            raise SourceError(
+                f"there is no output {output!r} for the state {name!r}: the file gives {_port_list(given)}."
+            )
         if not _fits(taken[name], given[output]):
             raise SourceError(
                 f"{given[output]} cannot be the next {taken[name]}: a state comes back in the dtype and shape in which "
                 f"it is fed.{_grows(taken[name], given[output])}"
             )
-    outputs = [output for output in said.values() if output is not None]
+    outputs = [output for output in declared.values() if output is not None]
     if doubled := next((o for o in outputs if outputs.count(o) > 1), None):
         raise SourceError(f"the output {doubled!r} is said to be two states: each comes back as one of its own.")
-    return said
+    return declared
 
 
 def _grows(state: Port, output: Port) -> str:
@@ -191,10 +193,10 @@ def _question(taken: Mapping[str, Port], given: Mapping[str, Port], unclear: Map
                 f"{name!r} sounds like a state, but nothing comes back like it: --state {name}=none if it is none"
             )
     return (
-        f"it is not clear which inputs are states. The file takes {_told(taken)} and gives {_told(given)}. "
+        f"it is not clear which inputs are states. The file takes {_port_list(taken)} and gives {_port_list(given)}. "
         f"{'; '.join(lines)}. In Python: states={{input: output or None}}."
     )
 
 
-def _told(ports: Mapping[str, Port]) -> str:
+def _port_list(ports: Mapping[str, Port]) -> str:
     return ", ".join(map(str, ports.values()))

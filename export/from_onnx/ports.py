@@ -92,7 +92,7 @@ def constants(model: ModelProto, fixed: Mapping[str, Any]) -> dict[str, Array]:
     return found
 
 
-def said_shapes(taken: Mapping[str, Port], shapes: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Dim, ...]]:
+def declared_shapes(taken: Mapping[str, Port], shapes: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Dim, ...]]:
     """The shapes that a user says, checked against the file; raises SourceError where they differ."""
     found: dict[str, tuple[Dim, ...]] = {}
     for name, said in shapes.items():

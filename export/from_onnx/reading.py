@@ -130,8 +130,8 @@ def _pack(model: ModelProto, path: Path, budget: int) -> None:
     for tensor in tensors_of(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        data = _external(path, tensor.name, said, budget)
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        data = _external(path, tensor.name, fields, budget)
         budget -= len(data)
         tensor.raw_data = data
         tensor.data_location = TensorProto.DEFAULT
@@ -142,8 +142,8 @@ def _pack(model: ModelProto, path: Path, budget: int) -> None:
             raise SourceError(f"{path}: the weights {tensor.name!r} are damaged: {first_line(error)}.") from error
 
 
-def _external(path: Path, name: str, said: dict[str, str], budget: int) -> bytes:
-    location, folder = said.get("location", ""), path.resolve().parent
+def _external(path: Path, name: str, fields: dict[str, str], budget: int) -> bytes:
+    location, folder = fields.get("location", ""), path.resolve().parent
     place = (folder / location).resolve()
     if not location or not place.is_relative_to(folder) or not place.is_file():
         raise SourceError(
@@ -151,8 +151,8 @@ def _external(path: Path, name: str, said: dict[str, str], budget: int) -> bytes
             "there, under that name."
         )
     try:
-        offset, size = int(said.get("offset", 0)), place.stat().st_size
-        length = int(said.get("length", size - offset))
+        offset, size = int(fields.get("offset", 0)), place.stat().st_size
+        length = int(fields.get("length", size - offset))
     except ValueError:
         raise SourceError(f"{path}: the weights {name!r} have a place in {location!r} that is no number.") from None
     if min(offset, length) < 0 or offset + length > size:

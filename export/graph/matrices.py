@@ -44,10 +44,10 @@ def _solved(matrix: Any, right: Any, size: int) -> Any:
     for k in range(size):
         column = op.Where(_constant(rows >= k), op.Abs(_column(matrix, k)), _number(-1.0))
         is_pivot = op.Equal(op.ArgMax(column, axis=-2, keepdims=1), _constant(rows))
-        scale = _column(_picked(is_pivot, matrix), k)
+        scale = _column(_gathered(is_pivot, matrix), k)
         cleared = []
         for part in (matrix, right):
-            pivot = op.Div(_picked(is_pivot, part), scale)
+            pivot = op.Div(_gathered(is_pivot, part), scale)
             exchanged = op.Where(is_pivot, _row(part, k), part)
             cleared.append((pivot, exchanged))
         factors = _column(cleared[0][1], k)
@@ -120,7 +120,7 @@ def _size(matrix: Any) -> int:
     return size
 
 
-def _picked(is_row: Any, matrix: Any) -> Any:
+def _gathered(is_row: Any, matrix: Any) -> Any:
     """The one row of a matrix where `is_row` is true."""
     return op.ReduceSum(op.Where(is_row, matrix, _number(0.0)), _ints(-2), keepdims=1)
 

@@ -98,9 +98,9 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     return model
 
 
-def _unwritten(program: torch.export.ExportedProgram, said: str) -> str | None:
+def _unwritten(program: torch.export.ExportedProgram, message: str) -> str | None:
     """The message on an operator without a form in torch.onnx, with its source location; else None."""
-    if not (match := UNWRITTEN.search(said)):
+    if not (match := UNWRITTEN.search(message)):
         return None
     kind, _, name = match[1].partition(".")
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]

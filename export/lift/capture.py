@@ -133,7 +133,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         return Capture(graph, False)
     try:
         graph, frames = of_any_length(module)
-        shortest, refusal = _another_way(module, graph, frames)
+        shortest, refusal = _other_branch(module, graph, frames)
         if shortest == 1:
             shortest = _fewest(module, graph, FEW, frames)
         return Capture(graph, True, (), frames, refusal, shortest)
@@ -167,7 +167,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
                 break
             continue
         short = fixed_graph(module, lengths[0])
-        place = _said(short)
+        place = _loop_found(short)
         try:
             rolled = rolled_loop(module, short, lengths)
         except LiftError as error:
@@ -192,10 +192,10 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
 
 
 def _place(module: BatchFirst, frames: int) -> str:
-    return _said(export_program(module, module.sample(ROWS, frames), module.dynamic(False)).graph_module)
+    return _loop_found(export_program(module, module.sample(ROWS, frames), module.dynamic(False)).graph_module)
 
 
-def _said(unrolled: fx.GraphModule) -> str:
+def _loop_found(unrolled: fx.GraphModule) -> str:
     return f"{busiest_place(unrolled)}: the model loops over time in Python, and"
 
 
@@ -253,7 +253,7 @@ def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, in
     if module.flat.states or chunk > 1:
         raise LiftError(f"{WHOLE}: whole sequences have neither states that are carried on nor chunks.")
     graph, frames = of_any_length(module)
-    shortest, refusal = _another_way(module, graph, frames)
+    shortest, refusal = _other_branch(module, graph, frames)
     if refusal or shortest > 1:
         raise refusal or LiftError(f"the code goes another way over fewer than {shortest} frames: give it as many.")
     return graph, frames
@@ -349,7 +349,7 @@ def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int, bounded:
         raise BoundedAxis(port, axis, max([frames, *right]), ELSE)
 
 
-def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
+def _other_branch(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
     """The fewest frames at which the graph of `frames` is the model, and an error if it fails at more."""
     known = {n: is_right(module, graph, n) for n in lengths_tried(module) if n != frames}
     wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rnn_export.errors import DecidedByValue, LiftError
-from rnn_export.export.lift.axes.axes import TimeAxis, said_time
+from rnn_export.export.lift.axes.axes import TimeAxis, requested_time
 from rnn_export.export.lift.axes.axis_probe import AxisProbe
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.folded_inputs import Rated
@@ -82,21 +82,21 @@ def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
     A ratio counts if the model takes inputs that are longer by it, but not each of them longer by itself.
     """
     probe = AxisProbe(flat)
-    for way in itertools.islice(_rates_to_try(flat, time_axis), MOST_TRIED):
-        if _fits(probe, way) and not all(_takes(probe, way, [i], 1) for i in way.numbers):
-            found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, way)), way)
+    for rates in itertools.islice(_rates_to_try(flat, time_axis), MOST_TRIED):
+        if _fits(probe, rates) and not all(_takes(probe, rates, [i], 1) for i in rates.numbers):
+            found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, rates)), rates)
             rated = ((i, r) for i, r in enumerate(found.inputs) if r is not None)
             return {i: r for i, r in rated if r.frames > 1 or r.unread}
     return {}
 
 
-def _fits(probe: AxisProbe, way: _Rates) -> bool:
-    return all(_takes(probe, way, way.numbers, n) for n in LONGER)
+def _fits(probe: AxisProbe, rates: _Rates) -> bool:
+    return all(_takes(probe, rates, rates.numbers, n) for n in LONGER)
 
 
-def _lower_terms(flat: FlatModel, way: _Rates) -> Iterator[_Rates]:
+def _lower_terms(flat: FlatModel, rates: _Rates) -> Iterator[_Rates]:
     """The same growth in lower terms, in case windows leave frames over at the ends."""
-    shared, ports = math.gcd(*(rated.frames for rated in way.moving)), [*zip(flat.inputs, way.inputs, strict=True)]
+    shared, ports = math.gcd(*(rated.frames for rated in rates.moving)), [*zip(flat.inputs, rates.inputs, strict=True)]
     for n in range(shared, 1, -1):
         if shared % n == 0:
             own = [leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports if r is not None]
@@ -104,19 +104,19 @@ def _lower_terms(flat: FlatModel, way: _Rates) -> Iterator[_Rates]:
             yield _Rates(max(own), tuple(r and replace(r, frames=r.frames // n, unread=next(late)) for _, r in ports))
 
 
-def _takes(probe: AxisProbe, way: _Rates, numbers: Sequence[int], frames: int) -> bool:
+def _takes(probe: AxisProbe, rates: _Rates, numbers: Sequence[int], frames: int) -> bool:
     """True if the model takes the inputs `numbers` longer by `frames` of the sequence."""
-    sizes = [dict[int, int]() for _ in way.inputs]
+    sizes = [dict[int, int]() for _ in rates.inputs]
     for i in numbers:
-        if (rated := way.inputs[i]) is not None:
+        if (rated := rates.inputs[i]) is not None:
             sizes[i] = {rated.axis: probe.inputs[i].example.shape[rated.axis] + frames * rated.frames}
     return probe.takes(sizes)
 
 
 def _rates_to_try(flat: FlatModel, time_axis: TimeAxis) -> list[_Rates]:
     """Growths in which one input has more frames than another, the likeliest first."""
-    said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
-    axes = [[*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)]
+    requested, shapes = requested_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
+    axes = [[*range(len(shape)), None] if requested is None else [requested[i]] for i, shape in enumerate(shapes)]
     sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
     sequences = {size // n for size in sizes for n in _divisors(size)}
     found = set[_Rates]()
@@ -125,9 +125,9 @@ def _rates_to_try(flat: FlatModel, time_axis: TimeAxis) -> list[_Rates]:
         by_input = [
             [r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports
         ]
-        ways = (_Rates(frames, inputs) for inputs in itertools.product(*by_input))
-        found.update(way for way in itertools.islice(ways, MOST_TRIED) if _has_ratio(way))
-    return sorted(found, key=lambda way: way.rank)
+        combinations = (_Rates(frames, inputs) for inputs in itertools.product(*by_input))
+        found.update(rates for rates in itertools.islice(combinations, MOST_TRIED) if _has_ratio(rates))
+    return sorted(found, key=lambda rates: rates.rank)
 
 
 def _rates(size: int, axis: int, frames: int) -> Iterator[Rated]:
@@ -142,6 +142,6 @@ def _divisors(size: int) -> list[int]:
     return [n for n in range(1, size // 2 + 1) if size % n == 0]
 
 
-def _has_ratio(way: _Rates) -> bool:
-    moving = way.moving
+def _has_ratio(rates: _Rates) -> bool:
+    moving = rates.moving
     return len({rated.frames for rated in moving}) > 1 and min(rated.unread for rated in moving) == 0

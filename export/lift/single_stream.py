@@ -23,7 +23,7 @@ def why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:
 
 def takes_one(flat: FlatModel, axes: Axes) -> bool:
     """True if the model runs on one row and its module state has one row."""
-    kept = [
+    kept_rows = [
         axes.states[i].example_rows(leaf.example)
         for i, leaf in enumerate(flat.states)
         if flat.module_state_at(leaf.name)
@@ -34,4 +34,4 @@ def takes_one(flat: FlatModel, axes: Axes) -> bool:
             model(*model.sample(1, many_frames(model) if axes.has_time else 1))
     except Exception:  # a size that the model does not take may raise anything
         return False
-    return all(len(rows) == 1 for rows in kept)
+    return all(len(rows) == 1 for rows in kept_rows)

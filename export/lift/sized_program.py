@@ -80,7 +80,7 @@ class _Writer(fx.proxy.TracerBase):
         self.mode = FakeTensorMode(shape_env=self.sizes)
         self.names = {id(t): name for name, t in (*module.named_buffers(), *module.named_parameters())}
         self.weights: dict[str, fx.Node] = {}
-        self.kept: dict[str, Tensor] = {}
+        self.constants: dict[str, Tensor] = {}
         self.computed_sizes: dict[Any, fx.Proxy] = {}
         self.at: fx.Node | None = None
 
@@ -103,7 +103,7 @@ class _Writer(fx.proxy.TracerBase):
                 # Keys of a ModuleDict need be no identifiers.
                 node = self.graph.placeholder(f"b{len(self.weights)}_{NO_WORD.sub('_', name)}")
             node.meta["val"] = self.mode.from_tensor(value.detach(), static_shapes=True)
-            self.weights[name], self.kept[name] = node, value.detach()
+            self.weights[name], self.constants[name] = node, value.detach()
         return _Value(self.weights[name], self)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *_: Any, **__: Any) -> fx.Node:
@@ -143,7 +143,9 @@ class _Writer(fx.proxy.TracerBase):
         whole = ModuleCallEntry("", ModuleCallSignature([], [], *trees, [n.name for n in given]))
         signature = sign.ExportGraphSignature([*weights, *inputs], outputs)
         ranges = dict(self.sizes.var_to_range)
-        return torch.export.ExportedProgram(nn.Module(), self.graph, signature, self.kept, ranges, [whole], None, {})
+        return torch.export.ExportedProgram(
+            nn.Module(), self.graph, signature, self.constants, ranges, [whole], None, {}
+        )
 
 
 def _lie_alike(tensors: Sequence[Tensor]) -> bool:

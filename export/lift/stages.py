@@ -25,7 +25,7 @@ from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.batch_dependence import where_rows_mix
 from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one
 from rnn_export.export.lift.branches.counter_indices import refuse_beyond_entries
-from rnn_export.export.lift.branches.resolve_branches import settled
+from rnn_export.export.lift.branches.resolve_branches import resolve_branch
 from rnn_export.export.lift.call_memory import moves_by_call, refuse_memory_by_call
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
@@ -37,7 +37,7 @@ from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
 from rnn_export.export.lift.model.attention_bound import context_of
 from rnn_export.export.lift.model.call.output_parts import OutputRef
-from rnn_export.export.lift.model.decisions import said, with_unused_assumptions
+from rnn_export.export.lift.model.decisions import user_assumptions, with_unused_assumptions
 from rnn_export.export.lift.model.disable_compile import eager
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.model_copy import copied
@@ -114,7 +114,11 @@ def lift(
     flat, outside = _flat_model(model, example_inputs, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
-    flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
+    flat.decisions, flat.max_frames, flat.context = (
+        user_assumptions(assume),
+        max_frames,
+        context_of(max_context, max_frames),
+    )
     while True:
         try:
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
@@ -122,7 +126,7 @@ def lift(
         except DecidedByValue as error:
             progress("branches")
             try:
-                flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+                flat.decisions = replace(resolve_branch(_with_states(flat), error), checked=True)
             except DecidedByValue as undecided:
                 raise with_unused_assumptions(undecided, flat.decisions) from undecided
         except LiftError as error:
@@ -270,7 +274,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
     streamed = cut_as_given(BatchFirst(probed.flat, probed.axes, first), streamed, shortest)
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, chunk, False)
-    context = flat.context.said if flat.context else None
+    context = flat.context.declared if flat.context else None
     spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     states = tuple(streamed.states)

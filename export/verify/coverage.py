@@ -47,8 +47,8 @@ def not_exercised(model: StreamingModel, golden: Golden) -> list[dict[str, str]]
     of_user = [node for node in seen if (source_of(node) or not has_lines) and stands_for(node) == name_of(node)]
     never = [(node, side) for node in of_user for side, was in seen[node].items() if not was]
     # Copies of one module have one place.
-    told = dict.fromkeys((_name(node), place_of(node), side) for node, side in never)
-    return [{"op": op, "place": place, "never": side} for op, place, side in told]
+    is_condition = dict.fromkeys((_name(node), place_of(node), side) for node, side in never)
+    return [{"op": op, "place": place, "never": side} for op, place, side in is_condition]
 
 
 def _has_threshold(module: nn.Module) -> bool:
@@ -100,8 +100,8 @@ def _finder(node: fx.Node) -> Finder | None:
         # The largest along an axis is no threshold.
         return None
     # A comparison that is a condition is told once.
-    told = name in ("where", "masked_fill") and any(_name(a) in COMPARISONS for a in node.all_input_nodes)
-    return None if told else FINDERS.get(name)
+    is_condition = name in ("where", "masked_fill") and any(_name(a) in COMPARISONS for a in node.all_input_nodes)
+    return None if is_condition else FINDERS.get(name)
 
 
 def _between(low: str | float | None, high: str | float | None) -> Finder:
@@ -110,16 +110,16 @@ def _between(low: str | float | None, high: str | float | None) -> Finder:
     def find(args: Args, result: Any) -> Sides:
         x = next(iter(args.values()))
         a, b = (args[bound] if isinstance(bound, str) else bound for bound in (low, high))
-        sides = {} if a is None else {f"below {_said(a)}": x < a}
+        sides = {} if a is None else {f"below {_number(a)}": x < a}
         inside = torch.ones_like(x, dtype=torch.bool) if a is None else x > a
         if b is None:
-            return {**sides, f"above {_said(a)}": inside}
-        return {**sides, "inside its range": inside & (x < b), f"above {_said(b)}": x > b}
+            return {**sides, f"above {_number(a)}": inside}
+        return {**sides, "inside its range": inside & (x < b), f"above {_number(b)}": x > b}
 
     return find
 
 
-def _said(bound: Any) -> str:
+def _number(bound: Any) -> str:
     return "its bound" if isinstance(bound, Tensor) else f"{bound:g}"
 
 

@@ -85,8 +85,8 @@ def _selftest(read: Read, files: Sequence[str]) -> Proof | None:
     if not isinstance(test, dict) or not isinstance(ran := test.get("ran"), str):
         return None
     lines = test.get("lines")
-    said = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
-    errors = ", ".join(line for line in said if "largest error" in line)
+    texts = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+    errors = ", ".join(line for line in texts if "largest error" in line)
     return Proof(f"its self-test passed where it was compiled, on {ran}{f' ({errors})' if errors else ''}", passed=True)
 
 
@@ -122,12 +122,12 @@ def held_at_export(rows: Sequence[TargetRow]) -> list[dict[str, Any]]:
 
 
 def _needs(row: TargetRow) -> str:
-    told = [f"opset {row.opset}"] if row.opset else []
+    parts = [f"opset {row.opset}"] if row.opset else []
     for key, value in row.requires.items():
         if key not in NOT_SHOWN and value not in ("", None, [], {}):
             words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            told.append(f"{key.replace('_', ' ')} {words}")
-    return ", ".join(told) or "any machine that has its runtime or a compiler"
+            parts.append(f"{key.replace('_', ' ')} {words}")
+    return ", ".join(parts) or "any machine that has its runtime or a compiler"
 
 
 def _machine(read: Read, files: Sequence[str]) -> tuple[str, str]:
@@ -136,10 +136,10 @@ def _machine(read: Read, files: Sequence[str]) -> tuple[str, str]:
     if not isinstance(record, dict):
         return "it does not say", ""
     compiler, features = record.get("compiler"), record.get("features")
-    told = [f"by {compiler}"] if isinstance(compiler, str) else []
-    told += [f"{key} {record[key]:,} bytes" for key in ("flash", "ram", "stack") if type(record.get(key)) is int]
+    parts = [f"by {compiler}"] if isinstance(compiler, str) else []
+    parts += [f"{key} {record[key]:,} bytes" for key in ("flash", "ram", "stack") if type(record.get(key)) is int]
     with_ = f"a CPU with {' '.join(map(str, features))}" if isinstance(features, list) and features else ""
-    return ", ".join(told) or "it does not say", with_
+    return ", ".join(parts) or "it does not say", with_
 
 
 def _record(read: Read, files: Sequence[str]) -> Any:

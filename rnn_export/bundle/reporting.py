@@ -83,8 +83,8 @@ def report(path: str | os.PathLike[str] | Bundle, bench: Mapping[str, Any] | Non
 
 def inside_page(name: str, manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
     """The copy that lies in the bundle `name`, of all its other files."""
-    told = "Whether it is signed, and by whom, stands beside the manifest, which lists this page too."
-    return document(_facts(name, manifest, files.__getitem__, None, told)).encode()
+    signature_note = "Whether it is signed, and by whom, stands beside the manifest, which lists this page too."
+    return document(_facts(name, manifest, files.__getitem__, None, signature_note)).encode()
 
 
 def read_bench(path: Path) -> Any:

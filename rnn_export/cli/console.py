@@ -130,11 +130,11 @@ def targets(rows: Sequence[Mapping[str, Any]]) -> None:
     # Modules of which the same is to be said share a row.
     alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        told = (" ".join(row["precisions"]), row["needs"], row["ran"], row["cannot"])
-        alike.setdefault(told, []).append(row)
+        cells = (" ".join(row["precisions"]), row["needs"], row["ran"], row["cannot"])
+        alike.setdefault(cells, []).append(row)
     shown = [
-        (" ".join(row["target"] for row in group), precisions, ", ".join(row["summary"] for row in group), *told)
-        for (precisions, *told), group in alike.items()
+        (" ".join(row["target"] for row in group), precisions, ", ".join(row["summary"] for row in group), *cells)
+        for (precisions, *cells), group in alike.items()
     ]
     table("Targets", ("target", "precisions", "what it is", "needs", "was run on", "cannot"), shown)
     columns = ("target", "GPU", "JetPack (TensorRT)", "newest opset", "GiB", "what to know")

@@ -28,7 +28,7 @@ def doctor_command(names: tuple[str, ...], strict: bool, as_json: bool) -> dict[
     shown = [f for f in findings if f.name in names or not names]
     if not as_json:
         alike = groupby(shown, lambda f: (f.state, f.detail, f.fix or ""))
-        rows = [(", ".join(f.name for f in those), *told) for told, those in alike]
+        rows = [(", ".join(f.name for f in those), *cells) for cells, those in alike]
         console.table("This machine", ("", "", "found", "what mends it"), rows)
     if strict and (wrong := [f"{f.name} is {f.state} ({f.detail}): {f.fix}" for f in shown if f.state != "ok"]):
         raise BackendUnavailable("; ".join(wrong))

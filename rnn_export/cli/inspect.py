@@ -65,11 +65,11 @@ def inspect_command(
         if weights is not None:
             raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
         named = {"--state": states, "--fix": fixed, "--shape": shapes, "--initial": initial}
-        said = [
+        options = [
             f"{option} {name}={'none' if value is None else value}" for option in named for name, value in named[option]
         ]
-        said += [f"--chunk {chunk}"] if chunk else []
-        return _of_file(Path(what), file_options(flags, fixed, shapes, initial), said, not as_json)
+        options += [f"--chunk {chunk}"] if chunk else []
+        return _of_file(Path(what), file_options(flags, fixed, shapes, initial), options, not as_json)
     refuse_file_options(what, fix=fixed, shape=shapes, initial=initial)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _of_bundle(Path(what), not as_json)
@@ -100,13 +100,13 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
 
 
 @_inspecting
-def _of_file(path: Path, options: Mapping[str, Any], said: list[str], shown: bool) -> dict[str, Any]:
+def _of_file(path: Path, options: Mapping[str, Any], flags: list[str], shown: bool) -> dict[str, Any]:
     from rnn_export.export.describe_file import describe_file
 
     found = describe_file(path, **options)
     inputs, outputs = ([(p.name, p.dtype, p.shape) for p in ports] for ports in (found.inputs, found.outputs))
     output = path.with_suffix(".rnnx").name
-    advice = " ".join(["rnn-export export", shlex.quote(str(path)), *said, "-o", shlex.quote(output), "--target c"])
+    advice = " ".join(["rnn-export export", shlex.quote(str(path)), *flags, "-o", shlex.quote(output), "--target c"])
     if shown:
         fixed = options.get("fixed", {})
         roles = {name: f"state, comes back as {back}" for name, back in found.comes_back.items()}
@@ -126,8 +126,8 @@ def _of_file(path: Path, options: Mapping[str, Any], said: list[str], shown: boo
         raise found.error
     return {
         "file": {"opset": found.opset, "producer": found.producer, "operators": dict(found.operators)},
-        **{way: [dict(zip(("name", "dtype", "shape"), port, strict=True)) for port in ports]
-           for way, ports in (("takes", inputs), ("gives", outputs))},
+        **{direction: [dict(zip(("name", "dtype", "shape"), port, strict=True)) for port in ports]
+           for direction, ports in (("takes", inputs), ("gives", outputs))},
         "states": dict(found.comes_back),
         "spec": found.spec and found.spec.to_json(),
         "notes": list(found.notes),
@@ -161,9 +161,9 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
             console.say(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
             console.parity(evidence)
-            said = {assumption.note for assumption in bundle.spec.assumptions}
+            assumed = {assumption.note for assumption in bundle.spec.assumptions}
             for note in evidence.get("notes", []):
-                if note not in said:
+                if note not in assumed:
                     console.say(f"note: {note}")
         console.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
     return {

@@ -181,10 +181,10 @@ def with_columns(columns: tuple[str, ...] | None, *files: Path | None) -> "list[
     """`files`, of each .csv the columns that --columns picks; raises UsageError where it has no .csv to pick from."""
     from rnn_export.runtime.recording import Csv
 
-    picked = {file: Csv(file, columns) for file in files if columns and file and file.suffix.lower() == ".csv"}
-    if columns and not picked:
+    selected = {file: Csv(file, columns) for file in files if columns and file and file.suffix.lower() == ".csv"}
+    if columns and not selected:
         raise click.UsageError("--columns picks columns of a .csv, and none is given: leave it out.")
-    return [file and picked.get(file, file) for file in files]
+    return [file and selected.get(file, file) for file in files]
 
 
 def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:

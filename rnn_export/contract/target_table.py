@@ -26,7 +26,7 @@ class JetPack:
 
 @dataclass(frozen=True)
 class Target:
-    """One row: a kind of artefact. Adding a target is adding a row, and its writer under `export/targets/`.
+    """One row: a kind of artefact. Adding a target is adding a row and a folder of `export/targets` with its writer.
 
     Attributes:
         opset, opsets: the usual one; the lowest and the highest. None where there is no ONNX graph.
@@ -60,6 +60,11 @@ class Target:
     needs: str = ""
     ran: str = ""
     cannot: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder of `rnn_export.export.targets` that has its writer."""
+        return "tensorrt" if self.library else self.name.removesuffix("-portable")
 
     @property
     def page(self) -> str:

@@ -96,7 +96,7 @@ class _Inspection:
         constants |= {node.outputs[0]: write_bytes(1, node.raw) for node in graph.nodes if node.op == "Constant"}
         constants |= {name: write_bytes(5, numbers) for name, numbers in _computed(shapes, inside, constants)}
         for node in graph.nodes:
-            count = _turns(node, inside, graph)
+            count = _iterations(node, inside, graph)
             if trips * count > TRIPS:
                 raise ValueError(f"{node.title} takes {trips * count} trips, over the limit of {TRIPS}")
             for name in filter(None, node.outputs):
@@ -157,7 +157,7 @@ MAKERS = frozenset(
 )
 
 
-def _turns(node: Node, values: Mapping[str, Inferred], graph: Graph) -> int:
+def _iterations(node: Node, values: Mapping[str, Inferred], graph: Graph) -> int:
     if node.op == "Loop":
         count = graph.constants.get(node.inputs[0]) if node.inputs else None
         if count is None or count.size != 1:

@@ -47,7 +47,7 @@ def checks_section(evidence: Mapping[str, Any] | None) -> Iterator[Html]:
     if evidence is None:
         yield element("p", "The bundle has no report of a verification that could be read: nothing here is proven.")
         return
-    yield element("p", *_told(evidence))
+    yield element("p", *_evidence(evidence))
     yield element("p", OF_THE_SCALE, class_="soft")
     curves = groups_of(golden_alone(evidence))
     groups = groups_of(evidence)
@@ -65,16 +65,16 @@ def checks_section(evidence: Mapping[str, Any] | None) -> Iterator[Html]:
         rows = [_row(report, drift) for drifts in groups_of(report).values() for drift in drifts]
         yield table(COLUMNS, rows, "tight")
     if figures := evidence.get("figures"):
-        told = [(name, "not finite" if value is None else f"{value:.6g}") for name, value in figures.items()]
+        rows = [(name, "not finite" if value is None else f"{value:.6g}") for name, value in figures.items()]
         yield element("h3", "The task's own figures")
-        yield table(("figure", "value"), told)
+        yield table(("figure", "value"), rows)
 
 
 def error_text(error: float | None) -> str:
     return "not a number" if error is None or math.isinf(error) else "0" if error == 0 else f"{error:.1e}"
 
 
-def _told(evidence: Mapping[str, Any]) -> Iterator[object]:
+def _evidence(evidence: Mapping[str, Any]) -> Iterator[object]:
     source = evidence.get("source")
     of = f" of {'the recording' if source == 'recording' else source}" if isinstance(source, str) else ""
     yield (

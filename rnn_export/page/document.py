@@ -79,7 +79,7 @@ def _front(facts: Facts) -> list[Html]:
     verdict, kind = ("Verified", "good") if worst and not failed else ("Not verified", "bad")
     top = max((drift["relative"] for drift in worst), default=None)
     parts = dict.fromkeys(build.target for build in facts.builds)
-    told = [
+    sentences = [
         ("verification", element("strong", verdict, class_=kind)),
         ("largest relative error", error_text(top) if worst else "unknown"),
         ("state of a stream", f"{spec.state_bytes:,} bytes"),
@@ -87,7 +87,9 @@ def _front(facts: Facts) -> list[Html]:
         ("built for", ", ".join(parts) or "nothing"),
         ("all files", size_text(sum(size for _, _, size in facts.files))),
     ]
-    facts_list = element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in told))
+    facts_list = element(
+        "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in sentences)
+    )
     return [element("p", "rnn-export report", class_="kicker"), element("h1", facts.name), facts_list]
 
 
@@ -114,17 +116,17 @@ def _contract(spec: StreamSpec) -> Html:
 
 def _numbers(spec: StreamSpec) -> list[str]:
     """Facts that the picture lacks."""
-    told = [f"A chunk is {spec.chunk:,} frame{'' if spec.chunk == 1 else 's'}."]
+    sentences = [f"A chunk is {spec.chunk:,} frame{'' if spec.chunk == 1 else 's'}."]
     if spec.rates_note:
-        told.append(f"{spec.rates_note[0].upper()}{spec.rates_note[1:]}.")
+        sentences.append(f"{spec.rates_note[0].upper()}{spec.rates_note[1:]}.")
     if spec.sample_rate:
-        told.append(f"Frames are of a signal at {spec.sample_rate:,} Hz.")
+        sentences.append(f"Frames are of a signal at {spec.sample_rate:,} Hz.")
     if spec.has_delay:
-        told.append(f"{spec.delay_note[0].upper()}{spec.delay_note[1:]}.")
+        sentences.append(f"{spec.delay_note[0].upper()}{spec.delay_note[1:]}.")
     if spec.rows:
-        told.append("It takes one stream at a time.")
+        sentences.append("It takes one stream at a time.")
     if spec.max_frames:
-        told.append(f"A stream has {spec.max_frames:,} frames at most.")
+        sentences.append(f"A stream has {spec.max_frames:,} frames at most.")
     if spec.digest:
-        told.append(f"Snapshots fit wherever the digest is {spec.digest[:12]} at its start.")
-    return [" ".join(told)]
+        sentences.append(f"Snapshots fit wherever the digest is {spec.digest[:12]} at its start.")
+    return [" ".join(sentences)]

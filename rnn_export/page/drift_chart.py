@@ -32,10 +32,10 @@ def drift_chart(name: str, drifts: Sequence[Mapping[str, Any]], report: Mapping[
         where = float(y) - 4 if float(y) > upper + 14 else float(y) + 13
         drawn.append(element("text", "allowed", x=left + width, y=f"{where:.1f}", class_="tick end"))
     drawn.append(_line(top, high, last, "worst"))
-    said = f"{name}: drift of {len(curves)} checks; the worst, {worst['check']}, ends at {top[-1][1]:.1e}"
+    caption = f"{name}: drift of {len(curves)} checks; the worst, {worst['check']}, ends at {top[-1][1]:.1e}"
     return element(
         "svg", *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", width=WIDTH, height=HEIGHT, role="img", class_="drift",
-        aria_label=said,
+        aria_label=caption,
     )  # fmt: skip
 
 

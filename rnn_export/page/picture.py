@@ -59,11 +59,11 @@ def _tensor(box: TensorSpec | StateSpec | str, x: float, width: float, y: float,
     size = f"{box.bytes:,} bytes" if isinstance(box, StateSpec) else box.dtype
     width = int((width - 20) / CHARACTER)
     small = int((width - 20) / (CHARACTER * 0.86))
-    told = f"{size} {shape_text(box.shape)}" if not isinstance(box, StateSpec) else f"{size} {shape_text(box.row)}"
+    label = f"{size} {shape_text(box.shape)}" if not isinstance(box, StateSpec) else f"{size} {shape_text(box.row)}"
     return element(
         "g", element("title", f"{box.name}: {box.dtype} {shape_text(box.shape)}"), rect,
         element("text", shortened(box.name, width), x=x + 10, y=y + 18, class_="name"),
-        element("text", shortened(told, small), x=x + 10, y=y + 33, class_="small"),
+        element("text", shortened(label, small), x=x + 10, y=y + 33, class_="small"),
     )  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def _frames(spec: StreamSpec, y: float) -> Iterator[Html]:
         yield element("text", f"the first {spec.delay:,} frames give no output", x=4, y=at, class_="small")
         at += 16
     if spec.tail:
-        told = f"finish() gives the last {spec.tail:,} frames at most"
-        yield element("text", told, x=4, y=at, class_="small")
+        label = f"finish() gives the last {spec.tail:,} frames at most"
+        yield element("text", label, x=4, y=at, class_="small")
 
 
 def _arrow(path: str) -> Html:

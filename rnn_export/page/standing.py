@@ -41,8 +41,8 @@ def _of_evidence(facts: Facts) -> Iterator[str]:
     yield from (f"{side['op']} in {side['place']} was never {side['never']}" for side in sides[:SIDES])
     if len(sides) > SIDES:
         yield f"and {len(sides) - SIDES} more sides of thresholds that no input reached: parity.json has them"
-    said = {assumption.note for assumption in facts.spec.assumptions}
-    yield from (note for note in evidence.get("notes", []) if note not in said)
+    shown = {assumption.note for assumption in facts.spec.assumptions}
+    yield from (note for note in evidence.get("notes", []) if note not in shown)
 
 
 def _of_contract(facts: Facts) -> Iterator[str]:

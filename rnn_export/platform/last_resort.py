@@ -95,15 +95,15 @@ def _unforeseen(call: str, error: Exception) -> str:
     """The message: the finding and its place, why that ends it, a fix."""
     frame, line = next((f, n) for f, n in reversed(_frames(error)) if _package(f) == OURS)
     stage = f"{frame.f_globals['__name__'].partition('.')[2]}.{frame.f_code.co_name}"
-    said = f"{type(error).__name__}: {first_line(error)}"
+    cause = f"{type(error).__name__}: {first_line(error)}"
     if not (place := place_in_code(error)):
         return (
-            f"{call} met an error in {stage} (line {line}) that no check of it foresaw: {said}. It cannot go on, and "
+            f"{call} met an error in {stage} (line {line}) that no check of it foresaw: {cause}. It cannot go on, and "
             "nothing was written. No code of the model raised it, so it is most likely a defect of rnn-export: report "
             "it with the model and this message, whose cause has the whole traceback."
         )
     return (
-        f"{place}: {said}, when {call} ran this in {stage}. Copies of the model are run on other batch sizes, lengths "
+        f"{place}: {cause}, when {call} ran this in {stage}. Copies of the model are run on other batch sizes, lengths "
         "and values than the example's, and traced, so the code must take these; nothing was written. Let the line do "
         "without what fails there; if it works on all of these, report it with the model and this message, whose "
         "cause has the whole traceback."

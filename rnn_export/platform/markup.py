@@ -25,14 +25,14 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
 
     An attribute may be a whole page: markup is escaped and nothing else, so that it is read as it was.
     """
-    said = "".join(
+    text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value if isinstance(value, Html) else visible(str(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
     if not children and name in (*VOID, *CLOSED):
-        return Html(f"<{name}{said}{'/' if name in CLOSED else ''}>")
-    return Html(f"<{name}{said}>{joined(children)}</{name}>")
+        return Html(f"<{name}{text}{'/' if name in CLOSED else ''}>")
+    return Html(f"<{name}{text}>{joined(children)}</{name}>")
 
 
 def joined(children: Iterable[object]) -> Html:

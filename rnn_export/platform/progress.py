@@ -16,7 +16,7 @@ Progress = Stage | Literal[False] | None
 
 
 @contextmanager
-def told(what: str, stages: int, progress: Progress, log: logging.Logger) -> Iterator[Stage]:
+def report_stages(what: str, stages: int, progress: Progress, log: logging.Logger) -> Iterator[Stage]:
     """The function to call at each stage, of about `stages`; `log` has them at INFO if unwatched."""
     if progress is not None:
         yield progress or (lambda stage: None)

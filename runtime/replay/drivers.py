@@ -75,7 +75,7 @@ class PoolDriver:
     def __init__(self, engine: Engine, loop: ClosedLoop) -> None:
         self._pool = engine.pool(loop.rows)
         self._ids = np.array([self._pool.open() for _ in range(loop.rows)])
-        self._told = self._rounds(loop)
+        self._given = self._rounds(loop)
 
     def _rounds(self, loop: ClosedLoop) -> Iterator[dict[str, Array]]:
         """Outputs (rows, frames, ...) of each step; two of three streams begin a round or two after the others."""
@@ -92,7 +92,7 @@ class PoolDriver:
         return iter(found)
 
     def step(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        return with_time(self._pool.spec, next(self._told))
+        return with_time(self._pool.spec, next(self._given))
 
     def states(self) -> dict[str, Array]:
         rows = [self._pool.states(stream) for stream in self._ids]

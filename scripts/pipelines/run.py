@@ -38,12 +38,12 @@ Array = np.ndarray
 class Pipeline:
     """A net, how it is trained, and what else is to be said once it has streamed the sound.
 
-    `sound` gives the samples (1, samples), and what `said` is told of them beside the output.
+    `sound` gives the samples (1, samples), and what `summary` is told of them beside the output.
     """
 
     train: Callable[[Any], None] | None = None
     sound: Callable[[], tuple[Tensor, Any]] = lambda: (clip()[None], None)
-    said: Callable[[Array, Any, Path], str] = lambda output, about, folder: "random weights"
+    summary: Callable[[Array, Any, Path], str] = lambda output, about, folder: "random weights"
 
 
 def noisy() -> tuple[Tensor, Any]:
@@ -127,7 +127,7 @@ def shown(name: str, folder: Path, steps: int = 64, rounds: int = 501, **sizes: 
         f"{name}: {sound.shape[1]:,} samples in, {len(want):,} frames out; "
         f"delay {1000 * spec.delay / spec.sample_rate:.0f} ms, tail {spec.tail} frames; "
         f"largest difference to the whole {separate:.1e} of its scale; a step of {budget / 1000:g} ms: {cost}; "
-        f"{pipeline.said(outputs['native'], about, folder)}; trained, exported and verified in {took:.0f} s"
+        f"{pipeline.summary(outputs['native'], about, folder)}; trained, exported and verified in {took:.0f} s"
     )
 
 

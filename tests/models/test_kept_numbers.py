@@ -420,7 +420,7 @@ def test_a_part_of_a_state_that_is_no_number_is_refused_by_name(back, message):
         lift(ring(forward), (X, {"h": H, "mode": "a"}), states={"state": 1}, time_axis=None)
 
 
-def test_a_number_that_python_reckons_with_is_refused_by_name():
+def test_a_number_that_python_computes_with_is_refused_by_name():
     def forward(self, x, state):
         h = self.cells[0](x, state["h"])
         return h * math.cos(state["pos"]), {"h": h, "pos": state["pos"] + 1}

@@ -87,22 +87,22 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
 
     Raises LiftError if there are none, or several could be time.
     """
-    probe, said = AxisProbe(model), said_time(model, time_axis)
+    probe, requested = AxisProbe(model), requested_time(model, time_axis)
     odd: list[Axes] = []
     try:
-        for batch in batch_candidates(probe, said):
-            time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
+        for batch in batch_candidates(probe, requested):
+            time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), requested)
             found = Axes(
                 batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal, time.of_last
             )
             rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
             _refuse_other_lengths(model, found)
-            if said is None and not found.usual:
+            if requested is None and not found.usual:
                 odd.append(found)
                 continue
             yield replace(found, rivals=tuple(rivals))
     except NoBatchAxis as error:
-        yield _axes_of_one(probe, said, error)
+        yield _axes_of_one(probe, requested, error)
     if odd:
         raise _odd_order(model, odd[0])
 
@@ -132,13 +132,13 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
         )
 
 
-def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis) -> Axes:
+def _axes_of_one(probe: AxisProbe, requested: Assignment | None, refused: NoBatchAxis) -> Axes:
     """Axes of a model that takes one stream at a time; raises `refused` if an axis holds dependent rows."""
-    taken = said or (None,) * len(probe.inputs)
+    taken = requested or (None,) * len(probe.inputs)
     inputs = tuple(axis_of_one(leaf.example.shape, t) for leaf, t in zip(probe.inputs, taken, strict=True))
     rows = ProbedRows(inputs, tuple(RowLayout.of_one(leaf.example) for leaf in probe.states), 1)
     try:
-        time = find_time(probe, rows, said)
+        time = find_time(probe, rows, requested)
     except LiftError as error:
         raise (refused if refused.free else error) from None
     bare = [port for port, axis in enumerate(inputs) if axis is None]
@@ -194,7 +194,7 @@ def _numbers_of(probe: AxisProbe) -> list[str]:
     return [x.name for x in numbers if x.example.dim() < 2 or x.name in declared]
 
 
-def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
+def requested_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
     """The user's choice by input, with axes counted from 0; None for "auto"."""
     names = [leaf.name for leaf in model.inputs]
     if time_axis == "auto":

@@ -27,7 +27,7 @@ class FixedTime:
     size: int
 
     @property
-    def said(self) -> str:
+    def advice(self) -> str:
         """The finding and two ways out."""
         return (
             f"along axis {self.axis} of input {self.name!r} the model takes {self.size} entries, no fewer and no more, "

@@ -76,20 +76,21 @@ def _declared_so(model: FlatModel) -> str:
     return f"If {name!r} is its state, declare where it comes back: {keyword('states', {name: key})}. "
 
 
-def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
-    """The one candidate that is time, `said` by the user or found; without any axis if a call is one frame.
+def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) -> TimeCandidate:
+    """The one candidate that is time, `requested` by the user or found; without any axis if a call is one frame.
 
-    Raises LiftError if `said` cannot be time, or several axes could be.
+    Raises LiftError if `requested` cannot be time, or several axes could be.
     """
     none = TimeCandidate((None,) * len(rows.inputs), (None,) * len(probe.model.outputs), False)
-    if said == none.inputs:
+    if requested == none.inputs:
         return none
     search = TimeSearch(probe, rows)
-    if said is not None:
-        found = search.candidate(said, True)
+    if requested is not None:
+        found = search.candidate(requested, True)
         if found is None:
             raise LiftError(
-                f"{keyword('time_axis', probe.by_name(said))}: the model cannot run at other lengths. {probe.failure}. "
+                f"{keyword('time_axis', probe.by_name(requested))}: the model cannot run at other lengths. "
+                f"{probe.failure}. "
                 "If it takes so many frames at most, say max_frames=N (--max-frames N)."
             )
         return found
@@ -98,7 +99,9 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
-        raise LiftError(f"{fixed.said} Along {found_axes} no frame was seen to know of another: if it is that, say so.")
+        raise LiftError(
+            f"{fixed.advice} Along {found_axes} no frame was seen to know of another: if it is that, say so."
+        )
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if best and not best[0].has_output_time and search.has_states():
         # A call may be one frame, of which an input, or a part of it, is not read.
@@ -108,7 +111,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
-            + (fixed.said if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
+            + (fixed.advice if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
         )
     if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
         # What is of all entries may be a pool over the features of one frame, or over an image.
@@ -149,7 +152,7 @@ class TimeSearch:
         rivals = tuple(c for c in found if found[0].rank == 0 and c.rank == 1 and c.causal)
         return [replace(c, rivals=rivals) for c in found if c.rank == found[0].rank]
 
-    def candidate(self, inputs: Assignment, said: bool) -> TimeCandidate | None:
+    def candidate(self, inputs: Assignment, requested: bool) -> TimeCandidate | None:
         """The candidate of time axes `inputs`; None if the model takes no other length of them."""
         outputs = self._outputs(inputs)
         if outputs is None and not self.whole_example:
@@ -158,7 +161,7 @@ class TimeSearch:
             outputs = self._outputs(inputs)
         if outputs is None:
             return None
-        has_output_time = said or any(axis is not None for axis in outputs)
+        has_output_time = requested or any(axis is not None for axis in outputs)
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
@@ -170,7 +173,7 @@ class TimeSearch:
         fixed = self.fixed_axes.time()
         if not (loop := written_loop(model, self.rows.inputs)):
             if fixed:
-                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.said}")
+                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.advice}")
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "

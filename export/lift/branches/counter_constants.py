@@ -234,8 +234,8 @@ def _held(owner: Any, name: str) -> Any:
     """An attribute, without running a property."""
     if isinstance(owner, nn.Module) and name in owner._buffers | owner._parameters | owner._modules:
         return {**owner._buffers, **owner._parameters, **owner._modules}[name]
-    kept = getattr(owner, "__dict__", {})
-    value = kept[name] if name in kept else getattr(type(owner), name, None)
+    attributes = getattr(owner, "__dict__", {})
+    value = attributes[name] if name in attributes else getattr(type(owner), name, None)
     return None if isinstance(value, property) else value
 
 

@@ -41,7 +41,7 @@ def _ends(runs: Runs, how: Any, inside: tuple[str, ...]) -> tuple[int, int] | No
         return how, how
     if isinstance(how, StateInt):
         variants = runs.after.get(how.name, {None}) - {how}
-        found = [None if how.name in inside else _ends(runs, way, (*inside, how.name)) for way in variants]
+        found = [None if how.name in inside else _ends(runs, variant, (*inside, how.name)) for variant in variants]
         ends = [end for pair in found if pair is not None for end in pair] + [runs.held[0][how.name]]
         return None if None in found else (min(ends), max(ends))
     if not isinstance(how, ComputedInt):
@@ -81,6 +81,9 @@ def _held(runs: Runs, calls: int) -> Iterator[dict[str, int]]:
     held = runs.held[-1]
     for _ in range(min(calls, AHEAD)):
         known = {StateInt(name): value for name, value in held.items()}
-        after = {name: way if isinstance(way, int) else value_of(way, known) for name, way in variants.items()}
+        after = {
+            name: variant if isinstance(variant, int) else value_of(variant, known)
+            for name, variant in variants.items()
+        }
         held = {name: value for name, value in after.items() if value is not None}
         yield held

@@ -33,7 +33,7 @@ def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Deci
     `flat` must be a copy with its states given.
     """
     if error.how is None:
-        raise error.told(" (it is not of numbers that calls count alone)")
+        raise error.with_note(" (it is not of numbers that calls count alone)")
     if error.how in decisions.counted:
         raise error
     runs = Runs(flat, decisions)
@@ -42,7 +42,7 @@ def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Deci
     if values is None:
         values = runs.bounded(error.how, names)
     if values is None or len(values) > MOST:
-        raise error.told(f" (it was not seen to be one of up to {MOST} that come back again and again)")
+        raise error.with_note(f" (it was not seen to be one of up to {MOST} that come back again and again)")
     known = {**decisions.counted, error.how: tuple(sorted(values))}
     left = {**decisions.left, **{name: frozenset(runs.after[name]) for name in names}}
     return replace(decisions, counted=known, left=left, chosen=decisions.chosen | {error.at})
@@ -77,7 +77,7 @@ class Runs:
             for _ in range(calls):
                 self.held.append({x.name: int(t) for x, t in self._of(self._states)})
                 flat.decisions = replace(
-                    self.decisions, watched=True, chosen=frozenset(), counted={}, left={}, way=None, seen=Seen()
+                    self.decisions, watched=True, chosen=frozenset(), counted={}, left={}, variant=None, seen=Seen()
                 )
                 inputs = [self._noise.like(leaf.example, {}) for leaf in flat.inputs]
                 try:
@@ -111,7 +111,7 @@ class Runs:
             if how.name in names or None in variants:
                 return None
             names.add(how.name)
-            found = [self.bounded(way, names) for way in variants]
+            found = [self.bounded(variant, names) for variant in variants]
             return None if None in found else {self.held[0][how.name]}.union(*(f for f in found if f is not None))
         if not isinstance(how, ComputedInt):
             return None

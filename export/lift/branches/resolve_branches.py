@@ -15,7 +15,7 @@ from torch import Tensor
 from rnn_export.contract.spec import Assumption
 from rnn_export.errors import DecidedByValue, LiftError, NumberByValue
 from rnn_export.export.lift.branches.counter_values import counted
-from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.ir.source_location import is_foreign
 from rnn_export.export.lift.model.decisions import Decisions, Seen
 from rnn_export.export.lift.model.flat_model import FlatModel
@@ -27,12 +27,12 @@ from rnn_export.runtime.replay.levels import LOUD, QUIET
 # Trials with a kind of its own for each input, beside those of one kind for all.
 MIXED = 12
 # Pairs of trials, of the one way and of the other, between which it is sought where the decision turns.
-TURNS, HALVINGS = 4, 24
+ALTERNATIONS, HALVINGS = 4, 24
 # Trials, none of them silent, that each way should be seen in, and how many are drawn in search of them.
 ENOUGH, DRAWS = 3, 24
 
 
-def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
+def resolve_branch(flat: FlatModel, error: DecidedByValue) -> Decisions:
     """The decisions of `flat` with that of `error` known as well.
 
     `flat` must be a copy that decides as known, its states given. Both branches are computed if neither is right alone;
@@ -51,7 +51,7 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
         elif error.line:
             flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
             try:
-                decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
+                decisions = replace(decisions, known=(*decisions.known, _resolved(flat, decisions, error)), flags=flags)
             except DecidedByValue as refusal:
                 if error.at in decisions.chosen:
                     raise
@@ -89,15 +89,15 @@ class _Run:
         """True if both give the same results."""
         if self.results is None or other.results is None:
             return False
-        return all(same(a, b, ANOTHER_WAY) for a, b in zip(self.results, other.results, strict=True))
+        return all(same(a, b, BRANCH_TOLERANCE) for a, b in zip(self.results, other.results, strict=True))
 
 
-def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> Assumption:
+def _resolved(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> Assumption:
     here = (error.file, error.line)
     found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
     is_fed = False
     sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
-    for fed in itertools.chain(_trials(flat), _more_trials(flat, sure), _turns(flat, decisions, here, sure)):
+    for fed in itertools.chain(_trials(flat), _more_trials(flat, sure), _alternations(flat, decisions, here, sure)):
         own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
         is_fed = is_fed or of_fed
@@ -127,14 +127,14 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
     raise DecidedByValue(*here, error.source, tried[len(seen_values)])
 
 
-def _turns(
+def _alternations(
     flat: FlatModel, decisions: Decisions, here: tuple[str, int], sure: Mapping[bool, Sequence[Sequence[Tensor]]]
 ) -> Iterator[list[Tensor]]:
     """Trials on both sides of the threshold of the decision, between trials that surely decide one way.
 
     They show a branch that is right in its own trials, but not up to the threshold. Flags stay.
     """
-    pairs = list(itertools.islice(zip(*(trials[::-1] for trials in sure.values()), strict=False), TURNS))
+    pairs = list(itertools.islice(zip(*(trials[::-1] for trials in sure.values()), strict=False), ALTERNATIONS))
     stay = [i for i, leaf in enumerate(flat.inputs) if _is_flag(leaf.example)]
     for one, other in pairs:
         ends = [list(one), list(other)]
@@ -189,7 +189,7 @@ def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> I
     for i, leaf in enumerate(flat.inputs):
         if _is_flag(leaf.example):
             variants = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
-            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in variants)
+            zero, *others = (decided(*fed[:i], variant, *fed[i + 1 :]) for variant in variants)
             if zero != usual and all(other == usual for other in others):
                 yield leaf.name
 
@@ -234,7 +234,7 @@ def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]
     """Noise around other means until each branch has `ENOUGH` trials: on silence branches agree by chance."""
     noise = Noise(flat, seed=5)
     for k in range(DRAWS):
-        if all(sum(_is_told(flat, fed) for fed in trials) >= ENOUGH for trials in sure.values()):
+        if all(sum(_has_values(flat, fed) for fed in trials) >= ENOUGH for trials in sure.values()):
             return
         inputs = []
         for leaf in flat.inputs:
@@ -245,7 +245,7 @@ def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]
         yield [*inputs, *(x.example for x in flat.states)]
 
 
-def _is_told(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
+def _has_values(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
     """True if no input of numbers is zero throughout."""
     numbers = [x for leaf, x in zip(flat.inputs, fed, strict=False) if not _is_flag(leaf.example)]
     return all(bool(x.count_nonzero()) for x in numbers if x.is_floating_point())

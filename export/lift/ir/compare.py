@@ -35,7 +35,7 @@ INITIAL_ROWS = Tolerance(rtol=1e-6, atol=1e-7)
 INDEPENDENCE = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0)
 """Whether an output of the whole model depends on other rows or frames: the same sums in batches of other sizes."""
 
-ANOTHER_WAY = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0, equal_nan=True)
+BRANCH_TOLERANCE = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0, equal_nan=True)
 """Whether a graph gives what the model gives, or one side of a decision what the other does: the same sums in another
 order, and NaN where the other has it."""
 

@@ -56,8 +56,8 @@ def counting_tokens(tokens: Iterable[fx.Node]) -> set[fx.Node]:
 def _in_steps(nodes: Sequence[fx.Node]) -> bool:
     """True if the numbers of one line are one or several interleaved sequences, each constant or evenly spaced."""
     numbers: list[Any] = [node.args[1] for node in nodes]
-    ways = ([numbers[k::several] for k in range(several)] for several in range(1, SEVERAL + 1))
-    return any(all(len({*own}) == 1 or counted(own) for own in way) for way in ways) and len({*numbers}) > SEVERAL
+    splits = ([numbers[k::several] for k in range(several)] for several in range(1, SEVERAL + 1))
+    return any(all(len({*own}) == 1 or counted(own) for own in split) for split in splits) and len({*numbers}) > SEVERAL
 
 
 def takes_counts(node: fx.Node) -> bool:

@@ -143,12 +143,12 @@ def _mask(write: NodeWriter, node: fx.Node, there: fx.Node, places: Sequence[int
     with write.graph.inserting_before(node):
         frames = write.call(aten.select.int, there, 1, number)
         taken = write.constant(torch.tensor([place or 0 for place in places]))
-        kept = write.call(aten.index_select.default, frames, 1, taken)
+        mask = write.call(aten.index_select.default, frames, 1, taken)
         others = write.constant(torch.tensor([float(place is None) for place in places]))
-        kept = write.call(aten.ge.Scalar, write.call(aten.add.Tensor, kept, others), 0.5)
+        mask = write.call(aten.ge.Scalar, write.call(aten.add.Tensor, mask, others), 0.5)
         if heads > 1:
-            kept = write.call(aten.repeat_interleave.self_int, kept, heads, 0)
+            mask = write.call(aten.repeat_interleave.self_int, mask, heads, 0)
         for _ in range(write.value_of(scores).dim() - 2):
-            kept = write.call(aten.unsqueeze.default, kept, 1)
-        masked = write.call(aten.where.ScalarOther, kept, scores, torch.finfo(write.value_of(scores).dtype).min)
+            mask = write.call(aten.unsqueeze.default, mask, 1)
+        masked = write.call(aten.where.ScalarOther, mask, scores, torch.finfo(write.value_of(scores).dtype).min)
     node.replace_input_with(scores, masked)

@@ -47,7 +47,7 @@ class Context:
         return self.most is not None and self.most <= self.frames
 
     @property
-    def said(self) -> int | None:
+    def declared(self) -> int | None:
         """The bound for the contract; None if it leaves nothing out."""
         return None if self.is_all else self.frames
 

@@ -83,7 +83,7 @@ class Decisions:
     counted: Mapping[Any, tuple[int, ...]] = field(default_factory=dict)
     left: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     sized: bool = False
-    way: Variant | None = None
+    variant: Variant | None = None
     seen: Seen = field(default_factory=Seen)
 
     def at(self, file: str, line: int) -> Assumption | None:
@@ -97,7 +97,13 @@ class Decisions:
     @property
     def decide(self) -> bool:
         """True if any decision is to be taken or recorded as the model runs now."""
-        return bool(self.known) or self.way is not None or self.watched or self.numbers or torch.compiler.is_exporting()
+        return (
+            bool(self.known)
+            or self.variant is not None
+            or self.watched
+            or self.numbers
+            or torch.compiler.is_exporting()
+        )
 
     @property
     def needed(self) -> tuple[Assumption, ...]:
@@ -109,7 +115,7 @@ def _is_at(at: str, file: str, line: int) -> bool:
     return f"/{file}:{line}".endswith(f"/{at}")
 
 
-def said(assume: Any) -> Decisions:
+def user_assumptions(assume: Any) -> Decisions:
     """A user's decisions, {"file.py:190": True}; raises LiftError."""
     if not isinstance(assume, Mapping | None):
         raise LiftError(f'assume is {assume!r}: it must be a dict like {{"file.py:190": True}}.')
@@ -126,7 +132,7 @@ def with_unused_assumptions(refusal: DecidedByValue, decisions: Decisions) -> De
     unasked = [a.at for a in decisions.known if a.why == "said" and a.at not in decisions.seen.files]
     if refusal.of_number or not unasked:
         return refusal
-    return refusal.told(f"{refusal.tried} (assume names {', '.join(unasked)}, where nothing is asked)")
+    return refusal.with_note(f"{refusal.tried} (assume names {', '.join(unasked)}, where nothing is asked)")
 
 
 def decided_by_value(error: Exception) -> DecidedByValue:
@@ -186,9 +192,9 @@ class Deciding(TorchFunctionMode):
     def _number(self, tensor: Tensor, is_end: bool = False) -> int:
         """The Python int made of a tensor, by int() or as an end of a slice; raises NumberByValue."""
         decisions, how = self._decisions, provenance(tensor)
-        values = decisions.counted.get(how) if decisions.way is not None else None
-        if decisions.way is not None and values is not None:
-            return decisions.way.number(tensor, how, values)
+        values = decisions.counted.get(how) if decisions.variant is not None else None
+        if decisions.variant is not None and values is not None:
+            return decisions.variant.number(tensor, how, values)
         if not torch.compiler.is_exporting():
             with torch._C.DisableTorchFunction():
                 number = int(tensor)
@@ -203,10 +209,10 @@ class Deciding(TorchFunctionMode):
     def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
         file, line = user_line()
         decisions, seen = self._decisions, self._decisions.seen
-        if decisions.way is not None and decisions.is_chosen(file, line):
+        if decisions.variant is not None and decisions.is_chosen(file, line):
             tensors = [t for t in asked if isinstance(t, Tensor)]
             if len(tensors) == 1:
-                return decisions.way.decide(tensors[0])
+                return decisions.variant.decide(tensors[0])
         known = decisions.at(file, line)
         if known is None:
             return self._undecided(ask, asked, file, line)

@@ -58,7 +58,7 @@ class FlatModel(nn.Module):
             leaves, NAME.real and NAME.imag.
         states: the named leaves of the states: declared states, in that order, then module states.
         seen: by state, the values that calls of the model left in it, (calls, *shape), and that it may have.
-        kept: the paths of each module state; several if they hold one tensor.
+        module_states: the paths of each module state; several if they hold one tensor.
         idle: by paths, the initial values of write-only module states: every call starts from them.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, its name or position as in `refs`.
@@ -112,7 +112,7 @@ class FlatModel(nn.Module):
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.chunk = 1
-        self.kept: tuple[tuple[AttributePath, ...], ...] = ()
+        self.module_states: tuple[tuple[AttributePath, ...], ...] = ()
         self.write_only: dict[tuple[AttributePath, ...], Tensor] = {}
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()
@@ -139,7 +139,7 @@ class FlatModel(nn.Module):
     @property
     def module_state_paths(self) -> set[AttributePath]:
         """The paths of module states, write-only ones included."""
-        return {path for places in (*self.kept, *self.write_only) for path in places}
+        return {path for places in (*self.module_states, *self.write_only) for path in places}
 
     @property
     def names(self) -> list[str]:
@@ -148,7 +148,7 @@ class FlatModel(nn.Module):
 
     def module_state_at(self, name: str) -> AttributePath | None:
         """The first path of the module state `name`; None if it is an argument."""
-        return next((places[0] for places in self.kept if name in part_names(self.name_of(places))), None)
+        return next((places[0] for places in self.module_states if name in part_names(self.name_of(places))), None)
 
     def name_of(self, places: Sequence[AttributePath]) -> str:
         """The name of the module state at `places`: the first path, plus `.kept` if that name is taken."""
@@ -160,7 +160,7 @@ class FlatModel(nn.Module):
 
         `starts` have the batch of the example; `called` is a copy of the model after a call, which has all attributes.
         """
-        self.kept += tuple(places)
+        self.module_states += tuple(places)
         named = [(self.name_of(group), start) for group, start in zip(places, starts, strict=True)]
         leaves = tuple(Leaf(name, part) for name, start in named for name, part in named_parts(name, start))
         self._are_complex += tuple(start.is_complex() for start in starts)
@@ -176,12 +176,12 @@ class FlatModel(nn.Module):
 
     def forget(self, names: Collection[str]) -> None:
         """Make the counters `names` write-only module states: nothing reads them."""
-        held = dict(zip(self.kept, self._are_complex, strict=True))
+        held = dict(zip(self.module_states, self._are_complex, strict=True))
         self.write_only |= {
             g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names
         }
-        self.kept = tuple(group for group in held if group not in self.write_only)
-        self._are_complex = tuple(held[group] for group in self.kept)
+        self.module_states = tuple(group for group in held if group not in self.write_only)
+        self._are_complex = tuple(held[group] for group in self.module_states)
         self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -189,7 +189,7 @@ class FlatModel(nn.Module):
         try:
             if self.decisions.checked or not self.decisions.chosen:
                 return self._pure(*tensors)
-            return both_branches(self.model, lambda way: self._on(way, *tensors))
+            return both_branches(self.model, lambda variant: self._on(variant, *tensors))
         except RuntimeError as error:
             # torch prints the whole graph so far where its own comes out.
             if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
@@ -200,30 +200,30 @@ class FlatModel(nn.Module):
         """`refusal`, with the numbers in declared states, which are tensors while the code is traced."""
         names = ", ".join(name for name in self.held if self.module_state_at(name))
         tensors = f" ({names}: a number in a declared state that calls change is a tensor in a graph)"
-        return refusal.told(refusal.tried + tensors) if names else refusal
+        return refusal.with_note(refusal.tried + tensors) if names else refusal
 
-    def _on(self, way: Variant, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def _on(self, variant: Variant, *tensors: Tensor) -> tuple[Tensor, ...]:
         decisions = self.decisions
-        self.decisions = replace(decisions, way=way)
+        self.decisions = replace(decisions, variant=variant)
         try:
             return self._pure(*tensors)
         finally:
             self.decisions = decisions
 
     def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not (self.kept or self.write_only):
+        if not (self.module_states or self.write_only):
             return self.call_stateful(*tensors)
-        count = len(tensors) - len(self.kept) - sum(self._are_complex)
+        count = len(tensors) - len(self.module_states) - sum(self._are_complex)
         left = list(tensors[count:])
         fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
-        for group, tensor in zip(self.kept, fed, strict=True):
+        for group, tensor in zip(self.module_states, fed, strict=True):
             keep_number(tensor, StateInt(self.name_of(group)))
-        places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
+        places = {path: t for group, t in zip(self.module_states, fed, strict=True) for path in group}
         places |= {path: start.clone() for group, start in self.write_only.items() for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
-            after = [next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
-        refuse_others(self.decisions.left, {self.name_of(g): t for g, t in zip(self.kept, after, strict=True)})
+            after = [next_value(group[0], self.model, t) for group, t in zip(self.module_states, fed, strict=True)]
+        refuse_others(self.decisions.left, {self.name_of(g): t for g, t in zip(self.module_states, after, strict=True)})
         return (*results, *parts_of(after))
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
@@ -242,7 +242,7 @@ class FlatModel(nn.Module):
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
         packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
-        has_numbers = self.kept or torch.compiler.is_exporting()
+        has_numbers = self.module_states or torch.compiler.is_exporting()
         picking = TensorNumbers(self.decisions.seen.picks) if has_numbers else contextlib.nullcontext()
         bounding = self.context.bounding() if self.context else contextlib.nullcontext()
         with picking, deciding, packing, bounding, self.outside.placed():

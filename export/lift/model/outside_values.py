@@ -130,9 +130,9 @@ def _places(model: nn.Module) -> Iterator[Place]:
 
 
 def _inside(item: Any, own: frozenset[str]) -> list[Any]:
-    kept = item.__dict__ if isinstance(item, nn.Module) else item
+    contents = item.__dict__ if isinstance(item, nn.Module) else item
     if isinstance(item, (nn.Module, *CONTAINERS)) or not _is_foreign(type(item), own):
-        return [type(item), *get_referents(kept)]
+        return [type(item), *get_referents(contents)]
     return []
 
 

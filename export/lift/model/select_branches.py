@@ -66,16 +66,16 @@ def both_branches(model: nn.Module, call: Callable[[Variant], tuple[Tensor, ...]
         variants += 1
         if variants > MOST:
             raise LiftError(f"the code has more than {MOST} ways by the values that it decides by.")
-        way = Variant(taken)
-        results = call(way)
+        variant = Variant(taken)
+        results = call(variant)
         after = _held(model)
         left.update((path, value) for path, value in after.items() if before.get(path, left) is not value)
         for path, value in before.items():
             if after.get(path, left) is not value:
                 path.put(model, value)
-        all_taken = [*taken, *(True for _ in way.asked[len(taken) :])]
-        for at in reversed(range(len(taken), len(way.asked))):
-            results = _chosen(way.asked[at], results, from_here((*all_taken[:at], False)))
+        all_taken = [*taken, *(True for _ in variant.asked[len(taken) :])]
+        for at in reversed(range(len(taken), len(variant.asked))):
+            results = _chosen(variant.asked[at], results, from_here((*all_taken[:at], False)))
         return results
 
     results = from_here(())

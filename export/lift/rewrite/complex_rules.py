@@ -251,8 +251,8 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     used = min(size, there // 2 + 1 if name == "fft_irfft" else there)
     rows, columns = torch.arange(used), torch.arange(there // 2 + 1 if name == "fft_rfft" else there)
     # Whole turns are left out before the angle loses digits.
-    turns = (rows[:, None] * columns[None, :]) % there
-    angle = turns.double() * (2 * math.pi / there)
+    cycles = (rows[:, None] * columns[None, :]) % there
+    angle = cycles.double() * (2 * math.pi / there)
     scale = {"backward": 1 / there if inverse else 1.0, "ortho": there**-0.5, "forward": 1.0 if inverse else 1 / there}[
         norm
     ]

@@ -25,8 +25,8 @@ def free_constants(graph: fx.Graph) -> None:
     """Write fills in the shape of another tensor as fills of sizes, in place."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape, said = node.meta["val"].shape, FILLS[node.target]
-        value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
+        shape, fill = node.meta["val"].shape, FILLS[node.target]
+        value: Any = (named_args(node) | node.kwargs)[fill] if isinstance(fill, str) else fill
         named = node.target in LIKE_ANOTHER and all(isinstance(n, int) or _is_of_one_axis(n) for n in shape)
         if not (named or all(isinstance(n, int) or str(n) in sizes for n in shape)):
             continue

@@ -22,9 +22,9 @@ NOT = overloads("logical_not bitwise_not")
 def choose_by_known_masks(graph: fx.Graph) -> None:
     """Replace a selection by such a mask with the selected value, in place."""
     for node in [n for n in graph.nodes if n.target is aten.where.self]:
-        mask, *ways = node.args
+        mask, *branches = node.args
         known = _known(mask)
-        chosen = None if known is None else ways[0 if known else 1]
+        chosen = None if known is None else branches[0 if known else 1]
         if isinstance(chosen, fx.Node) and (value := _in_shape_of(graph, node, chosen)) is not None:
             node.replace_all_uses_with(value)
             graph.erase_node(node)

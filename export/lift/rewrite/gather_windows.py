@@ -34,9 +34,9 @@ def gathered_windows(write: NodeWriter, node: fx.Node) -> fx.Node | None:
             return None
         ((axis, index),) = indices
     size = write.value_of(value).shape[axis]
-    if isinstance(size, int) or not _is_picked(write, index):
+    if isinstance(size, int) or not _is_gathered(write, index):
         return None
-    return _picked(write, value, axis, write.value_of(index).shape, lambda n: _value(write, index, n))
+    return _gathered(write, value, axis, write.value_of(index).shape, lambda n: _value(write, index, n))
 
 
 def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -59,10 +59,10 @@ def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         )
         return torch.arange(size_at(held.shape[-1], frames) or 0).as_strided(sizes, strides)
 
-    return _picked(write, value, axis, sizes[axis:], numbers)
+    return _gathered(write, value, axis, sizes[axis:], numbers)
 
 
-def _picked(
+def _gathered(
     write: NodeWriter, value: fx.Node, axis: int, shape: Sequence[Any], numbers: Callable[[int], Tensor]
 ) -> fx.Node | None:
     """Windows of the frames at `numbers(length of the input)`, indices of a shape, along an axis; or None."""
@@ -88,13 +88,13 @@ def _picked(
 def _seen(size: Any, numbers: Callable[[int], Tensor], axis: int, lengths: Iterable[int]) -> list[tuple[int, Tensor]]:
     """For each length of the input, that of the value and the indices (n, W) into it."""
     made = ((size_at(size, n) or 0, numbers(n).movedim(axis, 0)) for n in lengths)
-    return [(length, picked.reshape(len(picked), -1)) for length, picked in made]
+    return [(length, gathered.reshape(len(gathered), -1)) for length, gathered in made]
 
 
-def _is_picked(write: NodeWriter, index: fx.Node) -> bool:
+def _is_gathered(write: NodeWriter, index: fx.Node) -> bool:
     """True if an index is integers that are made of sizes alone."""
-    made_of = sources_of(index, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
-    return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in made_of)
+    sources = sources_of(index, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
+    return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in sources)
 
 
 def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:

@@ -19,7 +19,7 @@ from rnn_export.export.lift.model.module_attributes import AttributePath
 
 # As many as a value that goes from attribute to attribute is followed.
 CALLS = 4
-RECKONING = "add sub mul mod floordiv truediv pow"
+ARITHMETIC = "add sub mul mod floordiv truediv pow"
 ASKING = (
     "eq ne lt le gt ge bool index int float complex round trunc floor ceil hash format str repr neg pos abs invert "
     "lshift rlshift rshift rrshift and rand or ror xor rxor divmod rdivmod matmul rmatmul"
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, _Opaque) else value
 
 
-def _reckoning(function: Callable[..., Any], turned: bool) -> Callable[..., Any]:
+def _arithmetic(function: Callable[..., Any], turned: bool) -> Callable[..., Any]:
     def method(self: _Opaque, other: Any) -> Any:
         if not isinstance(_plain(other), int | float):
             self.asked.append(function.__name__)
@@ -65,9 +65,9 @@ def _asking(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in RECKONING.split():
+for _name in ARITHMETIC.split():
     for _turned, _word in ((False, _name), (True, f"r{_name}")):
-        setattr(_Opaque, f"__{_word}__", _reckoning(getattr(operator, _name), _turned))
+        setattr(_Opaque, f"__{_word}__", _arithmetic(getattr(operator, _name), _turned))
 for _name in ASKING.split():
     setattr(_Opaque, f"__{_name}__", _asking(f"__{_name}__"))
 

@@ -179,7 +179,7 @@ class _Watched(int):
         return made
 
 
-def _reckoning(name: str) -> Callable[..., Any]:
+def _arithmetic(name: str) -> Callable[..., Any]:
     def method(self: _Watched, *others: Any) -> Any:
         result = getattr(int, name)(self, *map(_plain, others))
         return _Watched(result, self.path, self.readers) if type(result) is int else result
@@ -199,9 +199,9 @@ def _plain(value: Any) -> Any:
     return int.__int__(value) if isinstance(value, _Watched) else value
 
 
-RECKONING = "add radd sub rsub mul rmul mod floordiv neg and or"
+ARITHMETIC = "add radd sub rsub mul rmul mod floordiv neg and or"
 ASKING = "eq ne lt le gt ge bool index int float truediv rtruediv rmod pow rpow"
-for _names, _made in ((RECKONING, _reckoning), (ASKING, _asking)):
+for _names, _made in ((ARITHMETIC, _arithmetic), (ASKING, _asking)):
     for _name in _names.split():
         setattr(_Watched, f"__{_name}__", _made(f"__{_name}__"))
 setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010

@@ -47,13 +47,13 @@ def keep_states(flat: FlatModel) -> None:
             _warm_up(flat, noise)
             _keep(flat, _changed_buffers(copy.deepcopy(flat), noise), noise)
             for _ in range(ROUNDS):
-                hidden = hidden_memory(copy.deepcopy(flat), _draw(flat, noise, kept=True))
+                hidden = hidden_memory(copy.deepcopy(flat), _draw(flat, noise, module_states=True))
                 found = [path for path in hidden.read if path not in flat.module_state_paths]
                 if hidden.grown or not found:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden, flat, noise)
-            flat.forget(unread_counters(flat, _draw(flat, noise, kept=True)))
+            flat.forget(unread_counters(flat, _draw(flat, noise, module_states=True)))
             _warm_up(flat, noise)
             _refuse_random_state(flat, noise)
     except LiftError:
@@ -65,9 +65,9 @@ def keep_states(flat: FlatModel) -> None:
         ) from error
 
 
-def _draw(flat: FlatModel, noise: Noise, kept: bool = False, scale: float = 1.0) -> list[Tensor]:
-    """Inputs, `scale` times the example's, and declared states, and with `kept` the others."""
-    states = flat.states if kept else flat.declared
+def _draw(flat: FlatModel, noise: Noise, module_states: bool = False, scale: float = 1.0) -> list[Tensor]:
+    """Inputs, `scale` times the example's, and declared states, and with `with_states` the others."""
+    states = flat.states if module_states else flat.declared
     inputs = (noise.like(leaf.example, {}) for leaf in flat.inputs)
     return [
         *(x * scale if x.is_floating_point() else x for x in inputs),
@@ -141,13 +141,13 @@ def _keep_seen(
     starts = [_start_of(group[0].get(flat.model), value) for group, value in zip(groups, last, strict=True)]
     zeros = [torch.zeros_like(value) for value in last]
     known = [zero if start is None else start for start, zero in zip(starts, zeros, strict=True)]
-    kept = copy.deepcopy(flat)
+    with_states = copy.deepcopy(flat)
     for path in set_once:
-        path.put(kept.model, path.get(called.model))
-    kept.keep(groups, known, called.model)
+        path.put(with_states.model, path.get(called.model))
+    with_states.keep(groups, known, called.model)
     created = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
     if created or set_once:
-        known = _first_used(flat, kept, known, created, set_once, noise)
+        known = _first_used(flat, with_states, known, created, set_once, noise)
     for path in set_once:
         path.put(flat.model, path.get(called.model))
     flat.keep(groups, known, called.model)
@@ -238,42 +238,45 @@ class _FirstCall:
     made: list[Tensor]
 
     @classmethod
-    def of(cls, flat: FlatModel, kept: FlatModel, fed: list[Tensor]) -> _FirstCall:
+    def of(cls, flat: FlatModel, with_states: FlatModel, fed: list[Tensor]) -> _FirstCall:
         called, made = copy.deepcopy(flat), _Unfed(fed)
         with made:
             outputs = called.call_stateful(*fed)
-        new = kept.kept[len(flat.kept) :]
+        new = with_states.module_states[len(flat.module_states) :]
         left = parts_of(_as_state(group[0], called.model, ()) for group in new)
         return cls(fed, outputs, list(left), made.made)
 
-    def is_as_from(self, kept: FlatModel, states: Sequence[Tensor]) -> bool:
-        """True if `kept` gives and leaves the same from `states`."""
+    def is_as_from(self, with_states: FlatModel, states: Sequence[Tensor]) -> bool:
+        """True if `with_states` gives and leaves the same from `states`."""
         # A copy, since a call may change what is no state yet.
-        results = copy.deepcopy(kept)(*(t.clone() for t in (*self.fed, *parts_of(states))))
+        results = copy.deepcopy(with_states)(*(t.clone() for t in (*self.fed, *parts_of(states))))
         wanted = [*self.outputs, *results[len(self.outputs) : len(results) - len(self.left)], *self.left]
         return all(_same(a, b, START) for a, b in zip(results, wanted, strict=True))
 
 
 def _first_used(
     flat: FlatModel,
-    kept: FlatModel,
+    with_states: FlatModel,
     known: list[Tensor],
     created: Mapping[int, Tensor],
     set_once: Sequence[AttributePath],
     noise: Noise,
 ) -> list[Tensor]:
-    """`known` with initial values for `created` states, so that `kept` does what a first call of `flat` does.
+    """`known` with initial values for `created` states, so that `with_states` does what a first call of `flat` does.
 
-    In `kept` the numbers at `set_once` are those that a first call leaves.
+    In `with_states` the numbers at `set_once` are those that a first call leaves.
     """
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
-    trials = [_FirstCall.of(flat, kept, _draw(flat, noise, scale=scale)) for scale in SCALES]
+    trials = [_FirstCall.of(flat, with_states, _draw(flat, noise, scale=scale)) for scale in SCALES]
     choices = {i: _distinct(zero, trials[0].made) for i, zero in created.items()}
     for choice in itertools.islice(itertools.product(*choices.values()), TRIED):
         starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]
-        if all(trial.is_as_from(kept, [*others, *starts]) for trial in trials):
+        if all(trial.is_as_from(with_states, [*others, *starts]) for trial in trials):
             return starts
-    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(flat.kept) + i][0] for i in created), *set_once))
+    names = ", ".join(
+        repr(str(path))
+        for path in (*(with_states.module_states[len(flat.module_states) + i][0] for i in created), *set_once)
+    )
     raise LiftError(
         f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
         "makes of weights and constants: register the state as a buffer with the value that it starts from. Where no "
@@ -311,7 +314,7 @@ def _random_state(flat: FlatModel, noise: Noise) -> str:
     """The message for a model whose outputs differ from call to call; it names what calls change."""
     called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
     for _ in range(CALLS):
-        called(*_draw(flat, noise, kept=True))
+        called(*_draw(flat, noise, module_states=True))
         moved |= dict.fromkeys(name for name, value in _others_of(called) if before.get(name, value) != value)
     if moved:
         return (
@@ -334,7 +337,7 @@ def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
 
 def _refuse_random_state(flat: FlatModel, noise: Noise) -> None:
     """Raise LiftError if a call with given states gives NaN or varies between calls."""
-    arguments = _draw(flat, noise, kept=True)
+    arguments = _draw(flat, noise, module_states=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
     if any(bool(torch.isnan(t).any()) for t in once):
         raise LiftError(f"the model gives NaN for ordinary noise: {why_nan(flat, arguments)}")

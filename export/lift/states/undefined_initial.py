@@ -25,8 +25,10 @@ def apply_initial(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
     inputs = [leaf.example for leaf in flat.inputs]
     if not initial or not gives_nan(flat, [*inputs, *(leaf.example for leaf in flat.states)]):
         return
-    said = {leaf.name: _as_example(initial[leaf.name], leaf.example) for leaf in flat.states if leaf.name in initial}
-    known = {name: value for name, value in said.items() if value is not None}
+    declared = {
+        leaf.name: _as_example(initial[leaf.name], leaf.example) for leaf in flat.states if leaf.name in initial
+    }
+    known = {name: value for name, value in declared.items() if value is not None}
     flat.states = tuple(replace(leaf, example=known.get(leaf.name, leaf.example)) for leaf in flat.states)
     flat.seen |= {leaf.name: leaf.example[None] for leaf in flat.states}
 

@@ -33,8 +33,8 @@ def unread_counters(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
     A state with values of an input is none of them: a user may want to read it.
     """
     names = [leaf.name for leaf in flat.states]
-    kept = {flat.name_of(group) for group in flat.kept}
-    numbers = [leaf.name for leaf in flat.states if leaf.name in kept and is_one(leaf.example)]
+    module_states = {flat.name_of(group) for group in flat.module_states}
+    numbers = [leaf.name for leaf in flat.states if leaf.name in module_states and is_one(leaf.example)]
     fed = {leaf.name for leaf in flat.inputs} | (set(names) - set(numbers))
     while numbers and (more := _reached(flat, fed, arguments)[1] - fed):
         fed |= more

@@ -33,7 +33,7 @@ def trim(context: StreamingContext, value: fx.Node, history: int, before: fx.Nod
         return value
     start = (info.history - history) * info.layout.inner
     cut = context.insert(before, aten.slice.Tensor, value, info.layout.axis, start, END)
-    return context.stand_in(cut, value, replace(info, history=history))
+    return context.annotate(cut, value, replace(info, history=history))
 
 
 def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before: fx.Node) -> fx.Node:
@@ -52,7 +52,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
         source = keep_history(context, value, frames, before, "delay", f"frames that wait {frames} frames for others")
     end = -frames * info.layout.inner
     cut = context.insert(before, aten.slice.Tensor, source, info.layout.axis, 0, end)
-    return context.stand_in(cut, value, delayed)
+    return context.annotate(cut, value, delayed)
 
 
 def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
@@ -111,7 +111,7 @@ def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, fr
 def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `frames` more frames of `fill` before the sequence."""
     node = context.insert(before, aten.alias.default, value)
-    context.stand_in(node, before, None)
+    context.annotate(node, before, None)
     info = context.timed(value)
     for run in context.runs.all:
         whole = run[value]
@@ -123,10 +123,12 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
 
 def fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of frames that do not exist yet."""
-    settled = delay_to_step(context, value, before)
-    info, runs = context.timed(settled), context.runs
+    with_padding = delay_to_step(context, value, before)
+    info, runs = context.timed(with_padding), context.runs
     with context.graph.inserting_before(before):
         ready = context.states.after_frames(info.input_lag, 2)
-        ready = context.states.for_each_row(ready, settled, runs.base[settled], runs.other_batch[settled])
-        filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
-    return context.stand_in(filled, settled, info)
+        ready = context.states.for_each_row(
+            ready, with_padding, runs.base[with_padding], runs.other_batch[with_padding]
+        )
+        filled = context.graph.call_function(aten.where.ScalarOther, (ready, with_padding, fill))
+    return context.annotate(filled, with_padding, info)

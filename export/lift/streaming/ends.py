@@ -24,7 +24,7 @@ def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, befor
     node = context.alias(value, as_late_as_known(context, value, context.timed(value)), before)
     filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before, -beyond), node, fill)
     context.after_end[filled] = node
-    return context.stand_in(filled, node, context.timed(node))
+    return context.annotate(filled, node, context.timed(node))
 
 
 def as_late_as_known(context: StreamingContext, value: fx.Node, info: TimeAxisInfo) -> TimeAxisInfo:

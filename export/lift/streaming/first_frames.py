@@ -36,9 +36,9 @@ def first_frames(
     why = f"frames {start} to {last} of the sequence, which all others meet" if last else "the first frame"
     name = context.names.kept(node, "first")
     own = context.states.add(name, node, (initial[0], initial[1]), node, "frames", why)
-    kept = _kept(context, node, value, own, range(start, last + 1))
-    context.states.set_next(own, kept)
-    node.target, node.args, node.kwargs = aten.alias.default, (kept,), {}
+    mask = _kept_frames(context, node, value, own, range(start, last + 1))
+    context.states.set_next(own, mask)
+    node.target, node.args, node.kwargs = aten.alias.default, (mask,), {}
     context.lengths.shortest = max(context.lengths.shortest, math.ceil(Fraction(last + 1) / info.rate))
     return FirstFrames(max(math.floor(Fraction(last + lag) / (context.chunk * info.rate)), 0))
 
@@ -49,7 +49,9 @@ def _known(frames: Tensor, axis: int, count: int) -> Tensor:
     return torch.where(there.reshape([-1] + [1] * (frames.dim() - 1 - axis)), frames, torch.zeros_like(frames))
 
 
-def _kept(context: StreamingContext, node: fx.Node, value: fx.Node, own: fx.Node, frames: Sequence[int]) -> fx.Node:
+def _kept_frames(
+    context: StreamingContext, node: fx.Node, value: fx.Node, own: fx.Node, frames: Sequence[int]
+) -> fx.Node:
     """The frames of `value` at the indices `frames`: from the step if it brings them, else from `own`."""
     info, runs, call = context.timed(value), context.runs, context.graph.call_function
     axis, lag = info.layout.axis, info.lag or 0

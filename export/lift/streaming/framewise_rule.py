@@ -14,7 +14,7 @@ from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixe
 from rnn_export.export.lift.ir.fx_nodes import name_of, numbers_taken
 from rnn_export.export.lift.rewrite.complex_pairs import TRANSFORM_OF_WINDOWS
 from rnn_export.export.lift.streaming.alignment import align
-from rnn_export.export.lift.streaming.reflect_padding import settled
+from rnn_export.export.lift.streaming.reflect_padding import with_padding
 from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import (
     Info,
@@ -86,7 +86,7 @@ def _reflections(context: StreamingContext, node: fx.Node) -> Reflections | None
     if len(arguments) == 1 and (reflections := context.timed(arguments[0]).reflections) is not None:
         return reflections
     for value in arguments:
-        node.replace_input_with(value, settled(context, value, node))
+        node.replace_input_with(value, with_padding(context, value, node))
     return None
 
 

@@ -42,7 +42,7 @@ def mirrored(
     if history > 0:
         why = f"the {history} frames before each window of {size}, and those that the ends repeat"
         joined = keep_history(context, value, history, before, "frames", why, known=False)
-        value = context.stand_in(joined, value, replace(plain, history=history))
+        value = context.annotate(joined, value, replace(plain, history=history))
     if reflections.left:
         value = _at_start(context, value, reflections, before)
     if reflections.right:
@@ -55,12 +55,12 @@ def mirrored(
     return value, result
 
 
-def settled(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
+def with_padding(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
     """`value` with its boundary padding filled in, if any."""
     if context.timed(value).reflections is None:
         return value
     filled, info = mirrored(context, value, 1, 1, before)
-    return context.stand_in(filled, value, info)
+    return context.annotate(filled, value, info)
 
 
 def _at_start(context: StreamingContext, value: fx.Node, reflections: Reflections, before: fx.Node) -> fx.Node:
@@ -93,7 +93,7 @@ def _at_start(context: StreamingContext, value: fx.Node, reflections: Reflection
             within = call(aten.sub.Tensor, (entry, call(aten.mul.Scalar, (here, size))))
             source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
         filled = _taken(context, value, source)
-    return context.stand_in(filled, value, info)
+    return context.annotate(filled, value, info)
 
 
 def _at_end(context: StreamingContext, value: fx.Node, reflections: Reflections, before: fx.Node) -> fx.Node:
@@ -117,7 +117,7 @@ def _at_end(context: StreamingContext, value: fx.Node, reflections: Reflections,
             source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
         filled = _taken(context, value, source)
     context.after_end[filled] = value
-    return context.stand_in(filled, value, info)
+    return context.annotate(filled, value, info)
 
 
 def _taken(context: StreamingContext, value: fx.Node, source: fx.Node) -> fx.Node:

@@ -167,7 +167,7 @@ class StreamingContext:
         with self.graph.inserting_before(before):
             return self.graph.call_function(operator, args)
 
-    def stand_in(self, new: fx.Node, like: fx.Node, info: Info) -> fx.Node:
+    def annotate(self, new: fx.Node, like: fx.Node, info: Info) -> fx.Node:
         """Give a new node the recorded values and source location of `like`, equal over a whole sequence."""
         self.info[new] = info
         new.meta = meta_of(like)
@@ -182,7 +182,7 @@ class StreamingContext:
 
     def computed(self, before: fx.Node, like: fx.Node, operator: Any, *args: Any) -> fx.Node:
         """A call of `operator` before a node, its values recorded; rows and lengths are those of `like`."""
-        node = self.stand_in(self.insert(before, operator, *args), like, None)
+        node = self.annotate(self.insert(before, operator, *args), like, None)
         for run in self.runs.all:
             run[node] = operator(*(run[a] if isinstance(a, fx.Node) else a for a in args))
         return node
@@ -212,7 +212,7 @@ class StreamingContext:
 
     def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
         """`value` under another info."""
-        return self.stand_in(self.insert(before, aten.alias.default, value), value, info)
+        return self.annotate(self.insert(before, aten.alias.default, value), value, info)
 
 
 Apply = Callable[[StreamingContext, fx.Node], NodeInfo]

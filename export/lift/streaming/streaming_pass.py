@@ -18,7 +18,7 @@ from rnn_export.export.lift.ir.source_location import MODEL, at_place, place_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.framewise_rule import general
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
-from rnn_export.export.lift.streaming.reflect_padding import settled
+from rnn_export.export.lift.streaming.reflect_padding import with_padding
 from rnn_export.export.lift.streaming.rule_context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.stream_states import LiftedState
 from rnn_export.export.lift.streaming.time_axis import (
@@ -141,7 +141,7 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
     try:
         if rule is not None and not rule.takes_reflections:
             for value in context.timed_arguments(node):
-                node.replace_input_with(value, settled(context, value, node))
+                node.replace_input_with(value, with_padding(context, value, node))
         return (rule or general)(context, node)
     except LiftError as error:
         return Unsupported(error)
@@ -151,7 +151,7 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     """Write the end of the graph, whose first results are outputs with these time axes."""
     given = results(context.graph)
     before = context.graph.output_node()
-    given = tuple(settled(context, n, before) if context.is_timed(n) else n for n in given)
+    given = tuple(with_padding(context, n, before) if context.is_timed(n) else n for n in given)
     outputs, own_next = given[: len(output_time)], given[len(output_time) :]
     for node in outputs:
         if context.time_axis(node) is not None:
@@ -207,8 +207,8 @@ def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> boo
     if not found:
         return False
     info = context.timed(node)
-    made_of = sources_of(node, lambda n: n.all_input_nodes)
-    period = math.lcm(*(context.timed(n).rate.denominator for n in [node, *made_of] if context.is_timed(n)))
+    sources = sources_of(node, lambda n: n.all_input_nodes)
+    period = math.lcm(*(context.timed(n).rate.denominator for n in [node, *sources] if context.is_timed(n)))
     known = (frames // period * period * info.rate - max(info.least_lag, 0) for frames in range(len(found)))
     return any(length > math.floor(n * info.layout.inner) for length, n in zip(found, known, strict=True))
 
@@ -258,8 +258,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
 
 def _is_of_end(context: StreamingContext, node: fx.Node) -> bool:
     """True if a value without frames is made of a value whose last frames only the end gives."""
-    made_of = sources_of(node, lambda n: [] if context.is_timed(n) else values_of(n))
-    return any(context.is_timed(n) and _outlasts(context, n, _lengths(context, n)) for n in made_of)
+    sources = sources_of(node, lambda n: [] if context.is_timed(n) else values_of(n))
+    return any(context.is_timed(n) and _outlasts(context, n, _lengths(context, n)) for n in sources)
 
 
 def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:

@@ -194,8 +194,8 @@ def lift_error(error: Exception) -> LiftError:
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
-    said = f"{type(error).__name__}: {first_line(error)}"
-    why = next((why for pattern, why in WHY.items() if re.search(pattern, said)), ELSE)
+    message = f"{type(error).__name__}: {first_line(error)}"
+    why = next((why for pattern, why in WHY.items() if re.search(pattern, message)), ELSE)
     return TraceFailed(
-        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {said.rstrip('.')}. {why}"
+        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {message.rstrip('.')}. {why}"
     )

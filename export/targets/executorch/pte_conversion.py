@@ -92,10 +92,10 @@ def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool,
     return bytes(edge.to_executorch(config).buffer)
 
 
-def reason(said: str) -> str:
+def reason(message: str) -> str:
     """ExecuTorch's message, with the operator that it is about first."""
-    if found := _NO_OPERATOR.search(said):
+    if found := _NO_OPERATOR.search(message):
         return f"it has no kernel for {next(filter(None, found.groups()))}"
-    if _NO_BOUND.search(said):
-        return f"a size follows from values, and nothing bounds it: {first_line(ValueError(said))[:_LONGEST]}"
-    return first_line(ValueError(said))[:_LONGEST].removesuffix(".")
+    if _NO_BOUND.search(message):
+        return f"a size follows from values, and nothing bounds it: {first_line(ValueError(message))[:_LONGEST]}"
+    return first_line(ValueError(message))[:_LONGEST].removesuffix(".")

@@ -21,8 +21,8 @@ def runner(spec: StreamSpec) -> str:
     names = [f"input_{number}" for number in range(len(spec.inputs))]
     reads = [f"std::fread({n}.data(), sizeof({n}[0]), {n}.size(), stdin) == {n}.size()" for n in names]
     return template.substitute(
-        takes=_said(spec.inputs, spec.chunk),
-        gives=_said(spec.outputs, spec.chunk),
+        takes=_signature(spec.inputs, spec.chunk),
+        gives=_signature(spec.outputs, spec.chunk),
         notes="".join(f"// {note}\n" for note in _notes(spec)),
         buffers="\n".join(_buffer(n, t, spec.chunk) for n, t in zip(names, spec.inputs, strict=True)),
         read=" && ".join(reads),
@@ -40,7 +40,7 @@ def _buffer(name: str, tensor: TensorSpec, frames: int) -> str:
     )
 
 
-def _said(tensors: tuple[TensorSpec, ...], frames: int) -> str:
+def _signature(tensors: tuple[TensorSpec, ...], frames: int) -> str:
     return ", then ".join(f"{t.name!r} {dtype} {shape}" for t in tensors for dtype, shape in [form(t, frames)])
 
 

@@ -70,10 +70,10 @@ def converted(program: bytes) -> bytes:
         raise ExportError(f"litert-torch cannot take the step: {reason(str(error))}. {ADVICE}") from error
 
 
-def reason(said: str) -> str:
+def reason(message: str) -> str:
     """The converter's message, with the operator that it is about first."""
-    if unknown := _NO_LOWERING.search(said):
+    if unknown := _NO_LOWERING.search(message):
         return f"it has no operator for {unknown[1]}"
-    if illegal := _ILLEGAL.search(said):
+    if illegal := _ILLEGAL.search(message):
         return f"LiteRT has no operator for {illegal[1] or illegal[2]}"
-    return first_line(ValueError(said))[:_LONGEST].removesuffix(".")
+    return first_line(ValueError(message))[:_LONGEST].removesuffix(".")

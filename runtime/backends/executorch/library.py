@@ -28,7 +28,7 @@ except ImportError as error:
 
 __all__ = ["cause", "has_xnnpack", "open_program", "torch", "version"]
 
-_said = threading.local()
+_messages = threading.local()
 
 
 def open_program(raw: bytes) -> Any:
@@ -51,8 +51,8 @@ def version() -> str:
 
 def cause(error: Exception) -> str:
     """The reason of an error that this thread met: the bindings raise a number, and ExecuTorch logs the rest."""
-    lines: list[str] = getattr(_said, "lines", [])
-    _said.lines = []
+    lines: list[str] = getattr(_messages, "lines", [])
+    _messages.lines = []
     return "; ".join(" ".join(line.split()) for line in lines) or " ".join(str(error).split())
 
 
@@ -66,11 +66,11 @@ class _Platform(ctypes.Structure):
 
 def _listen(time: int, level: int, file: bytes, function: bytes, line: int, text: int, length: int) -> None:
     """Keep an error for `cause`; other messages are for developers of ExecuTorch."""
-    said = ctypes.string_at(text, length).decode(errors="replace")
-    if chr(level) == "E" and not said.startswith("arg "):
-        _said.lines = [*getattr(_said, "lines", [])[-5:], said]
+    message = ctypes.string_at(text, length).decode(errors="replace")
+    if chr(level) == "E" and not message.startswith("arg "):
+        _messages.lines = [*getattr(_messages, "lines", [])[-5:], message]
     elif chr(level) == "F":
-        os.write(2, f"ExecuTorch ends this process: {said}\n".encode())
+        os.write(2, f"ExecuTorch ends this process: {message}\n".encode())
 
 
 # Kept here, since ExecuTorch has its address alone.

@@ -39,5 +39,5 @@ def version() -> str:
 
 def cause(error: Exception) -> str:
     """The reason alone: an interpreter tells all that it ever refused, the newest last."""
-    said = [part.strip() for part in str(error).split("failed to invoke.") if part.strip()]
-    return " ".join(said[-1].split()) if said else type(error).__name__
+    lines = [part.strip() for part in str(error).split("failed to invoke.") if part.strip()]
+    return " ".join(lines[-1].split()) if lines else type(error).__name__

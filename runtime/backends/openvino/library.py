@@ -38,5 +38,5 @@ def version() -> str:
 def cause(error: Exception) -> str:
     """The reason alone: OpenVINO tells first where in its sources it was."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return " ".join(said) or type(error).__name__
+    lines = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(lines) or type(error).__name__

@@ -170,9 +170,9 @@ class Library:
         """Node, operator and reason; before TensorRT 10 only the log has the first two."""
         op = error.node_operator() if hasattr(error, "node_operator") else ""
         name = error.node_name() if hasattr(error, "node_name") else ""
-        said = re.search(rf'While parsing node number {error.node()} \[(\w+)(?: -> "([^"]*)")?', log.text)
-        op = op or (said[1] if said else "")
-        gives = f"giving {said[2]!r}" if said and said[2] else f"number {error.node()}"
+        match = re.search(rf'While parsing node number {error.node()} \[(\w+)(?: -> "([^"]*)")?', log.text)
+        op = op or (match[1] if match else "")
+        gives = f"giving {match[2]!r}" if match and match[2] else f"number {error.node()}"
         node = f"node {name!r} ({op})" if name else f"node {op} {gives}"
         return f"{node}: {error.desc()}" if op else str(error.desc())
 

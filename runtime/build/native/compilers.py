@@ -35,17 +35,17 @@ def find_compiler(name: str | None = None) -> Compiler:
     if asked:
         who = "the compiler asked for" if name else "CC"
         command = _zig() if asked == "zig" else tuple(shlex.split(asked))
-        said = _version(command)
-        if not isinstance(said, Compiler):
+        found = _version(command)
+        if not isinstance(found, Compiler):
             fix = "name another one" if name else "set CC to a compiler, or unset it"
-            raise ToolUnavailable(f"{who}, {asked!r}, {said}", fix)
-        return said
+            raise ToolUnavailable(f"{who}, {asked!r}, {found}", fix)
+        return found
     tried = []
     for command in (("gcc",), ("clang",), _zig()):
-        said = _version(command)
-        if isinstance(said, Compiler):
-            return said
-        tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {said}")
+        found = _version(command)
+        if isinstance(found, Compiler):
+            return found
+        tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {found}")
     raise ToolUnavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
 
 

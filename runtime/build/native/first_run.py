@@ -77,8 +77,8 @@ def run_first(library: Path, weights: Path | None, spec: StreamSpec, compiled_by
     except subprocess.TimeoutExpired as error:
         raise _failed(compiled_by, f"had no end after {SECONDS} s") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [""])[-1]
-        raise _failed(compiled_by, f"ended with {end_of(done.returncode)}{': ' * bool(said)}{said}")
+        message = (done.stderr.strip().splitlines() or [""])[-1]
+        raise _failed(compiled_by, f"ended with {end_of(done.returncode)}{': ' * bool(message)}{message}")
 
 
 def _failed(compiled_by: Sequence[str], how: str) -> BuildError:

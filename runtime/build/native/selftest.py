@@ -97,11 +97,11 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
         return lines
     if done.returncode == 1 and "FAIL" in lines:
         raise ParityError(
-            f"{where} diverges from the golden vectors: {_shown(_said(lines))} What was compiled does not do "
+            f"{where} diverges from the golden vectors: {_shown(_messages(lines))} What was compiled does not do "
             "there what the model does: the bundle is as it was. Another compiler or --cpu may do better."
         )
-    said = _said(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    raise BuildError(f"{where} crashed ({end_of(done.returncode)}): {_shown(said)}")
+    message = _messages(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    raise BuildError(f"{where} crashed ({end_of(done.returncode)}): {_shown(message)}")
 
 
 def _is_here(machine: Machine) -> bool:
@@ -120,7 +120,7 @@ def end_of(code: int) -> str:
         return f"exit code {code}"
 
 
-def _said(lines: Sequence[str]) -> list[str]:
+def _messages(lines: Sequence[str]) -> list[str]:
     """Lines of the self-test, without the measures that are taken around it."""
     return [line for line in lines if not line.startswith("rnn-export:")]
 

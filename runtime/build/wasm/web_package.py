@@ -103,8 +103,8 @@ def _port(spec: StreamSpec, tensor: TensorSpec) -> dict[str, Any]:
     axis = tensor.axis(TIME)
     time = None if axis is None else dims.index(tensor.shape[axis])
     rate = [tensor.rate.numerator, tensor.rate.denominator]
-    told = {"timed": spec.timed(tensor), "time": time, "rate": rate, "lengths": list(tensor.lengths)}
-    return {**_tensor(tensor.name, tensor.dtype, row_shape(tensor, spec.chunk)), **told}
+    facts = {"timed": spec.timed(tensor), "time": time, "rate": rate, "lengths": list(tensor.lengths)}
+    return {**_tensor(tensor.name, tensor.dtype, row_shape(tensor, spec.chunk)), **facts}
 
 
 def _audio(spec: StreamSpec) -> dict[str, Any]:

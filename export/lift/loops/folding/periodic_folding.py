@@ -44,8 +44,8 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     if not thorough and any(a[i] != added[0][i] for a in added for i in outputs):
         return None
     # The whole of a first piece is no piece, and first ones may have fewer frames before them.
-    settled = added[LONGEST:]
-    periods = (n for n in range(1, LONGEST + 1) if settled[n:] == settled[:-n])
+    steady = added[LONGEST:]
+    periods = (n for n in range(1, LONGEST + 1) if steady[n:] == steady[:-n])
     period = next(periods, 1)
     return period if period > 1 else None
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes.batch_first import BatchFirst
-from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.ir.source_location import line_of
 from rnn_export.export.lift.loops.unrolled_graph import COPIES
@@ -41,7 +41,7 @@ ROUNDINGS = 8
 # Turns that a loop may look back, or begin with.
 DEEP = 16
 # Operators that a message names.
-TOLD = 3
+MOST_NAMED = 3
 # A loop over pieces of the sequence begins so many more within so many frames.
 SEGMENTS, SEGMENTS_WITHIN = 4, 600
 # Each twice the one before.
@@ -114,7 +114,7 @@ def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | N
             return None
         try:
             pairs = list(zip(graph(*inputs), want, strict=True))
-            if all(same(a, b, ANOTHER_WAY) for a, b in pairs):
+            if all(same(a, b, BRANCH_TOLERANCE) for a, b in pairs):
                 return True
             # Over many frames a model may itself round positions or sums by more than that.
             with _making_doubles():
@@ -138,7 +138,7 @@ def _making_doubles() -> Iterator[None]:
 def _as_near(given: Tensor, want: Tensor, exact: Tensor) -> bool:
     """True if a graph's error against exact values is at most a few times the model's own error."""
     if not given.is_floating_point() or given.shape != want.shape:
-        return same(given, want, ANOTHER_WAY)
+        return same(given, want, BRANCH_TOLERANCE)
     off, own = (float((x.double() - exact).abs().max()) for x in (given, want))
     return off <= ROUNDINGS * own
 
@@ -159,13 +159,13 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     first = (least + COPIES) * stride, (least + COPIES + 1) * stride
     yield first
     stride = math.lcm(stride, chunk)
-    settled = _settled(module, -(-shortest // stride), stride)
-    for strides in (settled + COPIES, settled + COPIES + DEEP):
+    steady = _steady_from(module, -(-shortest // stride), stride)
+    for strides in (steady + COPIES, steady + COPIES + DEEP):
         if (lengths := (strides * stride, (strides + 1) * stride)) != first:
             yield lengths
 
 
-def _settled(module: BatchFirst, least: int, stride: int) -> int:
+def _steady_from(module: BatchFirst, least: int, stride: int) -> int:
     """The number of strides from which on one more always calls the same operators; `least` if there is none."""
 
     def added(strides: int) -> Counter[str]:
@@ -198,8 +198,8 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     few, more, many = (operators(module, n) for n in (*lengths, far))
     odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
     # Of several weights the first one says whose they are.
-    told = list(dict.fromkeys(" with ".join(name.split(" with ")[:2]) for name in odd))[:TOLD]
-    return f"of {far} frames, not every one goes through the same operators ({', '.join(told)})" if odd else ""
+    names = list(dict.fromkeys(" with ".join(name.split(" with ")[:2]) for name in odd))[:MOST_NAMED]
+    return f"of {far} frames, not every one goes through the same operators ({', '.join(names)})" if odd else ""
 
 
 def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._higher_order_ops import associative_scan
 from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.loops.recurrences.linear_recurrences import recurrence
 
 NAME = "associative_scan"
@@ -51,8 +51,8 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, Scan]:
             if function in found and _agrees(result, operator, elements, found[function]):
                 return result
             dims = (dim for dim in range(min(t.dim() for t in elements)) if elements[0].shape[dim] > 2)
-            ways = (way(dim) for dim in dims for way in (_recurrence, _fold))
-            is_it = next((way for way in ways if _agrees(result, operator, elements, way)), None)
+            scans = (scan(dim) for dim in dims for scan in (_recurrence, _fold))
+            is_it = next((scan for scan in scans if _agrees(result, operator, elements, scan)), None)
             if is_it is not None:
                 found[function] = is_it
             return result
@@ -66,9 +66,9 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, Scan]:
     return found
 
 
-def _agrees(result: Any, operator: Any, elements: Sequence[Tensor], way: Scan) -> bool:
+def _agrees(result: Any, operator: Any, elements: Sequence[Tensor], scan: Scan) -> bool:
     try:
-        return all(same(a, b, ANOTHER_WAY) for a, b in zip(result, way(operator, elements), strict=True))
+        return all(same(a, b, BRANCH_TOLERANCE) for a, b in zip(result, scan(operator, elements), strict=True))
     except Exception:  # an axis that the operator does not take
         return False
 

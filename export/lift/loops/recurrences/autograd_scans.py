@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.loops.recurrences.linear_recurrences import recurrence
 
 # Powers of two and others, as doubling code takes other ways at each.
@@ -100,6 +100,6 @@ def _agrees(found: Recognised, args: Sequence[Any], length: int) -> bool:
     try:
         with torch.no_grad():
             got: Any = found.function.apply(*(t.clone() for t in given), *args[2:])  # type: ignore[no-untyped-call]
-            return isinstance(got, Tensor) and same(got, recurrence(a, x, found.dim), ANOTHER_WAY)
+            return isinstance(got, Tensor) and same(got, recurrence(a, x, found.dim), BRANCH_TOLERANCE)
     except Exception:  # a length or an axis that it does not take
         return False

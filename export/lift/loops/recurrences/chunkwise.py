@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnn_export.export.lift.ir.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.trace.monkeypatch import as_it_is, standing_in
 
 # What the parameters are called: the states to start from, whether the last ones are given, the frames of a piece.
@@ -44,7 +44,7 @@ class _Names:
 @contextlib.contextmanager
 def chunkwise_functions(call: Callable[[], Any]) -> Iterator[None]:
     """Let the chunkwise functions that `call` uses go frame by frame in the block."""
-    found = {f: way for f, seen in _used(call).items() if (way := _frame_by_frame(f, *seen)) is not None}
+    found = {f: loop for f, seen in _used(call).items() if (loop := _frame_by_frame(f, *seen)) is not None}
     with standing_in(found):
         yield
 
@@ -105,21 +105,21 @@ def _frame_by_frame(function: FunctionType, given: dict[str, Any], result: Any) 
         frames = max(sizes, default=0)
         of_frames = {n: axis for n, v in tensors.items() if v.dim() > axis and v.shape[axis] == frames}
         names = _Names(start, final, segment, of_frames)
-        way = _loop(function, names, isinstance(result, Tensor))
-        if frames > 1 and _agrees(function, way, given, names, frames, result):
-            return way
+        loop = _loop(function, names, isinstance(result, Tensor))
+        if frames > 1 and _agrees(function, loop, given, names, frames, result):
+            return loop
     return None
 
 
 def _agrees(
     chunkwise: FunctionType,
-    way: Callable[..., Any],
+    loop: Callable[..., Any],
     given: Mapping[str, Any],
     names: _Names,
     frames: int,
     result: Any,
 ) -> bool:
-    """True if `way` gives the same over the frames of the call, and over fewer."""
+    """True if `loop` gives the same over the frames of the call, and over fewer."""
     (axis, *_), half = names.frames.values(), frames // 2
 
     def called(function: Callable[..., Any], start: int, count: int, **others: Any) -> Any:
@@ -128,9 +128,9 @@ def _agrees(
 
     try:
         with torch.no_grad():
-            if not _same(_output(called(way, 0, frames)), _output(result)):
+            if not _same(_output(called(loop, 0, frames)), _output(result)):
                 return False
-            last = _parts(called(way, 0, half, **{names.final: True})[1])
+            last = _parts(called(loop, 0, half, **{names.final: True})[1])
             rest = called(chunkwise, half, frames - half, **dict(zip(names.start, last, strict=True)))
             # One state may stand for another, as a sum with another scale taken out of it.
             if not _same(_output(rest), _output(result).narrow(axis, half, frames - half)):
@@ -140,7 +140,7 @@ def _agrees(
                     want = called(chunkwise, 0, count)
                 except Exception:  # no whole piece
                     continue
-                if not _same(_output(called(way, 0, count)), _output(want)):
+                if not _same(_output(called(loop, 0, count)), _output(want)):
                     return False
             return True
     except Exception:  # an axis that it does not take, or results of another kind
@@ -158,7 +158,7 @@ def _flat(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, A
 
 
 def _same(given: Tensor, want: Tensor) -> bool:
-    return given.dtype == want.dtype and same(given, want, ANOTHER_WAY)
+    return given.dtype == want.dtype and same(given, want, BRANCH_TOLERANCE)
 
 
 def _loop(function: FunctionType, names: _Names, gives_one: bool) -> Callable[..., Any]:
@@ -170,10 +170,10 @@ def _loop(function: FunctionType, names: _Names, gives_one: bool) -> Callable[..
         given = _flat(signature, bound.arguments)
         states = [given[n] for n in names.start]
         name, axis = next(iter(names.frames.items()))
-        ways = {names.final: True, **({names.segment: 1} if names.segment else {})}
+        options = {names.final: True, **({names.segment: 1} if names.segment else {})}
         outputs: list[Tensor] = []
         for t in range(given[name].shape[axis]):
-            frame = {**given, **ways, **{n: given[n].narrow(a, t, 1) for n, a in names.frames.items()}}
+            frame = {**given, **options, **{n: given[n].narrow(a, t, 1) for n, a in names.frames.items()}}
             if any(state is None for state in states):
                 # All iterations are alike where the first one starts from zeros too.
                 states = [torch.zeros_like(last) for last in _parts(original(**frame)[1])]

@@ -26,7 +26,7 @@ LINEAR, LOG_LINEAR = recurrence._opoverload, log_recurrence._opoverload
 def fold_parallel_scans(module: fx.GraphModule) -> None:
     """Let every parallel scan of `module` be one operator, in place."""
     for node in list(module.graph.nodes):
-        for first, second in _either_way(node):
+        for first, second in _orders(node):
             if node.target is aten.add.Tensor:
                 _fold_logs(node, first, second)
             elif node.target is aten.mul.Tensor:
@@ -35,7 +35,7 @@ def fold_parallel_scans(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _either_way(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+def _orders(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
     if node.target in (aten.add.Tensor, aten.mul.Tensor) and len(node.all_input_nodes) == 2 and not node.kwargs:
         first, second = node.all_input_nodes
         yield first, second

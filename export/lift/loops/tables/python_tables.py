@@ -28,7 +28,7 @@ PLAIN = (int, float, str, type(None), torch.device, torch.dtype)
 
 
 @dataclass(frozen=True)
-class _Made:
+class _TableCall:
     """A call of `function`: `sizes` are the arguments that are as large as the table, `others` those that are not."""
 
     function: FunctionType
@@ -47,15 +47,15 @@ class _Made:
 @contextlib.contextmanager
 def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
     """Let the tables that `call` makes by loops be looked up in the block, if their size is symbolic."""
-    rows = {made: found for made in _used(call) if (found := _rows_of_made(made)) is not None}
-    others = {function: _looked_up(function, rows) for function in {made.function for made in rows}}
+    rows = {call: found for call in _used(call) if (found := _rows_of_call(call)) is not None}
+    others = {function: _looked_up(function, rows) for function in {call.function for call in rows}}
     with standing_in(others):
         yield
 
 
-def _used(call: Callable[[], Any]) -> list[_Made]:
+def _used(call: Callable[[], Any]) -> list[_TableCall]:
     """The calls of functions of modules that take plain values, loop, and give a table as large as one of them."""
-    begun, found = dict[FrameType, dict[str, Any]](), dict[_Made, None]()
+    begun, found = dict[FrameType, dict[str, Any]](), dict[_TableCall, None]()
 
     def look(frame: FrameType, event: str, given: Any) -> None:
         if event == "call" and _is_plain(frame):
@@ -66,7 +66,7 @@ def _used(call: Callable[[], Any]) -> list[_Made]:
                 sizes = tuple(n for n, v in arguments.items() if type(v) is int and v == len(given))
                 others = tuple((n, v) for n, v in arguments.items() if n not in sizes)
                 if sizes:
-                    found[_Made(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
+                    found[_TableCall(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
 
     with watching(look), torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
         call()
@@ -93,9 +93,9 @@ def _loops(code: Any) -> bool:
     return any(i.opname == "FOR_ITER" for i in dis.get_instructions(code)) or any(map(_loops, inner))
 
 
-def _rows_of_made(made: _Made) -> Tensor | None:
+def _rows_of_call(call: _TableCall) -> Tensor | None:
     for few, more in SIZES:
-        small, large = made.of(few), made.of(more)
+        small, large = call.of(few), call.of(more)
         if small is None or large is None:
             return None
         if (rows := rows_of(small, large)) is not None:
@@ -126,13 +126,13 @@ def table_of(rows: Tensor, numbers: Tensor) -> Tensor:
     return rows.flatten(0, 1)[(numbers % len(rows))[:, None] * rows.shape[1] + offsets]
 
 
-def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable[..., Any]:
+def _looked_up(function: FunctionType, rows: Mapping[_TableCall, Tensor]) -> Callable[..., Any]:
     own = as_it_is(function)
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
     defaults |= function.__kwdefaults__ or {}
 
-    def made(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
         sizes: list[Any] = [value for value in given.values() if isinstance(value, torch.SymInt)]
         for call, found in rows.items() if len({value.node.expr for value in sizes}) == 1 else ():
@@ -141,4 +141,4 @@ def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable
                 return table_of(found, torch.arange(sizes[0]))
         return own(*args, **kwargs)
 
-    return made
+    return call

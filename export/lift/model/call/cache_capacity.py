@@ -75,8 +75,8 @@ class Filling(nn.Module):
                 if fill is None:
                     after.append(left)
                     continue
-                kept, count = fill.after(cache, left)
-                after.append(kept)
+                entries, count = fill.after(cache, left)
+                after.append(entries)
                 counts.setdefault(fill.count, count)
             parts[key] = pytree.tree_unflatten(after, tree)
         for named, value in counts.items():

@@ -76,8 +76,8 @@ def keep_number(tensor: Tensor, how: Any) -> None:
 
 def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor]) -> None:
     """Raise LiftError if a value in `left` has a provenance other than those `known` for its name."""
-    for name, ways in known.items():
-        if name in left and provenance(left[name]) not in ways:
+    for name, variants in known.items():
+        if name in left and provenance(left[name]) not in variants:
             raise LiftError(
                 f"{name!r} is counted otherwise in a way of the code that was not met in any call that was tried, so "
                 "what it may be is not known: count it in one way, with a rest (% N)."

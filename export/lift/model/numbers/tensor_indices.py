@@ -39,14 +39,14 @@ class TensorNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MADE:
-            return MADE[func](func, *args, **kwargs)
+        if func in CONSTRUCTORS:
+            return CONSTRUCTORS[func](func, *args, **kwargs)
         instead = INSTEAD.get(func) if torch.compiler.is_exporting() else None
         if instead is None or kwargs:
             return func(*args, **kwargs)
-        picked = _picked(args[0], args[1]) if func in ENTRIES else None
-        if picked is not None and isinstance(size := args[0].shape[picked.axis], int):
-            self._picks.append((picked.how, size, at_line(*user_line())))
+        indexed = _indexed(args[0], args[1]) if func in ENTRIES else None
+        if indexed is not None and isinstance(size := args[0].shape[indexed.axis], int):
+            self._picks.append((indexed.how, size, at_line(*user_line())))
         return instead(func, *args)
 
 
@@ -68,22 +68,26 @@ def one_entry(part: Any) -> Tensor | None:
 
 
 def _get(func: Any, value: Tensor, index: Any) -> Any:
-    picked = _picked(value, index)
-    return func(value, index) if picked is None else _get(func, value.index_select(picked.axis, picked.at), picked.rest)
+    indexed = _indexed(value, index)
+    return (
+        func(value, index)
+        if indexed is None
+        else _get(func, value.index_select(indexed.axis, indexed.at), indexed.rest)
+    )
 
 
 def _set(func: Any, value: Tensor, index: Any, new: Any) -> None:
-    picked = _picked(value, index)
-    if picked is None:
+    indexed = _indexed(value, index)
+    if indexed is None:
         func(value, index, new)
         return
-    entry = value.index_select(picked.axis, picked.at)
-    _set(func, entry, picked.rest, new)
-    numbers = torch.arange(value.shape[picked.axis]).reshape([-1] + [1] * (value.dim() - picked.axis - 1))
-    value.copy_(torch.where(numbers == picked.at, entry, value))
+    entry = value.index_select(indexed.axis, indexed.at)
+    _set(func, entry, indexed.rest, new)
+    numbers = torch.arange(value.shape[indexed.axis]).reshape([-1] + [1] * (value.dim() - indexed.axis - 1))
+    value.copy_(torch.where(numbers == indexed.at, entry, value))
 
 
-class _Picked:
+class _Indexed:
     """The first tensor in an index: its `axis`, `at` (1,) counted from 0, and `rest`, the index without it."""
 
     def __init__(self, value: Tensor, index: Sequence[Any], place: int, axis: int) -> None:
@@ -95,7 +99,7 @@ class _Picked:
         self.rest = (*index[:place], 0 if first is None else slice(None), *index[place + 1 :])
 
 
-def _picked(value: Tensor, index: Any) -> _Picked | None:
+def _indexed(value: Tensor, index: Any) -> _Indexed | None:
     parts = index if isinstance(index, tuple) else (index,)
     place = next((i for i, part in enumerate(parts) if is_number(part) or one_entry(part) is not None), None)
     if place is None:
@@ -106,7 +110,7 @@ def _picked(value: Tensor, index: Any) -> _Picked | None:
     before: list[int] = [n or 0 for n in taken[:place]]
     if any(part is Ellipsis for part in parts[:place]):
         before.append(value.dim() - sum(n or 0 for n in taken))
-    return _Picked(value, parts, place, sum(before))
+    return _Indexed(value, parts, place, sum(before))
 
 
 def _axes_taken(part: Any) -> int | None:
@@ -149,12 +153,12 @@ def _select(func: Any, value: Tensor, dim: int, index: Any) -> Tensor:
     return value.index_select(dim, _from_start(index.long(), value.shape[dim]).reshape(1)).squeeze(dim)
 
 
-def _made(func: Any, data: Any, **kwargs: Any) -> Tensor:
+def _constructed(func: Any, data: Any, **kwargs: Any) -> Tensor:
     """A tensor of lists in which some numbers are tensors: `torch.tensor([n])`."""
     if not isinstance(data, list | tuple) or not leaves_of(data):
         return func(data, **kwargs)  # type: ignore[no-any-return]
     dtype = kwargs.get("dtype")
-    made = torch.stack([_made(func, part) if isinstance(part, list | tuple) else _as_one(part) for part in data])
+    made = torch.stack([_constructed(func, part) if isinstance(part, list | tuple) else _as_one(part) for part in data])
     return made if dtype is None else made.to(dtype)
 
 
@@ -181,8 +185,8 @@ def _full_like(func: Any, like: Tensor, value: Any, **kwargs: Any) -> Tensor:
 
 
 # What makes a tensor of numbers, among which some may be tensors.
-MADE: Mapping[Any, Callable[..., Tensor]] = {
-    torch.tensor: _made, torch.as_tensor: _made,
+CONSTRUCTORS: Mapping[Any, Callable[..., Tensor]] = {
+    torch.tensor: _constructed, torch.as_tensor: _constructed,
     torch.full: _full, Tensor.new_full: _new_full, torch.full_like: _full_like,
 }  # fmt: skip
 INSTEAD: Mapping[Any, Callable[..., Any]] = {

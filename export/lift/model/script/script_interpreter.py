@@ -55,7 +55,9 @@ class _Node:
     def arguments(self) -> tuple[str, list[tuple[str, bool]]]:
         """The overload of an operator, and the name of each argument and whether it is keyword-only."""
         schema = torch._C.parse_schema(self.node.schema())
-        return schema.overload_name or "default", [(said.name, said.kwarg_only) for said in schema.arguments]
+        return schema.overload_name or "default", [
+            (parameter.name, parameter.kwarg_only) for parameter in schema.arguments
+        ]
 
 
 def run(code: Block, arguments: Sequence[Any], owner: str) -> Any:
@@ -84,20 +86,20 @@ class _Interpreter:
             return self._loop(node, args, values)
         if kind in SEVERAL:
             return SEVERAL[kind](*args)
-        made = self._made(node, kind, args)
+        made = self._construct(node, kind, args)
         return made if len(node.outputs) > 1 else [made] if node.outputs else []
 
     def _loop(self, node: _Node, args: list[Any], values: dict[str, Any]) -> list[Any]:
         most, goes_on, carried = args[0], args[1], args[2:]
         (body,) = node.blocks
-        turn = 0
-        while goes_on and turn < most:
-            values.update(zip(body.inputs, (turn, *carried), strict=True))
+        iteration = 0
+        while goes_on and iteration < most:
+            values.update(zip(body.inputs, (iteration, *carried), strict=True))
             goes_on, *carried = self.block(body, values)
-            turn += 1
+            iteration += 1
         return carried
 
-    def _made(self, node: _Node, kind: str, args: list[Any]) -> Any:
+    def _construct(self, node: _Node, kind: str, args: list[Any]) -> Any:
         if kind == "prim::Constant":
             return node.constant()
         if kind == "prim::GetAttr":
@@ -135,9 +137,9 @@ class _Interpreter:
                 "runs operators, branches, loops and calls of TorchScript. Give the module as it was before "
                 "torch.jit.script or torch.jit.trace, or write that part without it."
             )
-        overload, said = node.arguments
-        positional = [a for a, (_, by_name) in zip(args, said, strict=True) if not by_name]
-        named = {name: a for a, (name, by_name) in zip(args, said, strict=True) if by_name}
+        overload, parameters = node.arguments
+        positional = [a for a, (_, by_name) in zip(args, parameters, strict=True) if not by_name]
+        named = {name: a for a, (name, by_name) in zip(args, parameters, strict=True) if by_name}
         return getattr(packet, overload)(*positional, **named)
 
 

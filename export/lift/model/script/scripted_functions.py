@@ -50,13 +50,13 @@ def scripted_functions_followed(call: Callable[P, R]) -> Callable[P, R]:
 
 def _bound(function: Any, values: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
     """The arguments of a call in order; raises TypeError if one is missing or unknown."""
-    said = function.schema.arguments
-    given = {**dict(zip((a.name for a in said), values, strict=False)), **named}
-    if missing := [a.name for a in said if a.name not in given and not a.has_default_value()]:
+    parameters = function.schema.arguments
+    given = {**dict(zip((a.name for a in parameters), values, strict=False)), **named}
+    if missing := [a.name for a in parameters if a.name not in given and not a.has_default_value()]:
         raise TypeError(f"{function.name}() misses {', '.join(missing)}")
-    if len(values) > len(said) or set(given) - {a.name for a in said}:
-        raise TypeError(f"{function.name}() takes {', '.join(a.name for a in said)}")
-    return [given.get(a.name, a.default_value) for a in said]
+    if len(values) > len(parameters) or set(given) - {a.name for a in parameters}:
+        raise TypeError(f"{function.name}() takes {', '.join(a.name for a in parameters)}")
+    return [given.get(a.name, a.default_value) for a in parameters]
 
 
 def _nodes(block: Block) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeh
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
 from rnn_export.export.lift.model.attention_bound import MASKED, MOST, Context, is_causal
-from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_turn, ready
+from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_transpose, ready
 from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.rewrite.attention.relative_products import Through
@@ -234,7 +234,7 @@ def _written(
             return None
         if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
             relative_tables[relative.scores] = here
-        elif relative.moves or before_turn(relative.table) is None:
+        elif relative.moves or before_transpose(relative.table) is None:
             return None
     rows = _rows_of_tables(found, window, runs)
     if rows is None:
@@ -251,7 +251,7 @@ def _written(
                 continue
             # Each key has a row of the table, whatever frame attends to it.
             keyed = write.call(aten.zeros_like.default, found.key)
-            along = layout.windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)))
+            along = layout.windows(write, write.call(aten.add.Tensor, keyed, before_transpose(relative.table)))
             made[relative.scores] = write.call(aten.matmul.default, layout.queries(write, relative.query), along)
         for table_products in found.table_products:
             made[table_products.result] = layout.scores(write, table_products.given, rows[table_products.result])

@@ -66,14 +66,14 @@ class Attention:
         if len(results) != 1 or results[0].target not in PRODUCTS or args_of(results[0])[0] is not last:
             return None
         (result,) = results
-        between, made_of = _scores(args_of(probabilities)[0])
-        table_products = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
-        relatives = {n: near for n in made_of if n not in table_products and (near := relative_of(n)) is not None}
-        products = [n for n in made_of if n not in relatives and n not in table_products]
+        between, sources = _scores(args_of(probabilities)[0])
+        table_products = {n: found for n in sources if (found := table_of_queries(n)) is not None and found.has_rows}
+        relatives = {n: near for n in sources if n not in table_products and (near := relative_of(n)) is not None}
+        products = [n for n in sources if n not in relatives and n not in table_products]
         if len(products) != 1 or products[0].target not in PRODUCTS:
             return None
         query, turned = args_of(products[0])
-        key = before_turn(turned)
+        key = before_transpose(turned)
         if key is None:
             return None
         relative_parts, more = (*relatives.values(),), (*table_products.values(),)
@@ -114,7 +114,7 @@ def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
         found.append(copies[softmax])
     for scores in {args_of(node)[0] for node in found}:
         for product in [n for n in _scores(scores)[1] if n.target in PRODUCTS]:
-            _turn_last(module, product)
+            _transpose_last(module, product)
     return found
 
 
@@ -123,7 +123,7 @@ def _leads_on(node: fx.Node) -> bool:
     return node.target in IDENTITIES | MASKING | PICKS | PRODUCTS
 
 
-def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
+def _transpose_last(module: fx.GraphModule, product: fx.Node) -> None:
     """Permute keys to (..., T, E), then transpose them."""
     turned = args_of(product)[1]
     if turned.target is not aten.permute.default:
@@ -157,23 +157,23 @@ def _is_mask(node: fx.Node, probabilities: fx.Node) -> bool:
 def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
     """The elementwise operators that make `node`, in order, and their other inputs, without constants."""
     between: dict[fx.Node, None] = {}
-    made_of: dict[fx.Node, None] = {}
+    sources: dict[fx.Node, None] = {}
 
     def visit(node: fx.Node) -> None:
         if node in between or is_constant(node):
             return
         if node.target not in POINTWISE:
-            made_of[node] = None
+            sources[node] = None
             return
         for before in node.all_input_nodes:
             visit(before)
         between[node] = None
 
     visit(node)
-    return tuple(between), tuple(made_of)
+    return tuple(between), tuple(sources)
 
 
-def before_turn(node: fx.Node) -> fx.Node | None:
+def before_transpose(node: fx.Node) -> fx.Node | None:
     """The keys (..., T, E), whose last two axes `node` exchanges."""
     if node.target is aten.transpose.int:
         rank = node.meta["val"].dim()

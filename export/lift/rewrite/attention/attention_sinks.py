@@ -21,8 +21,8 @@ def with_first(write: NodeWriter, windows: fx.Node, value: fx.Node, count: int) 
     is_it = write.call(aten.eq.Tensor, _numbers(write, value), write.constant(torch.arange(count)))
     is_it = write.call(aten.unsqueeze.default, is_it, 1)
     alone = write.call(aten.where.ScalarOther, is_it, write.call(aten.unsqueeze.default, value, -1), 0.0)
-    kept = write.call(aten.cumsum.default, alone, write.value_of(alone).dim() - 3)
-    return write.call(aten.cat.default, [windows, kept], -1)
+    seen = write.call(aten.cumsum.default, alone, write.value_of(alone).dim() - 3)
+    return write.call(aten.cat.default, [windows, seen], -1)
 
 
 def with_first_ones(write: NodeWriter, is_there: fx.Node, value: fx.Node, window: AttentionWindow) -> fx.Node:

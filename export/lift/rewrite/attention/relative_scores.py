@@ -87,8 +87,8 @@ def relative_of(scores: fx.Node) -> Relative | None:
 
 def is_constant(node: fx.Node) -> bool:
     """True if a value is made of weights and sizes alone."""
-    made_of = sources_of(node, lambda n: [] if n.target in SIZES else n.all_input_nodes)
-    return all(n.op != "placeholder" for n in made_of)
+    sources = sources_of(node, lambda n: [] if n.target in SIZES else n.all_input_nodes)
+    return all(n.op != "placeholder" for n in sources)
 
 
 def is_near(a: Tensor, b: Tensor) -> bool:

@@ -117,8 +117,8 @@ class ByBlock:
         all_places = write.call(aten.matmul.default, self.queries(write, value), write.constant(rows.mT.unsqueeze(-3)))
         flat = write.call(aten.flatten.using_ints, all_places, -2, -1)
         at = torch.arange(self.period)[:, None] * rows.shape[-2] + self._places
-        picked = write.call(aten.index_select.default, flat, -1, write.constant(at.flatten()))
-        return write.call(aten.unflatten.int, picked, -1, [self.period, self.size])
+        gathered = write.call(aten.index_select.default, flat, -1, write.constant(at.flatten()))
+        return write.call(aten.unflatten.int, gathered, -1, [self.period, self.size])
 
     def table(self, write: NodeWriter, values: Tensor, frames: fx.Node) -> fx.Node:
         """A mask along the window, (..., period or 1, 1, size)."""

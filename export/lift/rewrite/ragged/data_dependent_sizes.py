@@ -30,7 +30,7 @@ ROUNDED: Mapping[Any, Any] = {math.ceil: -1, math.floor: 1, math.trunc: 1, torch
 # Of tensors of one whole number these are reckoned as numbers are.
 SUMS = overloads("add.Tensor sub.Tensor rsub.Scalar rsub.Tensor mul.Tensor add.Scalar sub.Scalar mul.Scalar")
 # Operators that a number is made by, as far as it is looked for whether these are of constants.
-MADE = 32
+MOST_NODES = 32
 
 
 def make_axes_ragged(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) -> None:
@@ -89,7 +89,7 @@ class _SizesByValue:
             return
         touched = any(n in known.values or n in known.known for n in node.all_input_nodes)
         if not (touched or _sized_by(node.meta.get("val"), self.live)):
-            self._reckon(node)
+            self._value_of_number(node)
             return
         rule = RULES.get(node.target)
         try:
@@ -103,7 +103,7 @@ class _SizesByValue:
             self._put(node, result)
         except Unruled as error:
             raise _refusal(node, str(error)) from None
-        self._reckon(node)
+        self._value_of_number(node)
 
     def _put(self, node: fx.Node, result: Result) -> None:
         if isinstance(result, fx.Node):
@@ -154,7 +154,7 @@ class _SizesByValue:
         known[node] = made
         return True
 
-    def _reckon(self, node: fx.Node) -> None:
+    def _value_of_number(self, node: fx.Node) -> None:
         if (number := self._sum(node)) is not None:
             self.rewriting.held[node] = number
 
@@ -188,7 +188,7 @@ class _SizesByValue:
         made, waiting = dict[fx.Node, Any](), [node]
         while waiting:
             here = waiting[-1]
-            if here.op not in ("get_attr", "call_function") or is_drawn(here) or len(made) > MADE:
+            if here.op not in ("get_attr", "call_function") or is_drawn(here) or len(made) > MOST_NODES:
                 return None
             if more := [n for n in here.all_input_nodes if n not in made]:
                 waiting += more

@@ -118,8 +118,8 @@ def _selected(ctx: Rewrite, node: fx.Node) -> Result:
     elif ctx.numbers.least(at) < 0:
         raise Unruled("which entry is picked")
     numbered = ctx.call(aten.reshape.default, ctx.numbers.node(at), [1])
-    picked = ctx.gathered(RaggedTensor(value.node, {**value.ragged_axes, axis: ragged}), axis, numbered)
-    return ctx.made(ctx.call(aten.squeeze.dim, picked.node, axis), ragged_axes)
+    gathered = ctx.gathered(RaggedTensor(value.node, {**value.ragged_axes, axis: ragged}), axis, numbered)
+    return ctx.made(ctx.call(aten.squeeze.dim, gathered.node, axis), ragged_axes)
 
 
 def _put_in(ctx: Rewrite, node: fx.Node) -> Result:

@@ -11,7 +11,7 @@ from rnn_export.export.lift.streaming.alignment import shift_start
 from rnn_export.export.lift.streaming.first_frames import first_frames
 from rnn_export.export.lift.streaming.framewise_rule import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
-from rnn_export.export.lift.streaming.reflect_padding import settled
+from rnn_export.export.lift.streaming.reflect_padding import with_padding
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
 
@@ -37,7 +37,7 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
         if _takes_all(context, node):
             node.target, node.args = aten.alias.default, (value,)
             return general(context, node)
-        value = settled(context, value, node)
+        value = with_padding(context, value, node)
         node.update_arg(0, value)
     info, runs = context.timed(value).by_entry(), (context.runs.base, context.runs.longer)
     sizes, taken = ([int(run[n].shape[info.layout.axis]) for run in runs] for n in (value, node))

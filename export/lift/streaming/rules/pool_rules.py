@@ -72,7 +72,7 @@ def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _above_zero(context: StreamingContext, node: fx.Node, share: fx.Node) -> fx.Node:
     """`share`, raised above zero where a window has no frame, so that frames outside the sequence are numbers."""
     some = context.insert(node, aten.clamp.default, share, LEAST_SHARE)
-    return context.stand_in(some, share, context.timed(share))
+    return context.annotate(some, share, context.timed(share))
 
 
 # --- windows that the end leaves incomplete
@@ -99,14 +99,14 @@ def _means_with_last_windows(context: StreamingContext, node: fx.Node, window: W
     others = _shares(context, node, place)
     if others is not None:
         whole = context.insert(node, aten.div.Tensor, means, context.constant(others, node))
-        means = context.stand_in(whole, means, context.timed(means))
+        means = context.annotate(whole, means, context.timed(means))
     node.target, node.args = aten.div.Tensor, (means, _above_zero(context, node, share))
     return general(context, node)
 
 
 def _part(context: StreamingContext, node: fx.Node) -> fx.Node:
     """A copy of `node` before it."""
-    return context.stand_in(context.insert(node, node.target, *node.args), node, None)
+    return context.annotate(context.insert(node, node.target, *node.args), node, None)
 
 
 def _of_whole_windows(node: fx.Node, value: fx.Node, axes: int, place: int | None = None) -> None:

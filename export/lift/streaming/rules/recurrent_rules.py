@@ -98,17 +98,17 @@ def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
     # Of what makes more frames of each it runs over every one.
     frames = [context.alias(x, context.timed(x).by_entry(), node) if context.is_timed(x) else x for x in frames]
     _refuse_other_time(context, node, loop, outside, frames)
-    settled = [after_first(context, delay_to_step(context, x, node), memories, node) for x in frames]
-    lag = max(context.timed(x).lag or 0 for x in settled)
-    settled = [delay_to(context, x, lag, node) for x in settled]
-    info = replace(context.timed(settled[0]), history=0, lag=lag)
+    with_padding = [after_first(context, delay_to_step(context, x, node), memories, node) for x in frames]
+    lag = max(context.timed(x).lag or 0 for x in with_padding)
+    with_padding = [delay_to(context, x, lag, node) for x in with_padding]
+    info = replace(context.timed(with_padding[0]), history=0, lag=lag)
     memories = _carried(context, node, loop, memories, info)
-    node.args = (*outside, *settled, *memories)
+    node.args = (*outside, *with_padding, *memories)
     results = context.runs.base[node]
     infos: list[Info] = [LastFrame(info.input_lag)] * len(results)
     for k, join in enumerate(loop.joins):
         axis = join.dim % results[k].dim()
-        size = results[k].shape[axis] // context.frames_in(settled[0])
+        size = results[k].shape[axis] // context.frames_in(with_padding[0])
         infos[k] = replace(info, layout=replace(info.layout, axis=axis, inner=size))
     return infos
 

@@ -208,19 +208,19 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
     frames = [context.alias(n, context.timed(n).by_entry(), node) for n in frames]
     if len({context.timed(n).rate for n in frames}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
-    settled = _settled(context, node, frames)
-    info = context.timed(settled[0])
+    with_padding = _with_padding(context, node, frames)
+    info = context.timed(with_padding[0])
     dtype: Any = node.kwargs.get("dtype")
     if dtype is not None:
-        settled = [_converted(context, n, dtype, node) for n in settled]
+        with_padding = [_converted(context, n, dtype, node) for n in with_padding]
     name = f"scan{sum(isinstance(m, RolledLoop) for m in context.module.modules())}"
     joins = [Join(BodyValue(i), torch.stack, axis) for i in range(scan.results)]
     frame = (Part("select", axis, 0),)
     loop = RolledLoop(fx.symbolic_trace(scan.body), [frame] * len(frames), len(scan.carried), joins)
     context.module.add_submodule(name, loop)
-    states = _states(context, node, scan, loop, settled)
+    states = _states(context, node, scan, loop, with_padding)
     with context.graph.inserting_before(node):
-        called = context.graph.call_module(name, (*settled, *states))
+        called = context.graph.call_module(name, (*with_padding, *states))
         after = [context.graph.call_function(operator.getitem, (called, scan.results + i)) for i in range(len(states))]
     called.meta = {k: v for k, v in node.meta.items() if k != "val"}
     context.carried.add(called)
@@ -235,7 +235,7 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
     return None
 
 
-def _settled(context: StreamingContext, node: fx.Node, frames: Sequence[fx.Node]) -> list[fx.Node]:
+def _with_padding(context: StreamingContext, node: fx.Node, frames: Sequence[fx.Node]) -> list[fx.Node]:
     """The values that a scan runs over, at one lag: of whole steps, or ahead of their time."""
     moving = [context.alias(n, context.timed(n).moving(), node) for n in frames]
     lag = max(context.timed(n).lag or 0 for n in moving)
@@ -246,7 +246,7 @@ def _settled(context: StreamingContext, node: fx.Node, frames: Sequence[fx.Node]
 
 
 def _converted(context: StreamingContext, value: fx.Node, dtype: torch.dtype, before: fx.Node) -> fx.Node:
-    new = context.stand_in(context.insert(before, aten._to_copy.default, value), value, context.timed(value))
+    new = context.annotate(context.insert(before, aten._to_copy.default, value), value, context.timed(value))
     new.kwargs = {"dtype": dtype}
     for run in context.runs.all:
         run[new] = run[value].to(dtype)

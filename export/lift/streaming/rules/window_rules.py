@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.alignment import fill_missing, keep_histor
 from rnn_export.export.lift.streaming.ends import as_late_as_known, fill_after_end
 from rnn_export.export.lift.streaming.framewise_rule import general
 from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
-from rnn_export.export.lift.streaming.reflect_padding import mirrored, settled
+from rnn_export.export.lift.streaming.reflect_padding import mirrored, with_padding
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, refusal
 
@@ -107,7 +107,7 @@ def slide(
         value, result = mirrored(context, value, window.size, window.stride, node)
         node.update_arg(0, value)
         return result
-    value = settled(context, value, node)
+    value = with_padding(context, value, node)
     entries = context.timed(value).by_entry()
     value = context.alias(value, entries if window.right else entries.moving(), node)
     if window.right:

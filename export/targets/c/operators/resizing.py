@@ -43,16 +43,16 @@ class Taps:
 def resize(code: CodeBuilder, node: ir.Node) -> None:
     """Axis after axis; raises ExportError for unknown attributes."""
     x, attributes = code.read(node, 0), node.attributes
-    mode, way = (
+    mode, coordinates = (
         attributes.get_string("mode", "nearest"),
         attributes.get_string("coordinate_transformation_mode", "half_pixel"),
     )
     policy = attributes.get_string("keep_aspect_ratio_policy", "stretch")
-    if mode not in ("nearest", "linear") or way not in COORDINATES or policy != "stretch":
+    if mode not in ("nearest", "linear") or coordinates not in COORDINATES or policy != "stretch":
         raise refusal(
             node,
-            f"its mode is {mode!r} over {way!r} with the policy {policy!r}, and known are nearest and linear over "
-            f"{', '.join(COORDINATES)} with the policy 'stretch'",
+            f"its mode is {mode!r} over {coordinates!r} with the policy {policy!r}, and known are nearest and linear "
+            f"over {', '.join(COORDINATES)} with the policy 'stretch'",
         )
     if mode == "linear" and x.c_type != "float":
         raise refusal(node, f"it has no form for {x.c_type} that is not the nearest value")
@@ -68,7 +68,7 @@ def resize(code: CodeBuilder, node: ir.Node) -> None:
     for i, (axis, scale) in enumerate(changed):
         made = (*x.shape[:axis], shape[axis], *x.shape[axis + 1 :])
         result = code.new_output(node) if i + 1 == len(changed) else code.alloc(x.c_type, made)
-        places = COORDINATES[way](
+        places = COORDINATES[coordinates](
             np.arange(shape[axis], dtype=np.float32), np.float32(scale), x.shape[axis], shape[axis]
         )
         rounding = NEAREST[attributes.get_string("nearest_mode", "round_prefer_floor")] if mode == "nearest" else None

@@ -169,8 +169,8 @@ def _transform(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -
     for radix in radices:
         m = n * inner // (stride * radix)
         p, k = np.arange(m), np.arange(1, radix)
-        turns = np.exp(-2j * np.pi * (k[:, None] * p % (radix * m)) / (radix * m))
-        table = _name(code, np.stack([turns.real, turns.imag], 1))
+        roots = np.exp(-2j * np.pi * (k[:, None] * p % (radix * m)) / (radix * m))
+        table = _name(code, np.stack([roots.real, roots.imag], 1))
         arguments = ", ".join([*here, str(m), str(stride), table, *there])
         if radix <= 5:
             code.emit(f"rnn_fft_{radix}({arguments});")

@@ -162,13 +162,13 @@ def _blocks(code: CodeBuilder, step: Direction, block: int, own: Sequence[CTenso
     layer as the next cache holds. No result depends on the direction.
     """
     count, nbytes = step.units // block, WEIGHT_BYTES[code.precision] * int(step.W.size + step.R.size)
-    ways = []
+    directions = []
     if count > 1 and (nbytes // count <= NEAREST < nbytes or nbytes > FAR):
-        ways = [code.way()] * (step.frames % 2) + ["t"] * (step.frames > 1)
+        directions = [code.way()] * (step.frames % 2) + ["t"] * (step.frames > 1)
     reads, writes = [(step.x, step.W.shape[1]), (step.h, step.units)], filter(None, (step.c, step.h_next))
     ahead = [f"rnn_fetch({address}, {size * step.rows}, 0);" for address, size in reads]
     ahead += [f"rnn_fetch({address} + u * {block}, {block}, 1);" for address in writes]
-    with code.loop_of_blocks(count, nbytes, own, " ^ ".join(filter(None, ways)), ahead):
+    with code.loop_of_blocks(count, nbytes, own, " ^ ".join(filter(None, directions)), ahead):
         yield
 
 
