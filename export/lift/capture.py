@@ -22,24 +22,19 @@ from rnn_export.export.lift.loops.align_traces import cannot_roll
 from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length, rolled_loop
 from rnn_export.export.lift.loops.folding.long_run_check import refuse_late_changes
-from rnn_export.export.lift.loops.folding.periodic_folding import (
-    LONGEST,
-    goes_by_segments,
-    period_of,
-    rolled_by_periods,
-)
+from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, is_segmented, period_of, rolled_by_periods
 from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans
 from rnn_export.export.lift.loops.folding.trace_lengths import (
     FAR,
     MANY_FRAMES,
     doubles,
     has_loop,
+    has_segments,
     irregular,
     is_right,
     lengths_of,
     lengths_tried,
     longer_example,
-    loops_over_segments,
     many_frames,
     refuse_changes_by_length,
     segment_of,
@@ -208,7 +203,7 @@ def _over_segments(piece: int) -> LiftError:
 
 def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
     """The loop rolled up by periods of frames; None if it has none or cannot be."""
-    period = chunk if chunk > 1 and goes_by_segments(module, chunk) else period_of(module, thorough)
+    period = chunk if chunk > 1 and is_segmented(module, chunk) else period_of(module, thorough)
     if period is None:
         return None
     try:
@@ -290,9 +285,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         if few:
             reason = f"of {frames} frames an output has none"
             continue
-        if (frames > FAR and has_loop(module, frames, least=2)) or (
-            not longest and loops_over_segments(module, frames)
-        ):
+        if (frames > FAR and has_loop(module, frames, least=2)) or (not longest and has_segments(module, frames)):
             # Written out it takes minutes, to be a number of frames all the same.
             port, axis = module.axes.first_time
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)

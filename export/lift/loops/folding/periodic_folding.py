@@ -63,7 +63,7 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
     return found
 
 
-def goes_by_segments(module: BatchFirst, frames: int) -> bool:
+def is_segmented(module: BatchFirst, frames: int) -> bool:
     """True if the model calls more operators for each segment of `frames` frames, and no more within one."""
     few = min(2, frames)  # a single one is multiplied otherwise
     tried = (few, frames, frames + few, 2 * frames)

@@ -218,7 +218,7 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     return len(counts) >= least and all(few < more for few, more in pairwise(counts))
 
 
-def loops_over_segments(module: BatchFirst, frames: int) -> bool:
+def has_segments(module: BatchFirst, frames: int) -> bool:
     """True if a run does more with longer segments of the sequence, but not with each frame beyond `frames`.
 
     A trace of that for any length takes minutes, and still has a fixed number of segments.
