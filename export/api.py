@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from rnn_export.bundle import Bundle
 from rnn_export.contract.choices import Chunk, Precision
 from rnn_export.errors import ExportError
+from rnn_export.export.export_options import ExportOptions
 from rnn_export.platform.export_lock import alone
 from rnn_export.platform.last_resort import last_resort
 from rnn_export.platform.progress import Progress, report_stages
@@ -23,20 +25,13 @@ if TYPE_CHECKING:
     from rnn_export.export.lift.axes.axes import TimeAxis
     from rnn_export.export.lift.model.call.output_parts import OutputRef
 
-# What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
-OF_MODULES: Mapping[str, object] = {
-    "example_inputs": None, "time_axis": "auto", "input_names": None, "output_names": None, "sequence_only": False,
-    "assume": None, "max_frames": None, "max_context": None, "pack_states": False,
-}  # fmt: skip
-OF_FILES = ("fixed", "shapes")
+# Arguments of a call of `export` that are no options.
+CALL = ("model", "example_inputs", "path", "progress")
 LOG = logging.getLogger(__package__)
 # The stages of an export: libraries, four of lifting, graphs, reference, up to nine checks, second opinion, writing.
 STAGES = 18
 
 
-@last_resort(ExportError, callbacks=("progress",))
-@alone
-@one_thread
 def export(
     model: nn.Module | str | os.PathLike[str],
     example_inputs: Sequence[Any] | Tensor | None = None,
@@ -134,50 +129,43 @@ def export(
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.
     """
+    keywords = {name: value for name, value in locals().items() if name not in CALL}
+    return export_with(model, example_inputs, path, ExportOptions(**keywords), progress=progress)
+
+
+@last_resort(ExportError, callbacks=("progress",), name="export")
+@alone
+@one_thread
+def export_with(
+    model: nn.Module | str | os.PathLike[str],
+    example_inputs: Sequence[Any] | Tensor | None,
+    path: str | os.PathLike[str] | None,
+    options: ExportOptions,
+    *,
+    progress: Progress = None,
+) -> Bundle:
+    """`export` with its keywords as `options`."""
     if path is None:
         raise ExportError('export needs a path to write to: path="NAME.rnnx".')
-    if isinstance(model, str | os.PathLike):
-        # Only what an ONNX file has no use for is looked at.
-        module_options = (
-            example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames, max_context,
-            pack_states,
-        )  # fmt: skip
-        if wrong := [
-            name for (name, usual), value in zip(OF_MODULES.items(), module_options, strict=True) if value != usual
-        ]:
-            raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
-        with report_stages("export", STAGES, progress, LOG) as stage:
-            stage("libraries")
-            from rnn_export.export.onnx_file import export_onnx
-
-            found = export_onnx(
-                model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
-                shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
-                state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
-                steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, report=report, progress=stage,
-            )  # fmt: skip
-        return _logged(*found)
-    if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
-        raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
-    if example_inputs is None:
+    is_file = isinstance(model, str | os.PathLike)
+    own, other = ("an ONNX file", "a PyTorch module") if is_file else ("a PyTorch module", "an ONNX file")
+    wrong = ["example_inputs"] * (is_file and example_inputs is not None) + options.set_for(other)
+    if wrong:
+        raise ExportError(f"{' and '.join(wrong)} is said of {other}, and not of {own}: leave it out.")
+    if not is_file and example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
     with report_stages("export", STAGES, progress, LOG) as stage:
         stage("libraries")
-        from rnn_export.export.export_module import export_module
+        options = replace(options, progress=stage)
+        if isinstance(model, str | os.PathLike):
+            from rnn_export.export.onnx_file import export_onnx
 
-        found = export_module(
-            model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
-            output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
-            state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
-            steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
-            max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, report=report,
-            progress=stage,
-        )  # fmt: skip
-    return _logged(*found)
+            bundle, notes = export_onnx(model, path, options)
+        else:
+            from rnn_export.export.export_module import export_module
 
-
-def _logged(bundle: Bundle, notes: Sequence[str]) -> Bundle:
-    """Log `notes` once the progress bar has left the terminal."""
+            bundle, notes = export_module(model, cast(Any, example_inputs), path, options)
+    # Logged once the progress bar has left the terminal.
     for note in notes:
         LOG.warning("%s", note)
     return bundle

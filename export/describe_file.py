@@ -4,11 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rnn_export.contract.choices import Chunk
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError, RnnExportError
+from rnn_export.export.export_options import ExportOptions
 from rnn_export.export.from_onnx.ports import Port, ports
 from rnn_export.export.from_onnx.reading import graphs_of, read_source
 from rnn_export.export.onnx_file import bring
@@ -39,17 +38,8 @@ class FileDescription:
 
 @last_resort(ExportError)
 @one_thread
-def describe_file(
-    file: str | os.PathLike[str],
-    *,
-    states: Mapping[str, str | None] | None = None,
-    initial: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, Any] | None = None,
-    shapes: Mapping[str, Sequence[int | str]] | None = None,
-    sample_rate: int | None = None,
-    chunk: Chunk = "auto",
-) -> FileDescription:
-    """Look at `file` as `export` would; the arguments are those of `export`. Raises SourceError where it is no ONNX."""
+def describe_file(file: str | os.PathLike[str], options: ExportOptions) -> FileDescription:
+    """Look at `file` as `export` would. Raises SourceError where it is no ONNX."""
     source = read_source(file)
     operators = Counter(node.op_type for graph in graphs_of(source.model.graph) for node in graph.node)
     taken, given = ports(source.model.graph.input), ports(source.model.graph.output)
@@ -57,12 +47,14 @@ def describe_file(
     spec, notes, error = None, list[str](), None
     try:
         check_runtime()
-        found = bring(source, states, initial, fixed, shapes, sample_rate, chunk)
+        found = bring(source, options)
         comes_back = {pair.input: pair.output for pair in found.layout.pairs}
-        _, notes = found.step(meant=states is not None)
+        _, notes = found.step(meant=options.states is not None)
         spec = found.spec
         notes += [
-            _one_number(port) for name, port in taken.items() if name not in comes_back and name not in (fixed or {})
+            _one_number(port)
+            for name, port in taken.items()
+            if name not in comes_back and name not in (options.fixed or {})
         ]
     except RnnExportError as why:
         error = why

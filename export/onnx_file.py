@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -13,9 +13,9 @@ import onnx
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.contract.choices import Chunk, Precision
 from rnn_export.contract.spec import TIME, StreamSpec
 from rnn_export.errors import ExportError, SourceError
+from rnn_export.export.export_options import ExportOptions
 from rnn_export.export.from_onnx.boundary import digest_of, step_of
 from rnn_export.export.from_onnx.file_verification import FileStep, verify_file
 from rnn_export.export.from_onnx.layout import Layout, find_layout
@@ -25,23 +25,10 @@ from rnn_export.export.from_onnx.pairing import find_pairs
 from rnn_export.export.from_onnx.ports import constants, declared_shapes, ports
 from rnn_export.export.from_onnx.reading import Source, opset_of, read_source
 from rnn_export.export.keeping import keep, with_evidence
-from rnn_export.export.planning import (
-    PORTABLE,
-    Plan,
-    check_calibration,
-    check_chunk,
-    check_counts,
-    check_place,
-    check_runtime,
-    fitted,
-    plan_of,
-    tolerance_of,
-)
+from rnn_export.export.planning import PORTABLE, Plan, check_place, check_runtime, fitted, plan_of
 from rnn_export.export.targets.base import StepWriter
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.platform.arrays import Arrays
-from rnn_export.runtime import recording
-from rnn_export.runtime.replay.figures import Accept
 
 STATELESS = "no input is a state: every step stands for itself, and a stream remembers nothing"
 
@@ -64,106 +51,59 @@ class Brought:
         return step, [*notes, *restarting(step, self.spec.chunk, meant=meant)]
 
 
-def bring(
-    source: Source,
-    states: Mapping[str, str | None] | None,
-    initial: Mapping[str, Any] | None,
-    fixed: Mapping[str, Any] | None,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    sample_rate: int | None,
-    chunk: Chunk,
-) -> Brought:
+def bring(source: Source, options: ExportOptions) -> Brought:
     """The contract of `source`; raises SourceError where it is not clear, with the options that say it.
 
-    If `chunk` is "auto", a step has the frames of the time axis if that is fixed in the file, or else one.
+    If the chunk is "auto", a step has the frames of the time axis if that is fixed in the file, or else one.
     """
-    check_chunk(chunk)
-    values = constants(source.model, fixed or {})
+    values = constants(source.model, options.fixed or {})
     original = Original(source, values)
-    layout = _layout(source, original, values, states, shapes or {}, chunk)
-    rate = _rate(source) if sample_rate is None else sample_rate
-    first = _initial(layout, initial or {})
+    layout = _layout(source, original, values, options)
+    rate = _rate(source) if options.sample_rate is None else options.sample_rate
+    first = _initial(layout, options.initial or {})
     spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
     spec = replace(spec, digest=digest_of(spec, source, values, first))
     return Brought(source, original, values, layout, first, spec)
 
 
 def export_onnx(
-    file: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    *,
-    states: Mapping[str, str | None] | None,
-    initial: Mapping[str, Any] | None,
-    fixed: Mapping[str, Any] | None,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    sample_rate: int | None,
-    targets: Sequence[str],
-    precision: Precision,
-    state_precision: Precision | None,
-    opset: int | None,
-    batch: tuple[int, int, int] | None,
-    chunk: Chunk,
-    data: recording.Source | None,
-    calibrate: recording.Source | None,
-    steps: int,
-    atol: float | None,
-    rtol: float | None,
-    accept: Accept | None,
-    force: bool,
-    report: bool,
-    progress: Callable[[str], None],
+    file: str | os.PathLike[str], path: str | os.PathLike[str], options: ExportOptions
 ) -> tuple[Bundle, list[str]]:
-    """Export an ONNX file for `rnn_export.export.api.export`; see there for each argument."""
-    check_place(Path(path), force)
+    """Export an ONNX file for `rnn_export.export.api.export`, with notes; see there."""
+    progress = options.progress
+    check_place(Path(path), options.force)
     check_runtime()
-    plan = plan_of(targets, precision, state_precision, opset, batch, Path(path))
+    plan = plan_of(options, Path(path))
     for target, _ in plan:
         if target.from_torch:
             raise ExportError(f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.")
-    check_counts(steps=steps, sample_rate=1 if sample_rate is None else sample_rate)
-    check_calibration(calibrate, precision)
-    tolerance = tolerance_of(precision, atol, rtol)
     progress("read")
-    found = bring(read_source(file), states, initial, fixed, shapes, sample_rate, chunk)
+    found = bring(read_source(file), options)
     source, layout, spec, first = found.source, found.layout, found.spec, found.first
-    plan, recorded = fitted(plan, spec, batch, data, calibrate)
+    plan, recorded = fitted(plan, spec, options)
     progress("graphs")
-    step, notes = found.step(meant=states is not None)
-    plan, draft = _draft(step, spec, first, plan, opset)
+    step, notes = found.step(meant=options.states is not None)
+    plan, draft = _draft(step, spec, first, plan, options.opset)
     draft = replace(draft, notes=notes)
-    engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
-    truth = FileStep(found.original, layout, spec, first)
+    engines = [e for target, order in plan for e in find_writer(target.name).engines(draft, target, order)]
+    truth, portable = FileStep(found.original, layout, spec, first), draft.files["step.onnx"]
+    precision = plan[0][1].precision
     proved, vectors = verify_file(
-        truth, engines, draft.files["step.onnx"], recorded, steps, tolerance, progress, plan[0][1].precision, accept
+        truth, engines, portable, recorded, options.steps, options.tolerance, progress, precision, options.accept
     )
-    kind = "noise" if recorded is None else "recording"
     draft, evidence = with_evidence(
-        draft,
-        plan,
-        proved,
-        vectors,
-        progress,
-        source=kind,
-        assumptions=[],
-        not_exercised=[],
-        file=_file_facts(source, found.fixed),
-    )
+        draft, plan, proved, vectors, progress, source="noise" if recorded is None else "recording",
+        assumptions=[], not_exercised=[], file=_file_facts(source, found.fixed),
+    )  # fmt: skip
     progress("write")
     versions = {"onnx": onnx.__version__, "numpy": np.__version__}
-    return keep(draft, evidence, path, force, versions, report)
+    return keep(draft, evidence, path, options.force, versions, options.report)
 
 
-def _layout(
-    source: Source,
-    original: Original,
-    fixed: Arrays,
-    states: Mapping[str, str | None] | None,
-    shapes: Mapping[str, Sequence[int | str]],
-    chunk: Chunk,
-) -> Layout:
+def _layout(source: Source, original: Original, fixed: Arrays, options: ExportOptions) -> Layout:
     taken = {name: port for name, port in ports(source.model.graph.input).items() if name not in fixed}
     given = ports(source.model.graph.output)
-    declared = declared_shapes({**taken, **given}, shapes)
+    declared = declared_shapes({**taken, **given}, options.shapes or {})
     # What is said of a shape tells an input from another as what the file says does.
     feeds, gives = (
         {n: replace(p, shape=declared.get(n, p.shape)) for n, p in named.items()} for named in (taken, given)
@@ -171,7 +111,8 @@ def _layout(
     # A fixed axis that is said to be time has as many frames as a step.
     axes = chain(*(zip(port.shape or (), declared.get(name, ()), strict=False) for name, port in taken.items()))
     own = max((size for size, meant in axes if meant == TIME and isinstance(size, int)), default=1)
-    frames = chunk if isinstance(chunk, int) else own
+    frames = own if options.chunk == "auto" else options.chunk
+    states = cast("Mapping[str, str | None] | None", options.states)
     return find_layout(taken, given, find_pairs(feeds, gives, states), declared, original, frames)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rnn_export.bundle import open_bundle
+from rnn_export.contract import option_checks
 from rnn_export.contract.choices import BackendName, OnNan, Precision, ServerAddress
 from rnn_export.contract.html_tables import contract_table, facts_table
 from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
@@ -104,8 +105,10 @@ class Engine(Uncopied, Generic[Y]):
         trust: bool | Trust = False,
     ) -> Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
-        if type(threads) is not int or threads < 1:
-            raise BackendUnavailable(f"threads={threads!r}: a step needs an int of at least 1.")
+        if expected := option_checks.count()(threads):
+            raise BackendUnavailable(f"threads is {option_checks.shown(threads)}, but {expected}.")
+        if not isinstance(trust, bool | Trust):
+            raise BackendUnavailable(f"trust is {option_checks.shown(trust)}, but must be True, False or a Trust.")
         if is_address(backend):
             served, session = open_address(backend, "auto", precision, device, threads, artefacts.spec)
             return Engine(served, "remote", session)

@@ -37,6 +37,7 @@ from rnn_export.contract.target_table import TARGETS  # noqa: E402
 from rnn_export.errors import RnnExportError  # noqa: E402
 from rnn_export.export import export  # noqa: E402
 from rnn_export.export.add_target import add_target, can_add  # noqa: E402
+from rnn_export.export.lift.options import LiftOptions  # noqa: E402
 from rnn_export.export.lift.stages import lift  # noqa: E402
 from rnn_export.export.targets.litert.writer import Writer as LiteRT  # noqa: E402
 from rnn_export.export.targets.registry import find_writer  # noqa: E402
@@ -112,7 +113,7 @@ def written(case: Case, bundle: Bundle, target: str) -> Bundle | Draft:
     if can_add(target):
         return add_target(bundle, target, options)
     model, example, how = case.build()
-    files = find_writer(target).write(lift(model, example, **how), row, options)
+    files = find_writer(target).write(lift(model, example, LiftOptions(**how)), row, options)
     return Draft(bundle.spec, files, (TargetRow(target, "fp32", None, tuple(files), {}),), bundle.initial_states())
 
 

@@ -18,6 +18,7 @@ from rnn_export.contract.target_table import TARGETS
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.writer import emulated_session, lower_for_tensorrt
 from rnn_export.platform.arrays import Array
@@ -92,7 +93,7 @@ def _is_built(case: Case, precision: str) -> bool:
 def half() -> Figures:
     """The graphs that TensorRT-RTX gets, in a closed loop, against ONNX Runtime in fp32."""
     net, example, options = silero.factory()
-    model = lift(net, example, **options)
+    model = lift(net, example, LiftOptions(**options))
     step = step_graph(model)
     assert step is not None
     draft = Draft(model.spec, {}, (), {name: np.asarray(value) for name, value in model.initial.items()})

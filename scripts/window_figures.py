@@ -17,6 +17,7 @@ from turns import in_turn
 from rnn_export.contract.spec import StreamSpec, sized
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift import lift
+from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.targets.c.writer import sources
 from tests.export.c_sheet import compiled
 from tests.native.models import Built, windows
@@ -79,7 +80,7 @@ def figures() -> Iterator[tuple[str, float]]:
 
 def _both_ways(built: Built) -> tuple[Files, Files, StreamSpec]:
     model, example, options = built
-    lifted = lift(model, example, **options)
+    lifted = lift(model, example, LiftOptions(**options))
     step, initial = step_graph(lifted), {name: np.asarray(value) for name, value in lifted.initial.items()}
     assert step is not None
     with mock.patch("rnn_export.export.targets.c.operators.sliding_states.LEAST", 2**62):

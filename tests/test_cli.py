@@ -8,8 +8,6 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable
-from dataclasses import fields
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +18,6 @@ from click.testing import CliRunner, Result
 
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import COMMANDS, main
-from rnn_export.cli.options import ExportFlags
-from rnn_export.export.api import export
 from rnn_export.models import save_weights
 from rnn_export.runtime.replay.checks import STREAMS
 
@@ -546,10 +542,6 @@ def test_a_file_alone_is_its_factory(run: Run, folder: Path) -> None:
     result = run("inspect", "single.py", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["spec"] == json.loads(run("inspect", "nets.py:net", "--json").stdout)["spec"]
-
-
-def test_what_the_command_line_chooses_are_keywords_of_export() -> None:
-    assert {field.name for field in fields(ExportFlags)} < set(signature(export).parameters)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -115,7 +115,7 @@ def test_export_as_json(run: Run) -> None:
             "batch (--batch) and state_precision (--state-precision) are for targets that an engine is built for",
         ),
         (("--target", "tensorrt", "--state-precision", "fp16"), 1, "does not go with precision 'fp32'"),
-        (("--target", "tensorrt", "--batch", "4:2:1"), 1, "batch 4:2:1 is no range MIN:OPT:MAX"),
+        (("--target", "tensorrt", "--batch", "4:2:1"), 1, "batch is (4, 2, 1), but must be three ints"),
         (("--target", "tensorrt", "--batch", "1:2"), 2, "'1:2' is neither MIN:OPT:MAX nor one number"),
         (("--target", "tensorrt", "--batch", "-4"), 2, "'-4' is neither MIN:OPT:MAX nor one number"),
     ],

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from rnn_export.cli import console
 from rnn_export.cli.export import export_command
 from rnn_export.cli.main import COMMANDS, main
-from rnn_export.cli.options import ExportFlags
+from rnn_export.cli.options import export_keywords
 from rnn_export.cli.probes import Finding
 from rnn_export.errors import StreamError, keyword
+from rnn_export.export.export_options import ExportOptions
 from rnn_export.runtime import load
 
 from .runtime.graphs import MODELS
@@ -170,7 +171,6 @@ def test_a_keyword_of_a_message_is_the_option_after_it(name: str, value: object)
     python, _, shell = keyword(name, value).removesuffix(")").partition(" (--")
     assert eval(f"dict({python})") == {name: value}
     context = export_command.make_context("export", ["net.py:f", "-o", "net.rnnx", *shlex.split(f"--{shell}")])
-    given = {field.name: context.params[field.name] for field in fields(ExportFlags)}
-    flags = ExportFlags(**{key: None if value is False else value for key, value in given.items()})
-    chosen = {key: value for key, value in flags.over({}).items() if value != ()}
-    assert chosen == {name: value}
+    options = {field.name for field in fields(ExportOptions)}
+    given = export_keywords(**{name: value for name, value in context.params.items() if name in options - {"report"}})
+    assert given == {name: value}

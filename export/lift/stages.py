@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from rnn_export.contract.choices import Chunk, chunk_problem
 from rnn_export.errors import (
     DecidedByValue,
     FrozenAxis,
@@ -20,7 +19,7 @@ from rnn_export.errors import (
     WrongChunk,
     keyword,
 )
-from rnn_export.export.lift.axes.axes import Axes, TimeAxis, axes_candidates, decided_for_all
+from rnn_export.export.lift.axes.axes import Axes, axes_candidates, decided_for_all
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.batch_dependence import where_rows_mix
 from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one
@@ -36,7 +35,6 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
 from rnn_export.export.lift.model.attention_bound import context_of
-from rnn_export.export.lift.model.call.output_parts import OutputRef
 from rnn_export.export.lift.model.decisions import user_assumptions, with_unused_assumptions
 from rnn_export.export.lift.model.disable_compile import eager
 from rnn_export.export.lift.model.flat_model import FlatModel
@@ -85,46 +83,25 @@ from rnn_export.platform.threads import one_thread
 @eager
 @scripted_functions_followed
 def lift(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | Tensor,
-    *,
-    time_axis: TimeAxis = "auto",
-    states: Mapping[str, OutputRef | None] | None = None,
-    initial: Mapping[str, Tensor] | None = None,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    sample_rate: int | None = None,
-    chunk: Chunk = "auto",
-    sequence_only: bool = False,
-    assume: Mapping[str, bool] | None = None,
-    max_frames: int | None = None,
-    max_context: int | None = None,
-    pack_states: bool = False,
-    progress: Callable[[str], None] = lambda stage: None,
+    model: nn.Module, example_inputs: Sequence[Any] | Tensor, options: LiftOptions | None = None
 ) -> StreamingModel:
-    """Lift `model`; the arguments are those of `rnn_export.export.export`, and `progress` is called at each stage.
+    """Lift `model` into one pure step with named states: a copy of it, called as with `example_inputs`.
 
     Like `export`, it runs alone in the process, on one thread. Raises LiftError with the finding, its place and the
     fix.
     """
-    if problem := chunk_problem(chunk):
-        raise LiftError(problem)
-    asked, names = None if chunk == "auto" else chunk, (input_names, output_names)
-    options = LiftOptions(time_axis, states, initial, *names, sample_rate, asked, sequence_only, progress)
+    options = LiftOptions() if options is None else options
     flat, outside = _flat_model(model, example_inputs, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
-    flat.decisions, flat.max_frames, flat.context = (
-        user_assumptions(assume),
-        max_frames,
-        context_of(max_context, max_frames),
-    )
+    flat.decisions, flat.max_frames = user_assumptions(options.assume), options.max_frames
+    flat.context = context_of(options.max_context, options.max_frames)
     while True:
         try:
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
             break
         except DecidedByValue as error:
-            progress("branches")
+            options.progress("branches")
             try:
                 flat.decisions = replace(resolve_branch(_with_states(flat), error), checked=True)
             except DecidedByValue as undecided:
@@ -134,9 +111,10 @@ def lift(
             if refusal := next(iter(flat.decisions.seen.spared.values()), None):
                 raise with_unused_assumptions(refusal.computed_both_branches(error), flat.decisions) from error
             raise
-    if max_context is not None and not (flat.context and flat.context.bounds):
+    if options.max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
-            f"{keyword('max_context', max_context)}: no causal attention of the model can be bounded so. Leave it out."
+            f"{keyword('max_context', options.max_context)}: no causal attention of the model can be bounded so. Leave "
+            "it out."
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
@@ -145,7 +123,7 @@ def lift(
         )
     lifted.original.model, lifted.original.outside = clean, clean_outside
     lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
-    return packed(lifted) if pack_states else lifted
+    return packed(lifted) if options.pack_states else lifted
 
 
 def _by_calls_or_frames(flat: FlatModel, options: LiftOptions) -> StreamingModel:
@@ -236,7 +214,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
     try:
         return _in_chunks(flat, probed, options)
     except WrongChunk as error:
-        if options.chunk:
+        if options.chunk != "auto":
             raise LiftError(str(error)) from error
         lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
         return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
@@ -258,7 +236,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
         streamed = _streamed(probed, captured, chunk)
     except LiftError as error:
         # What was taken for time may be the features of a frame, or what a call takes as a whole.
-        known = (LiftError, WrongChunk) if options.chunk else (LiftError,)
+        known = (LiftError, WrongChunk) if options.chunk != "auto" else (LiftError,)
         unsure = probed.axes.of_last or (options.time_axis == "auto" and probed.flat.states)
         if type(error) not in known or not unsure:
             raise

@@ -14,16 +14,15 @@ from rnn_export.cli import console
 from rnn_export.cli.main import command
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import (
-    ExportFlags,
     batch_range,
     calibrate_option,
     columns_option,
+    export_keywords,
     source_options,
     with_columns,
 )
 from rnn_export.cli.voice import logged_notes, stages
 from rnn_export.cli.words import PRECISION, TARGET
-from rnn_export.contract.choices import Chunk, Precision
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle
@@ -84,14 +83,9 @@ REPORT, STEP = "report.html", "step.onnx"
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 @click.option("--report/--no-report", default=True, help="Write report.html into the bundle.  [default: --report]")
 def export_command(
-    source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
-    batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
-    states: tuple[tuple[str, Any], ...], chunk: Chunk | None, data: Path | None, calibrate: Path | None,
-    columns: tuple[str, ...] | None,
-    sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
-    rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
-    assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, pack_states: bool, force: bool,
-    report: bool, as_json: bool,
+    source: str, output: Path, weights: Path | None, data: Path | None, calibrate: Path | None,
+    columns: tuple[str, ...] | None, accept: str | None, fixed: Words, shapes: Words, initial: Words, as_json: bool,
+    report: bool, **flags: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -102,28 +96,25 @@ def export_command(
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
     from rnn_export.cli.functions import find_metric, stdout_kept
-    from rnn_export.export.api import STAGES, export
+    from rnn_export.export.api import STAGES, export_with
 
     recorded, calibration = with_columns(columns, data, calibrate)
-    flags = ExportFlags(
-        time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
-        state_precision=state_precision, batch=batch, data=recorded, calibrate=calibration, sample_rate=sample_rate,
-        steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
-        accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
-    )  # fmt: skip
+    judge = None if accept is None else find_metric(accept)
+    keywords = export_keywords(**flags, data=recorded, calibrate=calibration, accept=judge)
+    if not report:
+        keywords["report"] = False
     with logged_notes() as notes, stdout_kept(), stages("export", 1 + STAGES) as stage:
         stage("source")
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
-            options = file_options(flags, fixed, shapes, initial)
-            bundle = export(source, path=output, force=force, report=report, progress=stage, **options)
+            bundle = export_with(source, None, output, file_options(keywords, fixed, shapes, initial), progress=stage)
         else:
             refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
             from rnn_export.cli.source import read_source
 
-            model, example, options = read_source(source, weights, flags)
-            bundle = export(model, example, output, force=force, report=report, progress=stage, **options)
+            model, example, options = read_source(source, weights, keywords)
+            bundle = export_with(model, example, output, options, progress=stage)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
         console.contract(bundle.spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +13,17 @@ import click
 from rnn_export.cli import console
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
-from rnn_export.cli.options import ExportFlags, source_options
+from rnn_export.cli.options import export_keywords, source_options
 from rnn_export.cli.voice import stages
-from rnn_export.contract.choices import Chunk
 from rnn_export.errors import SourceError
 from rnn_export.platform.last_resort import last_resort
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
+    from rnn_export.export.export_options import ExportOptions
 
 # The source, and a lift: memory, axes, capture, streaming.
 STAGES = 5
-LIFTING = (
-    "time_axis",
-    "states",
-    "initial",
-    "input_names",
-    "output_names",
-    "sample_rate",
-    "chunk",
-    "sequence_only",
-    "assume",
-    "max_frames",
-    "max_context",
-    "pack_states",
-)
 
 _inspecting = last_resort(SourceError, name="inspect")
 
@@ -48,10 +35,8 @@ _inspecting = last_resort(SourceError, name="inspect")
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 @click.option("--pack-states", is_flag=True, help="Look at it with its states packed into one tensor.")
 def inspect_command(
-    what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...],
-    chunk: Chunk | None, sequence_only: bool, pack_states: bool, assume: tuple[tuple[str, bool], ...], fixed: Words,
-    shapes: Words, initial: Words, as_json: bool,
-) -> dict[str, Any]:  # fmt: skip
+    what: str, weights: Path | None, fixed: Words, shapes: Words, initial: Words, as_json: bool, **flags: Any
+) -> dict[str, Any]:
     """Show what is in a bundle, or what is found in the model of a SOURCE, or in an ONNX file, before any export.
 
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
@@ -60,24 +45,24 @@ def inspect_command(
     ONNX file: what it takes and gives, which of that are states, the stream that it becomes, and the command to run.
     """
     refuse_address(what)
-    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume, pack_states=pack_states or None)
+    keywords = export_keywords(**flags)
     if is_onnx(what) and not Path(what).is_dir():
         if weights is not None:
             raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
-        named = {"--state": states, "--fix": fixed, "--shape": shapes, "--initial": initial}
+        named = {"--state": flags["states"], "--fix": fixed, "--shape": shapes, "--initial": initial}
         options = [
             f"{option} {name}={'none' if value is None else value}" for option in named for name, value in named[option]
         ]
-        options += [f"--chunk {chunk}"] if chunk else []
-        return _of_file(Path(what), file_options(flags, fixed, shapes, initial), options, not as_json)
+        options += [f"--chunk {flags['chunk']}"] if flags["chunk"] else []
+        return _of_file(Path(what), file_options(keywords, fixed, shapes, initial), options, not as_json)
     refuse_file_options(what, fix=fixed, shape=shapes, initial=initial)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _of_bundle(Path(what), not as_json)
-    return _of_model(what, weights, flags, not as_json)
+    return _of_model(what, weights, keywords, not as_json)
 
 
 @_inspecting
-def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool) -> dict[str, Any]:
+def _of_model(source: str, weights: Path | None, keywords: Mapping[str, Any], shown: bool) -> dict[str, Any]:
     from rnn_export.cli.functions import stdout_kept
 
     with stdout_kept(), stages("inspect", STAGES) as stage:
@@ -85,8 +70,8 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
         from rnn_export.cli.source import read_source
         from rnn_export.export.lift.stages import lift
 
-        model, example, options = read_source(source, weights, flags)
-        lifted = lift(model, example, progress=stage, **{key: options[key] for key in LIFTING if key in options})
+        model, example, options = read_source(source, weights, keywords)
+        lifted = lift(model, example, replace(options, progress=stage))
     parameters = {p.data_ptr(): p for p in model.parameters()}.values()
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}
@@ -100,15 +85,15 @@ def _of_model(source: str, weights: Path | None, flags: ExportFlags, shown: bool
 
 
 @_inspecting
-def _of_file(path: Path, options: Mapping[str, Any], flags: list[str], shown: bool) -> dict[str, Any]:
+def _of_file(path: Path, options: ExportOptions, flags: list[str], shown: bool) -> dict[str, Any]:
     from rnn_export.export.describe_file import describe_file
 
-    found = describe_file(path, **options)
+    found = describe_file(path, options)
     inputs, outputs = ([(p.name, p.dtype, p.shape) for p in ports] for ports in (found.inputs, found.outputs))
     output = path.with_suffix(".rnnx").name
     advice = " ".join(["rnn-export export", shlex.quote(str(path)), *flags, "-o", shlex.quote(output), "--target c"])
     if shown:
-        fixed = options.get("fixed", {})
+        fixed = options.fixed or {}
         roles = {name: f"state, comes back as {back}" for name, back in found.comes_back.items()}
         roles |= dict.fromkeys(fixed, "always the same, by --fix")
         rows = [("takes", name, dtype, _dims(shape), roles.get(name, "")) for name, dtype, shape in inputs]

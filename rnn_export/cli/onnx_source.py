@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.cli.options import ExportFlags
+if TYPE_CHECKING:
+    from rnn_export.export.export_options import ExportOptions
+
 
 Words = tuple[tuple[str, str], ...]
 
@@ -46,17 +48,18 @@ def onnx_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def file_options(flags: ExportFlags, fixed: Words, shapes: Words, initial: Words) -> dict[str, Any]:
-    """Keywords of `export` for an ONNX file; a usage error where one is of a module."""
-    options = flags.over({})
-    if wrong := [key for key in ("time_axis", "sequence_only", "assume", "pack_states") if key in options]:
+def file_options(keywords: Mapping[str, Any], fixed: Words, shapes: Words, initial: Words) -> ExportOptions:
+    """Options of `export` for an ONNX file; a usage error where one is of a module."""
+    from rnn_export.export.export_options import ONLY_OF, ExportOptions
+
+    if wrong := [key for key in ONLY_OF["a PyTorch module"] if key in keywords]:
         names = ", ".join(f"--{key.replace('_', '-')}" for key in wrong)
         raise click.UsageError(f"{names} is said of a PyTorch module: leave it out, or see --shape.")
+    options = {**keywords, "fixed": _values(fixed, "--fix"), "initial": _values(initial, "--initial")}
+    options["shapes"] = {name: _dims(text) for name, text in shapes}
     if "states" in options:
         options["states"] = {name: None if out is None else str(out) for name, out in options["states"].items()}
-    values = {"fixed": _values(fixed, "--fix"), "initial": _values(initial, "--initial")}
-    values["shapes"] = {name: _dims(text) for name, text in shapes}
-    return {**options, **{key: value for key, value in values.items() if value}}
+    return ExportOptions(**options)
 
 
 def refuse_file_options(source: str, **given: object) -> None:

@@ -1,64 +1,39 @@
 """Options of the command that are more than a word or a number, and how they are read."""
 
 import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from rnn_export.contract.choices import Chunk, Precision, chunk_problem
+from rnn_export.contract import option_checks
+from rnn_export.contract.choices import Chunk
 
 if TYPE_CHECKING:
     from rnn_export.runtime.recording import Source
 
 
-@dataclass(frozen=True)
-class ExportFlags:
-    """Keywords of `rnn_export.export.export` that stand on the command line; None and () are those that do not.
+# Flags that stand several times on the command line, with what one of them names.
+PAIRS = {"states": ("--state", "a state is declared"), "assume": ("--assume", "a line is assumed")}
 
-    `time_axis` holds the words of --time-axis, and `states` an (argument, output) for each --state,
-    `assume` a (line, value) for each --assume.
+
+def export_keywords(**flags: Any) -> dict[str, Any]:
+    """Keywords of `rnn_export.export.export` for the flags that stand on the command line.
+
+    None, () and False are those of flags that do not. `time_axis` holds the words of --time-axis, `states` and `assume`
+    the pairs of --state and --assume.
     """
-
-    time_axis: tuple[str, ...]
-    states: tuple[tuple[str, Any], ...]
-    chunk: Chunk | None
-    sequence_only: bool | None
-    targets: tuple[str, ...] | None = None
-    precision: Precision | None = None
-    state_precision: Precision | None = None
-    batch: tuple[int, int, int] | None = None
-    data: "Source | None" = None
-    calibrate: "Source | None" = None
-    sample_rate: int | None = None
-    steps: int | None = None
-    atol: float | None = None
-    rtol: float | None = None
-    opset: int | None = None
-    accept: Callable[[Any, Any], Any] | None = None
-    assume: tuple[tuple[str, bool], ...] = ()
-    max_frames: int | None = None
-    max_context: int | None = None
-    pack_states: bool | None = None
-
-    def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """`options` of a SOURCE, with those of the command line in their place."""
-        chosen = {key: value for key, value in vars(self).items() if value is not None}
-        del chosen["states"], chosen["time_axis"], chosen["assume"]
-        if self.assume:
-            chosen["assume"] = dict(self.assume)
-            if len(chosen["assume"]) < len(self.assume):
-                raise click.BadParameter("a line is assumed twice.", param_hint="--assume")
-        if self.states:
-            chosen["states"] = dict(self.states)
-            if len(chosen["states"]) < len(self.states):
-                raise click.BadParameter("a state is declared twice.", param_hint="--state")
-        if self.time_axis:
-            one = len(self.time_axis) == 1 and "=" not in self.time_axis[0]
-            chosen["time_axis"] = word_or_number(self.time_axis[0]) if one else dict(map(name_value, self.time_axis))
-        return {**options, **chosen}
+    found = {name: value for name, value in flags.items() if value is not None and value is not False and value != ()}
+    for name, (option, what) in PAIRS.items():
+        if name in found:
+            found[name], pairs = dict(found[name]), found[name]
+            if len(found[name]) < len(pairs):
+                raise click.BadParameter(f"{what} twice.", param_hint=option)
+    if words := found.get("time_axis"):
+        one = len(words) == 1 and "=" not in words[0]
+        found["time_axis"] = word_or_number(words[0]) if one else dict(map(name_value, words))
+    return found
 
 
 def name_value(text: str) -> tuple[str, Any]:
@@ -86,8 +61,8 @@ def word_or_number(text: str) -> str | int | None:
 
 def chunk(text: str) -> Chunk:
     """auto, or a whole number from 1 on."""
-    if problem := chunk_problem(found := word_or_number(text)):
-        raise click.BadParameter(problem)
+    if expected := option_checks.chunk(found := word_or_number(text)):
+        raise click.BadParameter(f"chunk is {option_checks.shown(found)}, but {expected}.")
     return cast(Chunk, found)
 
 

@@ -1,16 +1,15 @@
 """SOURCE on the command line: `file.py:factory` or `package.module:factory`, a function that makes a model."""
 
-import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from rnn_export.cli.functions import find_function, guarded
-from rnn_export.cli.options import ExportFlags
 from rnn_export.errors import SourceError
-from rnn_export.export.api import export
+from rnn_export.export.export_options import ExportOptions
 from rnn_export.models.weights import load_weights
 
 # Files that are taken for a model, which --weights takes.
@@ -18,16 +17,17 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt")
 Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
-def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source:
-    """The model with its weights, its example, and its options with those of the command; raises SourceError."""
+def read_source(
+    source: str, weights: Path | None, keywords: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...], ExportOptions]:
+    """The model with its weights, its example, and its options under `keywords`; raises SourceError."""
     model, example, options = load_source(source)
     if weights is not None:
         load_weights(model, weights)
-    options = flags.over(options)
-    known = set(inspect.signature(export).parameters) - {"model", "example_inputs", "path", "force", "progress"}
-    if unknown := sorted(set(options) - known):
+    known = {field.name for field in fields(ExportOptions)} - {"force", "progress"}
+    if unknown := sorted({*options} - known):
         raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
-    return model, example, options
+    return model, example, ExportOptions(**{**options, **keywords})
 
 
 def load_source(source: str) -> Source:

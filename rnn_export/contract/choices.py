@@ -1,6 +1,6 @@
 """The words that arguments take, as types: a checker refuses a misspelt one before anything runs."""
 
-from typing import Any, Literal, NewType, TypeAlias
+from typing import Literal, NewType, TypeAlias
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Of weights and arithmetic."""
@@ -18,13 +18,3 @@ OnNan: TypeAlias = Literal["reset", "close", "keep"]
 
 ServerAddress = NewType("ServerAddress", str)
 """Servers in the place of a backend: ServerAddress("grpc://HOST:PORT,HOST:PORT/NAME")."""
-
-
-def chunk_problem(chunk: Any) -> str:
-    """The message for a value that is no `Chunk`; empty for one that is."""
-    if (type(chunk) is str and chunk == "auto") or (type(chunk) is int and chunk > 0):
-        return ""
-    return (
-        f"chunk is {chunk!r}, but a step has a whole number of frames: give an int of at least 1 (--chunk N), or "
-        '"auto" (--chunk auto) for the fewest that the model takes at once.'
-    )

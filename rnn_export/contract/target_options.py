@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rnn_export.contract.option_checks import batch as batch_problem
+from rnn_export.contract.option_checks import shown
 from rnn_export.errors import ExportError
 from rnn_export.platform.arrays import Arrays
 
@@ -39,11 +41,8 @@ class TargetOptions:
             raise ExportError(
                 f"a recording to calibrate on is for precision int8, not for {self.precision}: leave it out."
             )
-        if not isinstance(self.batch, tuple | list) or [type(n) for n in self.batch] != [int] * 3:
-            raise ExportError(f"batch is {self.batch!r}, but must be three ints: (MIN, OPT, MAX).")
-        low, usual, high = self.batch
-        if not 1 <= low <= usual <= high:
-            raise ExportError(f"batch {low}:{usual}:{high} is no range MIN:OPT:MAX of at least 1 that rises.")
+        if expected := batch_problem(self.batch):
+            raise ExportError(f"batch is {shown(self.batch)}, but {expected}.")
 
     def of_rows(self, rows: int | None) -> TargetOptions:
         """The same for a contract of so many `rows`; None for any number."""

@@ -12,9 +12,9 @@ from torch import nn
 from rnn_export import __version__
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 
+from ..lifting import lift  # noqa: TID252
 from ..models.nets import Dict, Explicit, Ids, LastFrame, LearnedStart, Loop, Several, Tagger  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
 

@@ -19,10 +19,10 @@ from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.pipeline import parse
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.lint import Finding, lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import RULES, parser_rules
 
+from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
 from .rewriting import decompose
 

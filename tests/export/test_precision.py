@@ -14,9 +14,9 @@ from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, Tensor
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.mixed_precision import MATRIX, WIDE
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 
+from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
 from .rewriting import at_opset, decompose, typed
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 
+from ..lifting import lift  # noqa: TID252
 from ..models.nets import GRUCellByIndex, Loop, Projected  # noqa: TID252
 
 X = torch.zeros(2, 8, 4)

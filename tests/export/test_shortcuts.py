@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from rnn_export.export.graph import shortcuts
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift import lift
+
+from ..lifting import lift  # noqa: TID252
 
 
 class Written(nn.Module):

@@ -25,7 +25,6 @@ from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.export.targets.tensorrt.writer import DEVICE, lower_for_tensorrt
@@ -34,6 +33,7 @@ from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..lifting import lift  # noqa: TID252
 from ..models.nets import TCN, Conv2dGRU, Features, Tagger  # noqa: TID252
 
 X = torch.zeros(2, 7, 4)
@@ -340,8 +340,8 @@ BAD = {
     ),
     "batch without an engine": ({"targets": ("onnx",), "batch": (1, 2, 4)}, NO_ENGINE),
     "states without an engine": ({"targets": ("onnx", "pt2"), "state_precision": "fp16"}, NO_ENGINE),
-    "batch": ({"batch": (4, 2, 8)}, r"batch 4:2:8 is no range MIN:OPT:MAX of at least 1 that rises"),
-    "empty batch": ({"batch": (0, 1, 1)}, r"batch 0:1:1 is no range MIN:OPT:MAX of at least 1"),
+    "batch": ({"batch": (4, 2, 8)}, r"batch is \(4, 2, 8\), but must be three ints of at least 1 that rise"),
+    "empty batch": ({"batch": (0, 1, 1)}, r"batch is \(0, 1, 1\), but must be three ints"),
     "states": (
         {"precision": "fp16", "state_precision": "bf16"},
         r"state_precision 'bf16' does not go with precision 'fp16': states are fp16 or fp32",

@@ -20,12 +20,12 @@ from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets import registry
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.torch_step import aten_step
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN
 
+from ..lifting import lift  # noqa: TID252
 from ..models.nets import Explicit, Ids, LearnedStart, Loop, Several, Tagger  # noqa: TID252
 
 TARGET_FOLDERS = Path(registry.__file__).parent

@@ -25,7 +25,6 @@ from rnn_export.export.lift import stages
 from rnn_export.export.lift.batch_rows import RULES
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.inputs import inputs_to_verify
@@ -34,6 +33,8 @@ from rnn_export.export.verify.reference import golden_vectors
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import FILE, Golden
+
+from ..lifting import lift  # noqa: TID252
 
 KINDS = ("noise", "quiet noise", "loud noise", "zeros", "constants", "loud frames", "steps")
 X = torch.zeros(2, 7, 4)

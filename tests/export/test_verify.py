@@ -22,7 +22,6 @@ from rnn_export.contract.precision import TOLERANCES
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.verification import verify_model
@@ -31,6 +30,7 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..lifting import lift  # noqa: TID252
 from ..models import outside_nets  # noqa: TID252
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252

@@ -8,8 +8,9 @@ from torch import nn
 
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.stages import lift
 from tests.models.streams import Call
+
+from ..lifting import lift  # noqa: TID252
 
 FREE = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 SWAPPED = torch.eye(4).flip(0)

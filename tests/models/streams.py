@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
+
+from ..lifting import lift  # noqa: TID252
 
 
 class Call(nn.Module):

@@ -18,9 +18,10 @@ from torch import nn
 from rnn_export.cli.main import main
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift import lift
 from rnn_export.platform.export_lock import alone
 from rnn_export.platform.threads import LARGE, one_thread
+
+from ..lifting import lift  # noqa: TID252
 
 THREADS = 3
 # The process while a module is traced; a module is copied, and so would be a list of its own.

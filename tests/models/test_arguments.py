@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift import lift
 from tests.models.streams import Call
+
+from ..lifting import lift  # noqa: TID252
 
 FRAMES = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 H = torch.zeros(2, 4)

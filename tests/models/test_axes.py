@@ -9,9 +9,9 @@ from rnn_export.export.lift.axes.axis_probe import AxisProbe
 from rnn_export.export.lift.axes.batch_search import batch_candidates
 from rnn_export.export.lift.axes.time_search import ProbedRows, TimeCandidate, TimeSearch
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime.replay.golden import Golden
 
+from ..lifting import lift  # noqa: TID252
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger
 
 

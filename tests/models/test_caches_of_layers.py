@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
+
+from ..lifting import lift  # noqa: TID252
 
 W, D = 6, 8
 

@@ -10,8 +10,9 @@ from torch import nn
 from rnn_export.errors import LiftError
 from rnn_export.export import export
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
-from rnn_export.export.lift.stages import lift
 from tests.models.complex_nets import NETS, Boundary, C
+
+from ..lifting import lift  # noqa: TID252
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 

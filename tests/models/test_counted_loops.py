@@ -6,8 +6,8 @@ from torch import nn
 from torch._higher_order_ops import while_loop
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

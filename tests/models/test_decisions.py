@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import AssumptionBroken, LiftError, ParityError
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime import load
+
+from ..lifting import lift  # noqa: TID252
 
 X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
 FILE = "test_decisions.py"

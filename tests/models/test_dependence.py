@@ -11,8 +11,8 @@ from rnn_export.errors import LiftError, RowsDepend
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence
 from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided, Operators
 from rnn_export.export.lift.ir.fx_nodes import aten, recorded
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams
 
 X = torch.zeros(1, 6, 8)

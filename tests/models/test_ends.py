@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming.frame_counts import Lengths
 from rnn_export.export.lift.trace.tracing import DYNAMIC
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, stepped
 from .whole_streams import assert_whole
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rnn_export.errors import BoundedAxis
 from rnn_export.export.lift.branches.counter_constants import counted_numbers
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

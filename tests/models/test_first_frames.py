@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift import lift
 from rnn_export.runtime import load
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from rnn_export.export.lift.model.numbers.symbolic_functions import FreeSizes
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.trace.tracing import export_program
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from rnn_export.contract.layout import canonical
 from rnn_export.errors import LiftError, StreamError
 from rnn_export.export import export
-from rnn_export.export.lift import lift
 from rnn_export.runtime import load
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import streamed
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

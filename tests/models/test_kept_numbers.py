@@ -15,9 +15,9 @@ from torch import nn
 from rnn_export.errors import LiftError, ParityError
 from rnn_export.export import export
 from rnn_export.export.lift import stages
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import streamed
 

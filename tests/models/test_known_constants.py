@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams
 
 X = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 from rnn_export.models import CustomGRU, SimpleRNN
 
+from ..lifting import lift  # noqa: TID252
 from .nets import Dict, Explicit, LearnedStart, Named, Tagger, Tuple
 
 X = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.iteration_counters import counted
 from rnn_export.export.lift.loops.loop_operands import Counted
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift import lift
 
+from ..lifting import lift  # noqa: TID252
 from .nets import LoopAfterLoop
 from .streams import Call
 from .whole_streams import assert_whole

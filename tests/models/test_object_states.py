@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.module_attributes import attributes
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import assert_streams, stepped
 
 torch.manual_seed(0)

@@ -11,10 +11,10 @@ from torch import nn
 from rnn_export.cli.main import main
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams
 
 FRAMES = torch.randn(2, 7, 4)

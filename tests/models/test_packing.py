@@ -14,9 +14,9 @@ from rnn_export.contract.layout import unpacked
 from rnn_export.contract.spec import PackedState, StateSpec, StreamSpec
 from rnn_export.errors import SpecError
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 
+from ..lifting import lift  # noqa: TID252
 from .nets import LearnedStart
 from .streams import Call
 from .whole_streams import assert_whole

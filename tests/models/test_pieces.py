@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming import recorded_runs
 from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.trace.tracing import DYNAMIC
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 

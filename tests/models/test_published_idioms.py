@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from rnn_export.errors import LiftError
 from rnn_export.export.graph.passes.foreign import infer_shapes
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.onnx.graph_inspection import inspect_graph
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams, stepped
 from .whole_streams import assert_whole
 

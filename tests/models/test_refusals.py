@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call
 
 X = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.torch_driver import torch_driver
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from . import scan_nets
 from .streams import Call
 from .whole_streams import assert_whole

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.script import script_interpreter, script_modules
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, assert_streams, stepped
 
 X = torch.randn(1, 9, 8, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils import rnn
 
 from rnn_export.export.lift.model.call.length_arguments import WithLengths
-from rnn_export.export.lift.stages import lift
 
+from ..lifting import lift  # noqa: TID252
 from .streams import Call, stepped
 
 FRAMES, FULL = torch.randn(2, 7, 4), torch.tensor([7, 7])

@@ -6,10 +6,11 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import FrozenAxis, TraceFailed
 from rnn_export.export import export
-from rnn_export.export.lift import lift
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.sized_program import sized_program
 from rnn_export.export.lift.trace.tracing import DYNAMIC, export_program
+
+from ..lifting import lift  # noqa: TID252
 
 aten = torch.ops.aten
 

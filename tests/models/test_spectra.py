@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime.replay.ends import lengths_tried
 from tests.models.whole_streams import assert_whole
+
+from ..lifting import lift  # noqa: TID252
 
 HANN, ONES = torch.hann_window(16), torch.ones(16)
 X = torch.randn(2, 96, generator=torch.Generator().manual_seed(0))

@@ -14,12 +14,12 @@ from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Depende
 from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import aten
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming.recorded_runs import record
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, receptive_field, rule, rules_of
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, Unsupported
 
+from ..lifting import lift  # noqa: TID252
 from .nets import (
     TCN,
     CausalChomp,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.export.lift.stages import lift
+from ..lifting import lift  # noqa: TID252
 
 D, HEADS, W, CHUNK = 8, 2, 8, 4
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from rnn_export.contract.layout import canonical
 from rnn_export.export.lift.model.torch_driver import torch_driver
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.platform.arrays import Array
 from rnn_export.runtime.core.ending import Ending
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
+
+from ..lifting import lift  # noqa: TID252
 
 ROWS = 2
 

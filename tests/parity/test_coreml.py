@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from ..lifting import lift  # noqa: TID252
+
 if importlib.util.find_spec("coremltools") is None and not os.environ.get("CI"):
     pytest.skip("coreml: coremltools is not here: pip install 'rnn-export[coreml]'", allow_module_level=True)
 
@@ -14,7 +16,6 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import ExportError
-from rnn_export.export.lift import lift
 from rnn_export.export.targets.coreml.writer import Writer
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden

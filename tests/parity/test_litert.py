@@ -4,7 +4,6 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.litert.writer import saved
 from rnn_export.export.targets.torch_step.aten_step import aten_step
 from rnn_export.platform.isolated_process import run_isolated
@@ -12,6 +11,7 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..lifting import lift  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .cases import CASES
 

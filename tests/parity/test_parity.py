@@ -20,7 +20,6 @@ from rnn_export.bundle import open_bundle
 from rnn_export.contract.layout import canonical, graph_layout
 from rnn_export.contract.spec import TensorSpec
 from rnn_export.export import export
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.models import CustomGRUCell
 from rnn_export.runtime.build.wasm.wasm_build import package_from_c
@@ -28,6 +27,7 @@ from rnn_export.runtime.engine import Engine, load
 from rnn_export.runtime.stream import Stream
 
 from ..export.rewriting import decompose  # noqa: TID252
+from ..lifting import lift  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .cases import CASES, Case, Inputs
 

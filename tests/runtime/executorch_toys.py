@@ -15,7 +15,6 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.contract.spec import StreamSpec
-from rnn_export.export.lift.stages import lift
 from rnn_export.export.targets.executorch.pte_states import StatefulStep
 from rnn_export.export.targets.executorch.writer import saved
 from rnn_export.export.targets.torch_step.aten_step import aten_step, example, saved_program
@@ -23,6 +22,7 @@ from rnn_export.platform.arrays import Arrays, pack_arrays
 from rnn_export.platform.isolated_process import run_isolated
 from rnn_export.runtime.backends.executorch.program import FILE
 
+from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 from ..zoo import store  # noqa: TID252

@@ -20,6 +20,8 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from ..lifting import lift  # noqa: TID252
+
 if importlib.util.find_spec("coremltools") is None and not os.environ.get("CI"):
     pytest.skip("coreml: coremltools is not here: pip install 'rnn-export[coreml]'", allow_module_level=True)
 
@@ -33,7 +35,6 @@ from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
 from rnn_export.export import export
-from rnn_export.export.lift import lift
 from rnn_export.export.targets.coreml.mil_interpreter import FUNCTIONS, MilRun, MilSession
 from rnn_export.export.targets.coreml.writer import Writer
 from rnn_export.platform.installing import pip_install

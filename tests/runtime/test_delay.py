@@ -11,10 +11,10 @@ from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import StreamError
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.stages import lift
 from rnn_export.runtime import load
 from rnn_export.runtime.engine import Engine
 
+from ..lifting import lift  # noqa: TID252
 from ..models.nets import StridedValidGRU, ValidGRU  # noqa: TID252
 from .graphs import WHOLE, frames
 

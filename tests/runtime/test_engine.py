@@ -60,7 +60,9 @@ def test_options_that_are_there(bundle, options):
 BAD_OPTIONS = {
     "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of tensorrt, native, onnx"),
     "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8."),
-    "threads": ({"threads": 0}, "threads=0: a step needs an int of at least 1"),
+    "threads": ({"threads": 0}, "threads is 0, but must be an int of at least 1"),
+    "huge threads": ({"threads": 10**400}, "threads is an int of 1329 bits, but may be 2147483647 at most"),
+    "trust": ({"trust": "yes"}, "trust is 'yes', but must be True, False or a Trust"),
     "device": ({"device": "tpu"}, "onnxruntime has no device 'tpu': use 'cpu', 'cuda' or 'cuda:N'"),
     "device number": ({"device": "cuda:x"}, "onnxruntime has no device 'cuda:x'"),
     "cpu number": ({"device": "cpu:1"}, "onnxruntime has no device 'cpu:1'"),

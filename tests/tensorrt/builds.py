@@ -15,9 +15,9 @@ import torch
 from rnn_export.bundle import open_bundle
 from rnn_export.contract.layout import canonical, graph_layout
 from rnn_export.contract.spec import StreamSpec
-from rnn_export.export.lift.stages import lift
 
 from ..export.rewriting import decompose, typed  # noqa: TID252
+from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252
 from ..parity.fixtures import FIXTURES, Fixture  # noqa: TID252
 from ..zoo import store  # noqa: TID252

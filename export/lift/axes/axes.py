@@ -204,12 +204,7 @@ def requested_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
         if unknown:
             raise LiftError(f"time_axis (--time-axis) names {unknown}, but the inputs are {names}.")
         return tuple(_axis(model, i, time_axis.get(leaf.name)) for i, leaf in enumerate(model.inputs))
-    if time_axis is None or type(time_axis) is int:
-        return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))
-    raise LiftError(
-        f"time_axis={time_axis!r}: it must be 'auto', None, an axis, or an axis for each input by name (--time-axis "
-        "auto, none, N, or NAME=N for each input)."
-    )
+    return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))
 
 
 def _axis(model: FlatModel, number: int, axis: int | None) -> int | None:

@@ -115,16 +115,14 @@ def _is_at(at: str, file: str, line: int) -> bool:
     return f"/{file}:{line}".endswith(f"/{at}")
 
 
-def user_assumptions(assume: Any) -> Decisions:
+def user_assumptions(assume: Mapping[str, bool] | None) -> Decisions:
     """A user's decisions, {"file.py:190": True}; raises LiftError."""
-    if not isinstance(assume, Mapping | None):
-        raise LiftError(f'assume is {assume!r}: it must be a dict like {{"file.py:190": True}}.')
     items = (assume or {}).items()
     for at, value in items:
-        file, colon, line = str(at).rpartition(":")
+        file, colon, line = at.rpartition(":")
         if not (file and colon and line.isdigit()) or type(value) is not bool:
             raise LiftError(f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.')
-    return Decisions(tuple(Assumption(str(at), value, "said") for at, value in items))
+    return Decisions(tuple(Assumption(at, value, "said") for at, value in items))
 
 
 def with_unused_assumptions(refusal: DecidedByValue, decisions: Decisions) -> DecidedByValue:
