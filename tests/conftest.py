@@ -14,6 +14,8 @@ from rnn_export.platform.trusted_code import VARIABLE
 
 # The nets are small: a second thread only waits for the first, and for long where the cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every pass of lifting is checked on sample inputs after it ran.
+os.environ.setdefault("RNN_EXPORT_CHECK", "1")
 
 TESTS = Path(__file__).parent
 # A mark and what stands under it, as the start of a path; the first that fits.

@@ -31,6 +31,7 @@ from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import forget_bookkeeping, recorded
+from rnn_export.export.lift.ir.passes import dump
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
@@ -234,6 +235,7 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
         _refuse_rivals(probed)
         options.progress("streaming")
         streamed = _streamed(probed, captured, chunk)
+        dump("streaming", captured.module)
     except LiftError as error:
         # What was taken for time may be the features of a frame, or what a call takes as a whole.
         known = (LiftError, WrongChunk) if options.chunk != "auto" else (LiftError,)

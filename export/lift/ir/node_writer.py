@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -18,9 +19,12 @@ class NodeWriter:
     def __init__(self, module: fx.GraphModule, prefix: str) -> None:
         """`prefix` begins the names of the constants."""
         self.module, self.graph, self.prefix = module, module.graph, prefix
-        self._mode = next(n.meta["val"].fake_mode for n in placeholders(self.graph))
         self.at: fx.Node | None = None
         self._constants = 0
+
+    @cached_property
+    def _mode(self) -> Any:
+        return next(n.meta["val"].fake_mode for n in placeholders(self.graph))
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A node for `target` of nodes and numbers."""

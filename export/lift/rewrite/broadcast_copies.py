@@ -7,15 +7,16 @@ from typing import Any
 from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
 
-REPEATS = overloads("repeat tile repeat_interleave.self_int")
+
+def _as_expand(write: NodeWriter, node: fx.Node) -> None:
+    """Make repetitions of axes of size 1 an `expand`, which copies nothing and has no size to be bounded."""
+    if (sizes := _expanded(node)) is not None:
+        node.target, node.args, node.kwargs = aten.expand.default, (node.all_input_nodes[0], sizes), {}
 
 
-def repeats_as_expands(graph: fx.Graph) -> None:
-    """Write repetitions of axes of size 1 as `expand`, which copies nothing and has no size to be bounded."""
-    for node in graph.nodes:
-        if node.target in REPEATS and (sizes := _expanded(node)) is not None:
-            node.target, node.args, node.kwargs = aten.expand.default, (node.all_input_nodes[0], sizes), {}
+BROADCAST_COPIES = dict.fromkeys(overloads("repeat tile repeat_interleave.self_int"), _as_expand)
 
 
 def _expanded(node: fx.Node) -> list[Any] | None:

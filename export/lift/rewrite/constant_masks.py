@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.fx_nodes import aten, overloads
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
 
 FILLED = {
     **dict.fromkeys(overloads("ones ones_like new_ones"), True),
@@ -19,15 +20,15 @@ EITHER = overloads("__or__.Tensor bitwise_or.Tensor logical_or")
 NOT = overloads("logical_not bitwise_not")
 
 
-def choose_by_known_masks(graph: fx.Graph) -> None:
-    """Replace a selection by such a mask with the selected value, in place."""
-    for node in [n for n in graph.nodes if n.target is aten.where.self]:
-        mask, *branches = node.args
-        known = _known(mask)
-        chosen = None if known is None else branches[0 if known else 1]
-        if isinstance(chosen, fx.Node) and (value := _in_shape_of(graph, node, chosen)) is not None:
-            node.replace_all_uses_with(value)
-            graph.erase_node(node)
+def _chosen(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """The selected value, if all entries of the mask are known."""
+    mask, *branches = args_of(node)
+    known = _known(mask)
+    chosen = None if known is None else branches[0 if known else 1]
+    return _in_shape_of(write.graph, node, chosen) if isinstance(chosen, fx.Node) else None
+
+
+CONSTANT_MASKS = {aten.where.self: _chosen}
 
 
 def _known(mask: object) -> bool | None:
@@ -60,7 +61,6 @@ def _in_shape_of(graph: fx.Graph, node: fx.Node, value: fx.Node) -> fx.Node | No
         return value
     if any(not isinstance(size, int) for size in sizes) or -1 in sizes[: there.dim() - here.dim()]:
         return None
-    with graph.inserting_before(node):
-        spread = graph.call_function(aten.expand.default, (value, sizes))
+    spread = graph.call_function(aten.expand.default, (value, sizes))
     spread.meta = dict(node.meta)
     return spread

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
+from rnn_export.export.lift.ir.node_writer import NodeWriter
 
-COMPARE = overloads("lt.Tensor le.Tensor gt.Tensor ge.Tensor")
 # These show the numbers that they take.
 VIEWS = overloads(
     "alias detach clone contiguous view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims permute "
@@ -16,18 +16,21 @@ VIEWS = overloads(
 )
 
 
-def drop_full_masks(graph: fx.Graph) -> None:
+def _drop_full_mask(write: NodeWriter, node: fx.Node) -> None:
     """Compare 0 with 1, in place, where a frame index is compared with the length of a full row."""
-    for node in list(graph.nodes):
-        if node.target not in COMPARE or not all(isinstance(side, fx.Node) for side in node.args):
-            continue
-        origins = [_origin(side) for side in node.args]
-        ends = [_end_of_numbers(origin) for origin in origins]
-        fills = [_fill(origin) for origin in origins]
-        for i in (0, 1):
-            if ends[i] is not None and ends[i] == fills[1 - i]:
-                for side, value in ((i, 0), (1 - i, 1)):
-                    node.update_arg(side, _seen_as(node.args[side], origins[side], value))
+    sides = args_of(node)
+    if not all(isinstance(side, fx.Node) for side in sides):
+        return
+    origins = [_origin(side) for side in sides]
+    ends = [_end_of_numbers(origin) for origin in origins]
+    fills = [_fill(origin) for origin in origins]
+    for i in (0, 1):
+        if ends[i] is not None and ends[i] == fills[1 - i]:
+            for side, value in ((i, 0), (1 - i, 1)):
+                node.update_arg(side, _seen_as(sides[side], origins[side], value))
+
+
+FULL_MASKS = dict.fromkeys(overloads("lt.Tensor le.Tensor gt.Tensor ge.Tensor"), _drop_full_mask)
 
 
 def _origin(node: fx.Node) -> fx.Node:

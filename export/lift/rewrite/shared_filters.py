@@ -11,24 +11,20 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
-CONVOLUTIONS = overloads("conv1d conv1d.padding conv2d conv2d.padding")
+
+def _by_rows(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """The convolution of each channel as a row, if all have the same filter and their number is symbolic."""
+    if not _is_shared(node):
+        return None
+    given = named_args(node)
+    filters, sizes = given["weight"].args
+    rows = write.call(aten.transpose.int, given["input"], 0, 1)
+    one = write.call(aten.expand.default, filters, [1, *sizes[1:]])
+    places = (given["stride"], given["padding"], given["dilation"])
+    return write.call(aten.transpose.int, write.call(node.target, rows, one, None, *places, 1), 0, 1)
 
 
-def share_filters(module: fx.GraphModule) -> None:
-    """Convolve each channel as a row, in place, if all have the same filter and their number is symbolic."""
-    graph = module.graph
-    for node in [n for n in graph.nodes if n.target in CONVOLUTIONS and _is_shared(n)]:
-        given, write = named_args(node), NodeWriter(module, f"filter_{node.name}")
-        write.at = node
-        filters, sizes = given["weight"].args
-        with graph.inserting_before(node):
-            rows = write.call(aten.transpose.int, given["input"], 0, 1)
-            one = write.call(aten.expand.default, filters, [1, *sizes[1:]])
-            places = (given["stride"], given["padding"], given["dilation"])
-            result = write.call(node.target, rows, one, None, *places, 1)
-            back = write.call(aten.transpose.int, result, 0, 1)
-        node.replace_all_uses_with(back)
-        graph.erase_node(node)
+SHARED_FILTERS = dict.fromkeys(overloads("conv1d conv1d.padding conv2d conv2d.padding"), _by_rows)
 
 
 def _is_shared(node: fx.Node) -> bool:

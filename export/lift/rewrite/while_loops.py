@@ -19,25 +19,25 @@ from rnn_export.export.lift.ir.node_writer import NodeWriter
 MOST = 256
 
 
-def write_counted_loops_out(module: fx.GraphModule) -> None:
-    """Unroll in place."""
-    write = NodeWriter(module, "loop")
-    for node in [n for n in module.graph.nodes if str(n.target) == "while_loop"]:
-        condition, body = (module.get_submodule(str(n.target)) for n in args_of(node)[:2])
-        carried, others = args_of(node)[2:4]
-        assert isinstance(condition, fx.GraphModule)
-        assert isinstance(body, fx.GraphModule)
-        trips = _trips(condition, body, [_constant(module, value) for value in carried])
-        if trips is None or any(n.op == "get_attr" and not _is_tensor(body, n) for n in body.graph.nodes):
-            continue
-        values, write.at = list(carried), node
-        with module.graph.inserting_before(node):
-            for _ in range(trips):
-                values = _iteration(write, body, [*values, *others])
-        for user in list(node.users):
-            user.replace_all_uses_with(values[args_of(user)[1]])
-            module.graph.erase_node(user)
-        module.graph.erase_node(node)
+def _unrolled(write: NodeWriter, node: fx.Node) -> None:
+    module = write.module
+    condition, body = (module.get_submodule(str(n.target)) for n in args_of(node)[:2])
+    carried, others = args_of(node)[2:4]
+    assert isinstance(condition, fx.GraphModule)
+    assert isinstance(body, fx.GraphModule)
+    trips = _trips(condition, body, [_constant(module, value) for value in carried])
+    if trips is None or any(n.op == "get_attr" and not _is_tensor(body, n) for n in body.graph.nodes):
+        return
+    values = list(carried)
+    for _ in range(trips):
+        values = _iteration(write, body, [*values, *others])
+    for user in list(node.users):
+        user.replace_all_uses_with(values[args_of(user)[1]])
+        module.graph.erase_node(user)
+    module.graph.erase_node(node)
+
+
+COUNTED_LOOPS = {torch.ops.higher_order.while_loop: _unrolled}
 
 
 def _iteration(write: NodeWriter, body: fx.GraphModule, given: Sequence[Any]) -> list[Any]:

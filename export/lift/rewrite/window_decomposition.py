@@ -27,21 +27,6 @@ from rnn_export.export.lift.trace.istft_length import istft_to_length as istft_t
 TINY = 1e-11
 
 
-def decompose_windows(module: fx.GraphModule) -> None:
-    """Rewrite in place; an operator without windows stays."""
-    write = NodeWriter(module, "window")
-    for node in list(module.graph.nodes):
-        rule = RULES.get(node.target) if node.op == "call_function" else None
-        if rule is None:
-            continue
-        write.at = node
-        with module.graph.inserting_before(node):
-            found = rule(write, node)
-        if found is not None:
-            node.replace_all_uses_with(found)
-            module.graph.erase_node(node)
-
-
 def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
     """torch.stft of (B, L) or (L,), padded first: frames times the window, each transformed."""
     given = named_args(node)
@@ -209,7 +194,7 @@ def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> di
     return dict.fromkeys(overloads(names), rule)
 
 
-RULES = {
+WINDOWS = {
     **_on("stft stft.center", _spectrum),
     **_on("istft", _signal),
     torch.ops.rnn_export.istft.default: _signal,
