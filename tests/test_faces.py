@@ -74,7 +74,7 @@ def test_nothing_is_loaded_before_it_is_used():
 def test_the_package_says_what_it_has():
     code = "import rnn_export; print(*sorted(rnn_export.__all__))\nrnn_export.nothing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "Batcher __version__ export lift load report\n"
+    assert done.stdout == "Batcher LiftOptions __version__ export lift load report\n"
     assert "module 'rnn_export' has no attribute 'nothing'" in done.stderr
 
 

@@ -59,7 +59,7 @@ class FlatModel(nn.Module):
         states: the named leaves of the states: declared states, in that order, then module states.
         seen: by state, the values that calls of the model left in it, (calls, *shape), and that it may have.
         module_states: the paths of each module state; several if they hold one tensor.
-        idle: by paths, the initial values of write-only module states: every call starts from them.
+        write_only: by paths, the initial values of write-only module states: every call starts from them.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, its name or position as in `refs`.
         left_out: by name, the class of each result object that a later call could take as an argument.
