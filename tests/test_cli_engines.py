@@ -254,7 +254,7 @@ REFUSED = {
         1,
         "state_precision 'fp16' does not go with precision 'fp32'",
     ),
-    "batch": (("--target", "jetson-thor", "--batch", "4:2:1"), 1, "batch 4:2:1 is no "),
+    "batch": (("--target", "jetson-thor", "--batch", "4:2:1"), 1, "batch is (4, 2, 1), but must be"),
     "batch of a graph": (("--target", "jetson-nano", "--batch", "4:2:1"), 1, "batch 4:2:1 is no MIN:OPT:MAX"),
     "compute of a Jetson": (("--target", "jetson-nano", "--compute", "8.7"), 1, "leave the compute capability out"),
     "compute": (("--target", "tensorrt-rtx", "--compute", "8.6,7.5"), 1, "but 7.5 was asked for"),

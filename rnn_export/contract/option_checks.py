@@ -56,7 +56,7 @@ def optional(check: Check) -> Check:
 def tolerance(value: object) -> str:
     """A finite number from 0 on."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-    return "" if fits else "must be a number of at least 0"
+    return "" if fits else "must be a finite number of at least 0"
 
 
 def names(value: object) -> str:
