@@ -16,6 +16,8 @@ MAX_BYTES_VARIABLE = "RNN_EXPORT_MAX_BYTES"
 PART, FILES_PART = 4, 4
 
 JSON_BYTES, JSON_DEPTH, JSON_DIGITS = 16 * 2**20, 64, 19
+# Frames of an attention window: masks of so many frames by frames are made.
+CONTEXT = 8192
 # Of a contract: inputs, outputs and states; axes of one; characters of a name; of a delay; Hz; of a stream.
 TENSORS, AXES, NAME = 4096, 16, 1024
 DELAY, SAMPLE_RATE, FRAMES = 2**24, 2**31, 2**53

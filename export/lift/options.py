@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rnn_export.contract import option_checks as check
 from rnn_export.contract.choices import Chunk
 from rnn_export.errors import LiftError, RnnExportError
-from rnn_export.limits import FRAMES, SAMPLE_RATE
+from rnn_export.limits import CONTEXT, FRAMES, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from rnn_export.export.lift.axes.axes import TimeAxis
@@ -55,7 +55,7 @@ class LiftOptions:
         "sequence_only": check.flag,
         "assume": check.optional(check.by_name),
         "max_frames": check.optional(check.count(FRAMES)),
-        "max_context": check.optional(check.count()),
+        "max_context": check.optional(check.count(CONTEXT)),
         "pack_states": check.flag,
         "progress": check.function,
     }

@@ -284,7 +284,7 @@ BAD_TIME = {
     "range": (3, r"time_axis=3 \(--time-axis 3\): input 'x' has only 3 axes, \(2, 7, 4\)"),
     "below": (-4, r"time_axis=-4 \(--time-axis -4\): input 'x' has only 3 axes"),
     "name": ({"y": 1}, r"time_axis \(--time-axis\) names \['y'\], but the inputs are \['x'\]"),
-    "word": ("time", r"time_axis='time': it must be 'auto', None, an axis"),
+    "word": ("time", "time_axis is 'time', but must be \"auto\", None, an axis"),
     "features": (
         2,
         r"no batch axis found|time_axis=\{'x': 2\} \(--time-axis x=2\): the model cannot run at other lengths",

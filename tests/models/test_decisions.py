@@ -324,7 +324,7 @@ REFUSED = {
         rf"control flow at {FILE}:\d+: .*\(assume names other_{FILE}:1, where nothing is asked\)",
     ),
     "no bool": (Loud, {f"{FILE}:1": 1}, "must be like"),
-    "no dict": (Number, [FILE], r"assume is \['test_decisions.py'\]: it must be a dict"),
+    "no dict": (Number, [FILE], r"assume is \['test_decisions.py'\], but must be a dict"),
     "no line": (Loud, {"file.py": True}, "must be like"),
     "a loop that never ends": (Halves, {at(Halves, "while"): True}, "is decided more than 10000 times in one call"),
     "a number": (

@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from rnn_export.errors import LiftError, keyword
+from rnn_export.limits import CONTEXT
 
 # The exponential of a score as low as this is zero beside any that a model makes: zipformers write -1000.
 MASKED = -900.0
-# Masks of more frames by frames than this are not made.
-MOST = 8192
 FUSED = F.scaled_dot_product_attention
 SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
@@ -65,11 +63,9 @@ class Context:
 
 
 def context_of(max_context: int | None, max_frames: int | None) -> Context | None:
-    """The `Context` for the user's `max_context` and `max_frames`, None without a bound; raises LiftError."""
-    if max_context is not None and (type(max_context) is not int or not 1 <= max_context <= MOST):
-        raise LiftError(f"{keyword('max_context', max_context)}: it must be a number of frames, from 1 to {MOST}.")
-    frames = min([n for n in (max_context, max_frames) if n is not None], default=MOST + 1)
-    return Context(frames, max_frames) if frames <= MOST else None
+    """The `Context` for the user's `max_context` and `max_frames`, None without a bound."""
+    frames = min([n for n in (max_context, max_frames) if n is not None], default=CONTEXT + 1)
+    return Context(frames, max_frames) if frames <= CONTEXT else None
 
 
 def is_causal(masked: Tensor) -> bool:

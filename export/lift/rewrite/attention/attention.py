@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
-from rnn_export.export.lift.model.attention_bound import MASKED, MOST, Context, is_causal
+from rnn_export.export.lift.model.attention_bound import MASKED, Context, is_causal
 from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_transpose, ready
 from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
@@ -28,6 +28,7 @@ from rnn_export.export.lift.rewrite.attention.relative_products import Through
 from rnn_export.export.lift.rewrite.attention.relative_scores import Relative, is_constant, is_near
 from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa, split_product
 from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
+from rnn_export.limits import CONTEXT
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
 FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
@@ -70,7 +71,7 @@ def _narrowed(
 ) -> fx.Node | None:
     """An attention as windows, by masks of as few frames as hold its window; None if it has none."""
     if context is not None:
-        more = min(context.frames + 2 * MARGIN, context.most or MOST)
+        more = min(context.frames + 2 * MARGIN, context.most or CONTEXT)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
         if _is_causal(runs) and (
             narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, chunk)
