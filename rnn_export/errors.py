@@ -42,6 +42,10 @@ class LiftError(RnnExportError):
     """The model cannot become a pure step with named states."""
 
 
+class WrongPass(RnnExportError):
+    """A pass of lifting changed what a graph computes, or did not leave the graph as it says."""
+
+
 class ExportError(RnnExportError):
     """A graph cannot be written as asked."""
 

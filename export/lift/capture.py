@@ -140,7 +140,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
 
 def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
     """The time loop of the model rolled up, else one chunk of it; raises LiftError if neither can be."""
-    axes, piece = module.axes, cache(lambda: segment_of(module))
+    axes, segment = module.axes, cache(lambda: segment_of(module))
     place, advice, tried = "", KEEP_OUTSIDE, list[int]()
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
@@ -149,7 +149,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
         tried.append(lengths[0])
         if unlike := irregular(module, lengths):
             reason = cannot_roll(unlike)
-            if (frames := piece()) is not None:
+            if (frames := segment()) is not None:
                 reason, advice = _over_segments(frames), SEQUENTIAL
                 if frames > LONGEST:
                     break
@@ -194,10 +194,10 @@ def _loop_found(unrolled: fx.GraphModule) -> str:
     return f"{busiest_place(unrolled)}: the model loops over time in Python, and"
 
 
-def _over_segments(piece: int) -> LiftError:
+def _over_segments(frames: int) -> LiftError:
     return LiftError(
-        f"it takes {piece} frames at a time (a chunkwise form: every {piece} frames more it does as much again), each "
-        "computed at once from the state that those before leave, which is no step of one frame."
+        f"it takes {frames} frames at a time (a chunkwise form: every {frames} frames more it does as much again), "
+        "each computed at once from the state that those before leave, which is no step of one frame."
     )
 
 
@@ -222,7 +222,7 @@ def _moves_alike(module: BatchFirst) -> bool:
         return all(_moves_alike_at(module, scale) for scale in SCALES)
     except LiftError:
         raise
-    except Exception:  # pieces so short may be less than the user's code takes
+    except Exception:  # segments so short may be less than the user's code takes
         return False
 
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, fx
 
+from rnn_export.errors import WrongPass
 from rnn_export.export.lift.ir.compare import CLOSED_LOOP, same
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
@@ -26,10 +27,6 @@ DUMP, CHECK = "RNN_EXPORT_DUMP", "RNN_EXPORT_CHECK"
 Rule = Callable[[NodeWriter, fx.Node], fx.Node | None]
 # True if a graph has a property; the name of the function names it.
 Property = Callable[[fx.Graph], bool]
-
-
-class WrongPass(Exception):
-    """A pass changed what a graph computes, or did not leave it as it says."""
 
 
 class Subject(Protocol):

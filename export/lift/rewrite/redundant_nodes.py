@@ -27,10 +27,6 @@ def has_no_guards(graph: fx.Graph) -> bool:
     return not any(node.target in GUARDS for node in graph.nodes)
 
 
-def _same(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    return _same_as(node)
-
-
 def _reshaped(write: NodeWriter, node: fx.Node) -> None:
     # What lies in memory one way here may lie another way in a step.
     node.target = aten.reshape.default
@@ -38,7 +34,7 @@ def _reshaped(write: NodeWriter, node: fx.Node) -> None:
 
 def _typed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """The type of another tensor, of whose values nothing is taken."""
-    if (same := _same_as(node)) is None:
+    if (same := _same(write, node)) is None:
         node.target, node.args, node.kwargs = aten.to.dtype, (args_of(node)[0], node.meta["val"].dtype), {}
     return same
 
@@ -54,7 +50,7 @@ def _zeros(write: NodeWriter, node: fx.Node) -> None:
 def _ceil_of_whole(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """Write `math.ceil(size / n)` in integers, which have a bound in a graph if the size has one."""
     (divided,) = args_of(node)
-    if (same := _same_as(node)) is not None or getattr(divided, "target", None) is not operator.truediv:
+    if (same := _same(write, node)) is not None or getattr(divided, "target", None) is not operator.truediv:
         return same
     size, by = divided.args
     if not isinstance(size, fx.Node) or not isinstance(size.meta.get("val"), torch.SymInt | int):
@@ -80,7 +76,7 @@ def _squeeze_ones(write: NodeWriter, node: fx.Node) -> fx.Node:
     return value
 
 
-def _same_as(node: fx.Node) -> fx.Node | None:
+def _same(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """The argument whose value this node only repeats, or None."""
     args = args_of(node)
     first = args[0] if args and isinstance(args[0], fx.Node) else None
