@@ -77,7 +77,7 @@ def test_the_module_of_the_user_s_code_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(Inner, "forward", _failing)
         return flat(*X)
 
-    monkeypatch.setattr(stages, "at_any_rates", probed)
+    monkeypatch.setattr(stages, "with_states", probed)
     with pytest.raises(
         LiftError, match=r"^enc \(test_last_resort\.py:\d+: `raise KeyError\(x\.dim\(\)\)`\): KeyError: 3, "
     ):

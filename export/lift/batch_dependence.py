@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from rnn_export.errors import LiftError, RowsDepend
@@ -23,9 +22,10 @@ def where_rows_mix(flat: FlatModel, batch: Sequence[int]) -> str:
     known = tuple(layout for layout in states if layout is not None)
     if len(known) < len(states):
         return ""
-    replaced, inputs, outputs = copy.deepcopy(flat), (None,) * len(batch), (None,) * len(flat.outputs)
-    replaced.model = replace_recurrent(replaced.model)
-    model = BatchFirst(replaced, Axes(tuple(batch), inputs, known, (0,) * len(outputs), outputs))
+    inputs, outputs = (None,) * len(batch), (None,) * len(flat.outputs)
+    model = BatchFirst(
+        flat.with_model(replace_recurrent), Axes(tuple(batch), inputs, known, (0,) * len(outputs), outputs)
+    )
     try:
         graph = flat_graph(model, model.sample(3, 1), model.dynamic(False))
         few, more = (recorded(graph, model.sample(n, 1)) for n in (2, 3))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rnn_export.errors import DecidedByValue, LiftError
 from rnn_export.export.lift.axes.axes import TimeAxis, requested_time
 from rnn_export.export.lift.axes.axis_probe import AxisProbe
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.folded_inputs import Rated
-from rnn_export.export.lift.rated_ports import with_rated_ports
-from rnn_export.export.lift.streaming_model import StreamingModel
 
 # Frames that one input may have more than another, at both ends together.
 MOST_LATE = 64
@@ -47,33 +43,6 @@ class _Rates:
         """The sort key, likeliest lowest: no late input, all growing, fewest frames for one."""
         late = max(rated.unread for rated in self.moving)
         return late, self.inputs.count(None), -self.sequence
-
-
-def at_any_rates(flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]) -> StreamingModel:
-    """`lifted(flat)`; if frames of one rate are no time, `lifted` of a copy with some inputs folded."""
-    plain, refused = None, None
-    try:
-        plain = lifted(flat)
-    except DecidedByValue:
-        raise
-    except LiftError as error:
-        refused = error
-    looked = len(flat.inputs) > 1 and (plain is None or not plain.spec.has_time)
-    if looked and (found := rated_inputs(flat, time_axis)):
-        folded = copy.deepcopy(flat)
-        folded.fold(found)
-        try:
-            if (ported := with_rated_ports(lifted(folded))) is not None:
-                return ported
-        except DecidedByValue:
-            raise
-        except LiftError as error:
-            # Where a call is one frame for the plain model, it may well be.
-            refused = refused and error
-    if plain is None:
-        assert refused is not None
-        raise refused
-    return plain
 
 
 def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:

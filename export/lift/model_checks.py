@@ -106,9 +106,9 @@ def _dtype_of(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def refuse_inside(flat: FlatModel) -> None:
-    """Raise LiftError if a call packs unequal rows, has narrow types or writes weights; sets `flat.packs`."""
-    called, narrow = copy.deepcopy(flat), _Narrow()
+def with_call_checked(flat: FlatModel) -> FlatModel:
+    """`flat`, with `packs` as a call shows; raises LiftError if it packs unequal rows, is narrow or writes weights."""
+    called, narrow, packs = copy.deepcopy(flat), _Narrow(), list[str]()
     weights = [(name, p, p._version) for name, p in called.model.named_parameters()]
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
@@ -116,7 +116,7 @@ def refuse_inside(flat: FlatModel) -> None:
 
         def look(module: nn.Module, args: Any, path: str = path) -> None:
             if args and isinstance(args[0], PackedSequence):
-                flat.packs = True
+                packs.append(path)
                 if bool((args[0].batch_sizes != args[0].batch_sizes[0]).any()):
                     raise LiftError(f"{path or 'the model'} ({type(module).__name__}): {UNEQUAL}")
 
@@ -134,6 +134,7 @@ def refuse_inside(flat: FlatModel) -> None:
             f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "
             "where the target says it, --precision fp16 or bf16. Take it out."
         )
+    return flat.replace(packs=bool(packs))
 
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:

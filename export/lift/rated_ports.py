@@ -14,17 +14,24 @@ from torch import Tensor, fx
 
 from rnn_export.contract.spec import TensorSpec
 from rnn_export.contract.tensor_spec import rated as rated_time
+from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.contract import digest_of
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
+from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.streaming_model import StreamingModel
 
 
-def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
-    """`lifted`, which takes some inputs folded, with these unfolded; None if what is folded is not time."""
-    flat, spec, rated = lifted.original, lifted.spec, _behind_batch(lifted)
-    if any(lifted.axes.time_in[i] != r.axis for i, r in rated.items()):
-        return None
+def are_along_time(flat: FlatModel, axes: Axes) -> bool:
+    """True if what `flat` takes folded is folded along the time of `axes`."""
+    return all(axes.time_in[i] == r.axis for i, r in _behind_batch(flat, axes).items())
+
+
+def with_rated_ports(lifted: StreamingModel) -> StreamingModel:
+    """`lifted`, which may take some inputs folded, with these unfolded."""
+    if not lifted.original.rated:
+        return lifted
+    flat, spec, rated = lifted.original, lifted.spec, _behind_batch(lifted.original, lifted.axes)
     inputs = tuple(_port(t, rated[i]) if i in rated else t for i, t in enumerate(spec.inputs))
     own = replace(spec, inputs=inputs, digest="")
     notes = [own.delay_note if note == spec.delay_note else note for note in lifted.notes]
@@ -39,14 +46,14 @@ def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
 
 def folding(lifted: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
     """`call`, which takes folded inputs, for inputs as in the contract."""
-    rated = _behind_batch(lifted)
+    rated = _behind_batch(lifted.original, lifted.axes)
     return lambda *tensors: call(*(rated[i].folded(t) if i in rated else t for i, t in enumerate(tensors)))
 
 
-def _behind_batch(lifted: StreamingModel) -> dict[int, Rated]:
+def _behind_batch(flat: FlatModel, axes: Axes) -> dict[int, Rated]:
     """The folded inputs by number, with a batch axis in front if the model has none."""
-    bare = [batch is None for batch in lifted.axes.input_batch]
-    return {i: replace(r, axis=r.axis + bare[i]) for i, r in lifted.original.rated.items()}
+    bare = [batch is None for batch in axes.input_batch]
+    return {i: replace(r, axis=r.axis + bare[i]) for i, r in flat.rated.items()}
 
 
 def _port(tensor: TensorSpec, rated: Rated) -> TensorSpec:

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import (
-    DecidedByValue,
-    FrozenAxis,
     LiftError,
     NoBatchAxis,
-    RowsDepend,
-    StateMovesByCall,
-    WrongChunk,
     keyword,
 )
-from rnn_export.export.lift.axes.axes import Axes, axes_candidates, decided_for_all
+from rnn_export.export.lift.axes.axes import Axes, axes_candidates
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.batch_dependence import where_rows_mix
 from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one
 from rnn_export.export.lift.branches.counter_indices import refuse_beyond_entries
-from rnn_export.export.lift.branches.resolve_branches import resolve_branch
 from rnn_export.export.lift.call_memory import moves_by_call, refuse_memory_by_call
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
-from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import forget_bookkeeping, recorded
 from rnn_export.export.lift.ir.passes import dump
@@ -36,18 +29,16 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
 from rnn_export.export.lift.model.attention_bound import context_of
-from rnn_export.export.lift.model.decisions import user_assumptions, with_unused_assumptions
+from rnn_export.export.lift.model.decisions import user_assumptions
 from rnn_export.export.lift.model.disable_compile import eager
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.model_copy import copied
 from rnn_export.export.lift.model.outside_values import Outside
-from rnn_export.export.lift.model.script.script_modules import unscripted
 from rnn_export.export.lift.model.script.scripted_functions import scripted_functions_followed
 from rnn_export.export.lift.model_checks import (
     refuse_decisions,
     refuse_forgotten_cell,
     refuse_forgotten_states,
-    refuse_inside,
     refuse_narrow_example,
     refuse_narrow_examples,
     refuse_narrow_weights,
@@ -55,16 +46,17 @@ from rnn_export.export.lift.model_checks import (
     refuse_other_start,
     refuse_train_mode,
     refuse_wrappers,
+    with_call_checked,
 )
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.pack_states import packed
-from rnn_export.export.lift.single_stream import takes_one, why_one
+from rnn_export.export.lift.readings import Probed, Readings
 from rnn_export.export.lift.states.growing_states import with_capacity
-from rnn_export.export.lift.states.module_state import keep_states
+from rnn_export.export.lift.states.module_state import with_states
 from rnn_export.export.lift.states.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.states.sequence_lengths import bind_lengths
-from rnn_export.export.lift.states.undefined_initial import apply_initial, refuse_undefined_start
+from rnn_export.export.lift.states.undefined_initial import refuse_undefined_start, with_initial
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.equal_states import merge_equal_states
 from rnn_export.export.lift.streaming.output_lengths import cut_as_given
@@ -95,23 +87,8 @@ def lift(
     flat, outside = _flat_model(model, example_inputs, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
-    flat.decisions, flat.max_frames = user_assumptions(options.assume), options.max_frames
-    flat.context = context_of(options.max_context, options.max_frames)
-    while True:
-        try:
-            lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
-            break
-        except DecidedByValue as error:
-            options.progress("branches")
-            try:
-                flat.decisions = replace(resolve_branch(_with_states(flat), error), checked=True)
-            except DecidedByValue as undecided:
-                raise with_unused_assumptions(undecided, flat.decisions) from undecided
-        except LiftError as error:
-            # What stands against both ways of a decision is why it cannot be taken.
-            if refusal := next(iter(flat.decisions.seen.spared.values()), None):
-                raise with_unused_assumptions(refusal.computed_both_branches(error), flat.decisions) from error
-            raise
+    lifted = Readings(flat, options, _probed, _whole_sequences if options.sequence_only else _in_chunks).first()
+    flat = lifted.original
     if options.max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
             f"{keyword('max_context', options.max_context)}: no causal attention of the model can be bounded so. Leave "
@@ -122,28 +99,9 @@ def lift(
             f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
             "taken there. Leave it out."
         )
-    lifted.original.model, lifted.original.outside = clean, clean_outside
-    lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
+    original = flat.replace(model=clean, outside=clean_outside)
+    lifted = replace(lifted, original=original, notes=(*lifted.notes, *clean_outside.notes))
     return packed(lifted) if options.pack_states else lifted
-
-
-def _by_calls_or_frames(flat: FlatModel, options: LiftOptions) -> StreamingModel:
-    try:
-        return _lifted(flat, options)
-    except StateMovesByCall as error:
-        # What looked like time is another axis, where nothing but the call itself moves the memory.
-        if options.time_axis != "auto" or error.has_others or options.frames > 1:
-            raise
-        return _lifted(flat, replace(options, time_axis=None))
-
-
-@dataclass(frozen=True)
-class _Probed:
-    """A copy with module state as states, and recurrent layers as opaque operators."""
-
-    flat: FlatModel
-    axes: Axes
-    states: tuple[LiftedState, ...]
 
 
 def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: LiftOptions) -> tuple[FlatModel, Outside]:
@@ -164,90 +122,32 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
-    refuse_inside(flat)
-    apply_initial(flat, options.initial)
+    flat = with_initial(with_call_checked(flat), options.initial)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
         refuse_forgotten_states(flat, options.plain)
     flat.check_names()
-    return flat, outside
+    decisions, most = user_assumptions(options.assume), options.max_frames
+    return flat.replace(decisions=decisions, max_frames=most, context=context_of(options.max_context, most)), outside
 
 
-def _lifted(flat: FlatModel, options: LiftOptions) -> StreamingModel:
-    """The model lifted along the first batch axes that its graph confirms."""
-    refused: list[tuple[_Probed, RowsDepend]] = []
-    try:
-        for probed in _probed(flat, options):
-            try:
-                return _along(flat, probed, options)
-            except RowsDepend as error:
-                refused.append((probed, error))
-    except LiftError:
-        if not refused:
-            raise
-    probed, first = refused[0]
-    # An example of one row says what is meant, where nothing but the number of rows is against any other.
-    why = f"the number of rows is used as a value at {first.place}" if first.counted else decided_for_all(probed.flat)
-    one = replace(probed.axes, one_row=why)
-    sizes = {leaf.example.shape[b] for leaf, b in zip(flat.inputs, one.input_batch, strict=True) if b is not None}
-    if not why or sizes != {1} or not takes_one(probed.flat, one):
-        raise first
-    return _along(flat, replace(probed, axes=one), options)
-
-
-def _along(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
-    """The model lifted along given axes: for any batch, or for one stream if the code fixes its size."""
-    lifted, axes = _whole_sequences if options.sequence_only else _of_frames, probed.axes
-    try:
-        return lifted(flat, probed, options)
-    except FrozenAxis as error:
-        if axes.one_row or error.axis != dict(enumerate(axes.rows_in)).get(error.port):
-            raise
-        one = replace(axes, one_row=why_one(probed.flat, axes, error))
-        if not takes_one(probed.flat, one):
-            raise
-        return lifted(flat, replace(probed, axes=one), options)
-
-
-def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
-    """The model in steps of the frames asked for, else of the fewest that its strides need."""
-    try:
-        return _in_chunks(flat, probed, options)
-    except WrongChunk as error:
-        if options.chunk != "auto":
-            raise LiftError(str(error)) from error
-        lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
-        return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
-
-
-def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+def _in_chunks(flat: FlatModel, probed: Probed, options: LiftOptions) -> StreamingModel:
+    """The model in steps of `options.frames` frames."""
     if not probed.axes.has_time:
         refuse_left_out(flat)
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, options.plain)
-    first = {s.name: s.initial for s in probed.states}
-    chunk = probed.flat.chunk = options.frames
+    first, chunk = {s.name: s.initial for s in probed.states}, options.frames
+    probed = replace(probed, flat=probed.flat.replace(chunk=chunk))
     options.progress("capture")
-    try:
-        captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
-        refuse_beyond_entries(probed.flat)
-        _refuse_rivals(probed)
-        options.progress("streaming")
-        streamed = _streamed(probed, captured, chunk)
-        dump("streaming", captured.module)
-    except LiftError as error:
-        # What was taken for time may be the features of a frame, or what a call takes as a whole.
-        known = (LiftError, WrongChunk) if options.chunk != "auto" else (LiftError,)
-        unsure = probed.axes.of_last or (options.time_axis == "auto" and probed.flat.states)
-        if type(error) not in known or not unsure:
-            raise
-        times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
-        found = keyword("time_axis", times)
-        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
-        raise LiftError(
-            f"{error} That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
-        ) from error
+    captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
+    refuse_beyond_entries(probed.flat)
+    _refuse_rivals(probed)
+    options.progress("streaming")
+    streamed = _streamed(probed, captured, chunk)
+    dump("streaming", captured.module)
+    options.progress("contract")
     if captured.refusal is not None:
         raise captured.refusal
     shortest = max(captured.shortest, streamed.shortest)
@@ -268,10 +168,10 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
     return lifted
 
 
-def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
+def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[Probed]:
     """Run a copy of the model to find its module state, candidate axes and initial values."""
     options.progress("memory")
-    flat = _with_states(flat)
+    flat = with_states(flat)
     options.progress("axes")
     candidates = axes_candidates(flat, options.time_axis)
     while axes := _next(candidates, flat):
@@ -284,20 +184,7 @@ def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
         refuse_other_start(flat, axes, initial, options.initial)
         refuse_undefined_start(flat, axes, initial)
         states = tuple(LiftedState(leaf.name, initial[leaf.name], *origin_of(flat, leaf.name)) for leaf in flat.states)
-        replaced = copy.deepcopy(flat)
-        replaced.model = replace_recurrent(replaced.model)
-        yield _Probed(replaced, axes, states)
-
-
-def _with_states(flat: FlatModel) -> FlatModel:
-    """A copy that decides as known, with module state as states."""
-    flat = copy.deepcopy(flat)
-    flat.decisions = replace(flat.decisions, checked=False)
-    flat.packs_full_rows = flat.packs
-    flat.model = unscripted(flat.model)
-    keep_states(flat)
-    flat.check_names()
-    return flat
+        yield Probed(flat.with_model(replace_recurrent), axes, states)
 
 
 def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
@@ -313,7 +200,7 @@ def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
         raise
 
 
-def _refuse_rivals(probed: _Probed) -> None:
+def _refuse_rivals(probed: Probed) -> None:
     """Raise LiftError if a rival axis has memory that noise did not show: the user must say which is time."""
     names = [leaf.name for leaf in probed.flat.inputs]
     for rival in probed.axes.rivals:
@@ -323,7 +210,7 @@ def _refuse_rivals(probed: _Probed) -> None:
             raise LiftError(f"more than one axis could be time: {found}. Say which.")
 
 
-def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
+def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
     """Move the graph's memory of earlier frames into states, in place; a graph of one chunk stays."""
     flat, axes, module = probed.flat, probed.axes, captured.module
     if not captured.dynamic_time:
@@ -350,7 +237,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     return replace(streamed, states=[*probed.states, *streamed.states])
 
 
-def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
+def _followed(probed: Probed, module: fx.GraphModule, frames: int) -> None:
     """Raise RowsDepend if rows of a result of `module`, of `frames` frames, depend on each other."""
     if probed.axes.one_row:
         return
@@ -359,7 +246,7 @@ def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
     follow_rows(module, few, more, probed.axes.rows_in, probed.axes.rows_out)
 
 
-def _whole_sequences(flat: FlatModel, probed: _Probed, options: LiftOptions) -> StreamingModel:
+def _whole_sequences(flat: FlatModel, probed: Probed, options: LiftOptions) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
     options.progress("capture")
     module, shortest = capture_sequence(model, options.frames)

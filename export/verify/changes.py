@@ -61,9 +61,9 @@ class _Changing(SeesOperators):
 def changed_outputs(model: StreamingModel, loop: ClosedLoop, changes: int = CHANGES) -> Iterator[Mapping[str, Array]]:
     """Outputs of copies of the module, on as many rows, with all values changed a little."""
     for seed in range(changes):
-        other = copy.deepcopy(model.original)
         # A decision on an edge may go the other way now. Every other one is the module's own.
-        other.decisions = replace(other.decisions, checked=False, chosen=frozenset())
+        decisions = replace(model.original.decisions, checked=False, chosen=frozenset())
+        other = copy.deepcopy(model.original).replace(decisions=decisions)
         changing, fed = _changed(seed, other, loop)
         with changing:
             yield own_trace(replace(model, original=other), fed).outputs

@@ -15,6 +15,7 @@ from torch import nn
 from rnn_export.errors import LiftError, ParityError
 from rnn_export.export import export
 from rnn_export.export.lift import stages
+from rnn_export.export.lift.model.decisions import Decisions
 from rnn_export.runtime import load
 
 from ..lifting import lift  # noqa: TID252
@@ -368,7 +369,8 @@ def test_the_models_own_number_stays_a_number_where_the_model_is_the_reference(t
 
 def test_a_number_that_was_frozen_does_not_pass_verification(tmp_path, monkeypatch):
     """The reference feeds back the output of the model."""
-    monkeypatch.setattr(stages, "keep_states", lambda flat: None)
+    decided = Decisions(checked=False)
+    monkeypatch.setattr(stages, "with_states", lambda flat: flat.replace(decisions=decided))
     monkeypatch.setattr(stages.FlatModel, "held", property(lambda self: {}))
     lifted = lift(ring(of_dict), (X, COUNTED), states={"state": 1}, time_axis=None)
     assert [s.name for s in lifted.spec.states] == ["state.h"]

@@ -72,30 +72,28 @@ class Runs:
 
     def go_on(self, calls: int) -> None:
         """Run `calls` more."""
-        flat, before = self.flat, self.flat.decisions
-        try:
-            for _ in range(calls):
-                self.held.append({x.name: int(t) for x, t in self._of(self._states)})
-                flat.decisions = replace(
-                    self.decisions, watched=True, chosen=frozenset(), counted={}, left={}, variant=None, seen=Seen()
+        for _ in range(calls):
+            self.held.append({x.name: int(t) for x, t in self._of(self._states)})
+            seen = Seen()
+            flat = self.flat.replace(
+                decisions=replace(
+                    self.decisions, watched=True, chosen=frozenset(), counted={}, left={}, variant=None, seen=seen
                 )
-                inputs = [self._noise.like(leaf.example, {}) for leaf in flat.inputs]
-                try:
-                    with torch.no_grad():
-                        results = flat(*inputs, *self._states)
-                except Exception as error:  # the user's code may raise anything
-                    raise LiftError(
-                        f"call {len(self.held)} of the model fails{line_of(error)}: {first_line(error)}. A stream has "
-                        "no end: let numbers that pick entries come back, as of a ring: self.i = (self.i + 1) % N."
-                    ) from error
-                seen = flat.decisions.seen
-                self.numbers.append(seen.numbers)
-                self.asked |= {provenance(t) for tensors in seen.tensors.values() for t in tensors}
-                self._states = list(results[len(flat.outputs) :])
-                for leaf, tensor in self._of(self._states):
-                    self.after.setdefault(leaf.name, set()).add(provenance(tensor))
-        finally:
-            flat.decisions = before
+            )
+            inputs = [self._noise.like(leaf.example, {}) for leaf in flat.inputs]
+            try:
+                with torch.no_grad():
+                    results = flat(*inputs, *self._states)
+            except Exception as error:  # the user's code may raise anything
+                raise LiftError(
+                    f"call {len(self.held)} of the model fails{line_of(error)}: {first_line(error)}. A stream has "
+                    "no end: let numbers that pick entries come back, as of a ring: self.i = (self.i + 1) % N."
+                ) from error
+            self.numbers.append(seen.numbers)
+            self.asked |= {provenance(t) for tensors in seen.tensors.values() for t in tensors}
+            self._states = list(results[len(flat.outputs) :])
+            for leaf, tensor in self._of(self._states):
+                self.after.setdefault(leaf.name, set()).add(provenance(tensor))
 
     def _of(self, states: Iterable[Tensor]) -> list[tuple[Any, Tensor]]:
         pairs = zip(self.flat.states, states, strict=True)

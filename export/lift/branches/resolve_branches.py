@@ -62,7 +62,7 @@ def resolve_branch(flat: FlatModel, error: DecidedByValue) -> Decisions:
             raise error
         else:
             decisions = replace(decisions, numbers=True)
-        flat.decisions = decisions
+        flat = flat.replace(decisions=decisions)
         tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
         try:
             export_program(flat, tensors, (tuple({} for _ in tensors),))
@@ -157,8 +157,7 @@ def _with(decisions: Decisions, at: str, value: bool) -> Decisions:
 
 
 def _run(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor]) -> tuple[_Run, Seen]:
-    called = copy.deepcopy(flat)
-    called.decisions = replace(decisions, watched=True)
+    called = copy.deepcopy(flat).replace(decisions=replace(decisions, watched=True))
     try:
         with torch.no_grad():
             return _Run(called(*(t.clone() for t in fed))), decisions.seen

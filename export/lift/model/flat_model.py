@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,10 +120,23 @@ class FlatModel(nn.Module):
         self._roots: dict[AttributePath, Any] = {}
         self._check_states_come_back(result, called)
 
-    def fold(self, rated: Mapping[int, Rated]) -> None:
-        """Fold the inputs `rated`, by index."""
+    def replace(self, **changes: Any) -> FlatModel:
+        """A copy with other attributes, which shares the rest with this one, the user's modules included."""
+        other = copy.copy(self)
+        vars(other)["_modules"] = dict(self._modules)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
+
+    def with_model(self, change: Callable[[nn.Module], nn.Module]) -> FlatModel:
+        """A deep copy with `change` of the user's model, which may change in place."""
+        other = copy.deepcopy(self)
+        return other.replace(model=change(other.model))
+
+    def folded(self, rated: Mapping[int, Rated]) -> FlatModel:
+        """A copy that takes the inputs `rated`, by index, folded."""
         folded = {i: replace(self.inputs[i], example=r.example(self.inputs[i].example)) for i, r in rated.items()}
-        self.rated, self.inputs = dict(rated), tuple(folded.get(i, leaf) for i, leaf in enumerate(self.inputs))
+        return self.replace(rated=dict(rated), inputs=tuple(folded.get(i, x) for i, x in enumerate(self.inputs)))
 
     @property
     def declared(self) -> tuple[Leaf, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
+from rnn_export.export.lift.model.script.script_modules import unscripted
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
 from rnn_export.export.lift.states.unread_counters import unread_counters
@@ -36,11 +37,13 @@ INSTEAD = (
 )
 
 
-def keep_states(flat: FlatModel) -> None:
-    """Make states of attributes that calls of the model change and later ones read; `flat` must be a copy.
+def with_states(flat: FlatModel) -> FlatModel:
+    """A deep copy that decides as known, with the attributes that calls change and later ones read as states.
 
     Raises LiftError, with the path, for memory that is no tensor of one shape, grows, or has an unknown initial value.
     """
+    decisions = replace(flat.decisions, checked=False)
+    flat = flat.with_model(unscripted).replace(decisions=decisions, packs_full_rows=flat.packs)
     noise = Noise(flat)
     try:
         with torch.no_grad():
@@ -56,6 +59,8 @@ def keep_states(flat: FlatModel) -> None:
             flat.forget(unread_counters(flat, _draw(flat, noise, module_states=True)))
             _warm_up(flat, noise)
             _refuse_random_state(flat, noise)
+        flat.check_names()
+        return flat
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything

@@ -17,20 +17,20 @@ from rnn_export.export.lift.model.flat_model import FlatModel
 SAY = "say where it starts, initial={{{0!r}: tensor}}, one row of it (of a command, in what the factory returns third)"
 
 
-def apply_initial(flat: FlatModel, initial: Mapping[str, Any] | None) -> None:
-    """Give numbers in declared states their `initial` values, and tensors if the example gives NaN."""
+def with_initial(flat: FlatModel, initial: Mapping[str, Any] | None) -> FlatModel:
+    """`flat` whose numbers in declared states have their `initial` values, and tensors if the example gives NaN."""
     for name in flat.held:
         if initial and name in initial:
             flat.begin(name, initial[name])
     inputs = [leaf.example for leaf in flat.inputs]
     if not initial or not gives_nan(flat, [*inputs, *(leaf.example for leaf in flat.states)]):
-        return
+        return flat
     declared = {
         leaf.name: _as_example(initial[leaf.name], leaf.example) for leaf in flat.states if leaf.name in initial
     }
     known = {name: value for name, value in declared.items() if value is not None}
-    flat.states = tuple(replace(leaf, example=known.get(leaf.name, leaf.example)) for leaf in flat.states)
-    flat.seen |= {leaf.name: leaf.example[None] for leaf in flat.states}
+    states = tuple(replace(leaf, example=known.get(leaf.name, leaf.example)) for leaf in flat.states)
+    return flat.replace(states=states, seen={leaf.name: leaf.example[None] for leaf in states})
 
 
 def _as_example(row: Any, example: Tensor) -> Tensor | None:

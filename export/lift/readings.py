@@ -1,0 +1,262 @@
+"""Tries the readings of a model one by one until one lifts; keeps every refusal, and shows that of the likeliest one.
+
+A call leaves open which axes are batch and time, how many frames a step takes, whether it is one frame or one stream,
+and whether inputs have several rates. The refusal of one reading often says which one to try next.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, WrongChunk, keyword
+from rnn_export.export.lift.axes.axes import Axes, TimeAxis, decided_for_all
+from rnn_export.export.lift.axes.axis_probe import Assignment
+from rnn_export.export.lift.branches.resolve_branches import resolve_branch
+from rnn_export.export.lift.input_rates import rated_inputs
+from rnn_export.export.lift.model.decisions import with_unused_assumptions
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.folded_inputs import Rated
+from rnn_export.export.lift.options import LiftOptions
+from rnn_export.export.lift.rated_ports import are_along_time, with_rated_ports
+from rnn_export.export.lift.single_stream import takes_one, why_one
+from rnn_export.export.lift.states.module_state import with_states
+from rnn_export.export.lift.streaming import LiftedState
+from rnn_export.export.lift.streaming_model import StreamingModel
+
+# In the order in which a reading goes through them.
+STAGES = ("memory", "axes", "capture", "streaming", "contract")
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A copy of a model with module state as states and recurrent layers as opaque operators, along given axes."""
+
+    flat: FlatModel
+    axes: Axes
+    states: tuple[LiftedState, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One way to read the call of a model.
+
+    Attributes:
+        flat: the call, with the decisions known so far; inputs of several rates may be folded.
+        time_axis: as in the options.
+        candidates: the axes that runs of the model allow, the likeliest first, found as they are asked for.
+        chunk: the frames of a step.
+        why_chunk: the reason for them, if the user did not ask for them.
+        probed: the model along the axes of this reading; None for the next ones of `candidates`.
+    """
+
+    flat: FlatModel
+    time_axis: TimeAxis
+    candidates: Iterator[Probed]
+    chunk: int
+    why_chunk: str = ""
+    probed: Probed | None = None
+
+    def refines(self, other: Reading) -> bool:
+        """True if this is `other` with another chunk, or for one stream."""
+        return self.probed is not None and other.probed is not None and self.probed.flat is other.probed.flat
+
+    def __str__(self) -> str:
+        folded = [f"{self.flat.inputs[i].name!r} in {r.frames} frames for one of others" for i, r in self._rated]
+        if self.probed is None:
+            return ", ".join(folded or ["one frame a call"] * (self.time_axis is None))
+        axes = self.probed.axes
+        times, batches = (self._axes_of(a) for a in (axes.input_time, axes.input_batch))
+        rows = "one stream" if axes.one_row else f"batch {batches}" if batches else "no batch"
+        return ", ".join([f"time {times}" if times else "one frame a call", rows, *folded])
+
+    @property
+    def _rated(self) -> list[tuple[int, Rated]]:
+        return [(i, r) for i, r in self.flat.rated.items() if r.frames > 1]
+
+    def _axes_of(self, axes: Assignment) -> str:
+        ports = zip(self.flat.inputs, axes, strict=True)
+        return " and ".join(f"axis {axis} of {leaf.name!r}" for leaf, axis in ports if axis is not None)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The refusal of a reading, at a stage by its number."""
+
+    reading: Reading
+    error: LiftError
+    stage: int
+
+    def is_likelier(self, other: Refused) -> bool:
+        """True if this reading got farther than `other`, or refines it and got as far."""
+        return self.stage > other.stage or (self.stage == other.stage and self.reading.refines(other.reading))
+
+
+class Readings:
+    """The readings of `flat`, tried in turn, and their refusals.
+
+    `candidates` finds the axes that a model may have, `lifted` lifts it along given ones, in chunks of some frames.
+    """
+
+    def __init__(
+        self,
+        flat: FlatModel,
+        options: LiftOptions,
+        candidates: Callable[[FlatModel, LiftOptions], Iterator[Probed]],
+        lifted: Callable[[FlatModel, Probed, LiftOptions], StreamingModel],
+    ) -> None:
+        self._flat, self._candidates, self._lifted = flat, candidates, lifted
+        self._show, self._stage = options.progress, STAGES[0]
+        self._options = replace(options, progress=self._reach)
+        self._refused: list[Refused] = []
+        self._without_time: StreamingModel | None = None
+        self._is_folded = False
+        # By the last refusal, the reading to try next.
+        self._next: tuple[tuple[type[LiftError], Callable[[Refused], Reading | None]], ...] = (
+            (DecidedByValue, self._with_decision),
+            (WrongChunk, self._in_fitting_chunks),
+            (FrozenAxis, self._one_stream_of_frozen_batch),
+            (RowsDepend, self._along_next_axes),
+            (LiftError, self._one_stream_of_dependent_rows),
+            (StateMovesByCall, self._one_frame_a_call),
+            (LiftError, lambda last: self._of_several_rates()),
+        )
+
+    def first(self) -> StreamingModel:
+        """The model as its first reading that lifts; raises the refusal of the likeliest if none does."""
+        reading: Reading | None = self._read(self._flat, self._options.time_axis)
+        while reading is not None:
+            try:
+                lifted = self._lift(reading)
+            except LiftError as error:
+                reading = self._after(error)
+                continue
+            if lifted.spec.has_time:
+                return lifted
+            # What is one frame a call may be one input of several.
+            self._without_time, reading = lifted, self._of_several_rates()
+        return self._without_time or self._refuse()
+
+    def _read(self, flat: FlatModel, time_axis: TimeAxis) -> Reading:
+        options = replace(self._options, time_axis=time_axis)
+        return Reading(flat, time_axis, self._candidates(flat, options), options.frames)
+
+    def _lift(self, reading: Reading) -> StreamingModel:
+        self._reading, self._stage = reading, "axes"
+        probed = reading.probed or next(reading.candidates, None)
+        if probed is None:
+            raise LiftError("the model has no other axes that rows of a batch could be on.")
+        self._reading = reading = replace(reading, probed=probed)
+        if not are_along_time(reading.flat, probed.axes):
+            raise LiftError(f"{reading}: the inputs are longer together, but not along their time.")
+        lifted = self._lifted(reading.flat, probed, replace(self._options, chunk=reading.chunk))
+        notes = [f"chunk {reading.chunk} frames: {reading.why_chunk}"] if reading.why_chunk else []
+        return with_rated_ports(replace(lifted, notes=(*notes, *lifted.notes)))
+
+    def _reach(self, stage: str) -> None:
+        self._stage = stage
+        self._show(stage)
+
+    def _after(self, error: LiftError) -> Reading | None:
+        """The reading to try after `error` of the last one; None if no other is left."""
+        last = Refused(self._reading, error, STAGES.index(self._stage))
+        self._refused.append(last)
+        fitting = (find(last) for kind, find in self._next if isinstance(error, kind))
+        return next((reading for reading in fitting if reading is not None), None)
+
+    def _with_decision(self, last: Refused) -> Reading:
+        """All from the start, with the decision that was met as well."""
+        assert isinstance(last.error, DecidedByValue)
+        self._show("branches")
+        try:
+            decisions = resolve_branch(with_states(self._flat), last.error)
+        except DecidedByValue as undecided:
+            raise with_unused_assumptions(undecided, self._flat.decisions) from undecided
+        self._flat = self._flat.replace(decisions=replace(decisions, checked=True))
+        self._refused, self._without_time, self._is_folded = [], None, False
+        return self._read(self._flat, self._options.time_axis)
+
+    def _in_fitting_chunks(self, last: Refused) -> Reading | None:
+        assert isinstance(last.error, WrongChunk)
+        if self._options.chunk != "auto" or last.reading.why_chunk:
+            return None
+        return replace(last.reading, chunk=last.error.fits, why_chunk=last.error.why)
+
+    def _one_stream_of_frozen_batch(self, last: Refused) -> Reading | None:
+        """One stream at a time, where the code makes a number of the size of the batch."""
+        error, probed = last.error, last.reading.probed
+        assert isinstance(error, FrozenAxis)
+        if probed is None or probed.axes.one_row or error.axis != dict(enumerate(probed.axes.rows_in)).get(error.port):
+            return None
+        return self._as_one_stream(last.reading, probed, why_one(probed.flat, probed.axes, error))
+
+    def _along_next_axes(self, last: Refused) -> Reading:
+        return replace(last.reading, probed=None)
+
+    def _one_stream_of_dependent_rows(self, last: Refused) -> Reading | None:
+        """One stream of the likeliest axes, where an example of one row says what is meant.
+
+        Nothing but the number of rows may be against any other.
+        """
+        alike = [r for r in self._refused if r.reading.candidates is last.reading.candidates]
+        first = next((r for r in alike if isinstance(r.error, RowsDepend)), None)
+        if first is None or any(r.reading.refines(first.reading) for r in alike if r is not first):
+            return None
+        probed, error = first.reading.probed, first.error
+        assert probed is not None
+        assert isinstance(error, RowsDepend)
+        ports = zip(first.reading.flat.inputs, probed.axes.input_batch, strict=True)
+        sizes = {leaf.example.shape[batch] for leaf, batch in ports if batch is not None}
+        place = f"the number of rows is used as a value at {error.place}"
+        why = place if error.counted else decided_for_all(probed.flat)
+        return self._as_one_stream(first.reading, probed, why) if why and sizes == {1} else None
+
+    def _as_one_stream(self, reading: Reading, probed: Probed, why: str) -> Reading | None:
+        one = replace(probed, axes=replace(probed.axes, one_row=why))
+        return replace(reading, probed=one) if takes_one(one.flat, one.axes) else None
+
+    def _one_frame_a_call(self, last: Refused) -> Reading | None:
+        """Without time, where nothing but the call itself moves the memory: then time is another axis."""
+        assert isinstance(last.error, StateMovesByCall)
+        if last.reading.time_axis != "auto" or last.error.has_others or self._options.frames > 1:
+            return None
+        return self._read(last.reading.flat, None)
+
+    def _of_several_rates(self) -> Reading | None:
+        """Inputs with several frames for one of others folded, if the model takes such."""
+        if self._is_folded or len(self._flat.inputs) < 2:
+            return None
+        self._is_folded = True
+        found = rated_inputs(self._flat, self._options.time_axis)
+        return self._read(self._flat.folded(found), self._options.time_axis) if found else None
+
+    def _refuse(self) -> NoReturn:
+        likeliest = functools.reduce(lambda best, other: other if other.is_likelier(best) else best, self._refused)
+        error, decisions = likeliest.error, self._flat.decisions
+        # What stands against both ways of a decision is why it cannot be taken.
+        if refusal := next(iter(decisions.seen.spared.values()), None):
+            raise with_unused_assumptions(refusal.computed_both_branches(error), decisions) from error
+        text = f"{error}{self._doubt(likeliest)}"
+        names = dict.fromkeys(str(r.reading) for r in self._refused)
+        if others := [name for name in names if name not in ("", str(likeliest.reading))]:
+            text += f"\nThat is for {likeliest.reading}. Refused as well: {'; '.join(others)}."
+        if isinstance(error, WrongChunk):
+            raise LiftError(text) from error
+        error.args = (text,)
+        raise error
+
+    def _doubt(self, refused: Refused) -> str:
+        """Advice, where a time that was found may be the features of a frame, or what a call takes as a whole."""
+        reading, probed = refused.reading, refused.reading.probed
+        known = (LiftError, WrongChunk) if self._options.chunk != "auto" else (LiftError,)
+        if probed is None or type(refused.error) not in known or STAGES[refused.stage] not in ("capture", "streaming"):
+            return ""
+        unsure = probed.axes.of_last or (reading.time_axis == "auto" and probed.flat.states)
+        if not unsure or self._options.sequence_only:
+            return ""
+        times = dict(zip((leaf.name for leaf in reading.flat.inputs), probed.axes.input_time, strict=True))
+        found = keyword("time_axis", times)
+        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
+        return f" That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
