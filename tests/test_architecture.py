@@ -325,6 +325,27 @@ def test_nobody_imports_a_second_copy():
     assert (second, relative) == ([], [])
 
 
+def test_no_stage_of_lifting_changes_the_call_that_it_is_given():
+    """A FlatModel with other attributes is a copy, made by its `replace`; only FlatModel assigns to itself."""
+    own = (ROOT / "export/lift/model/flat_model.py").read_text()
+    attributes = {n.attr for n in ast.walk(ast.parse(own)) if isinstance(n, ast.Attribute) and _is_self(n)}
+    files = [
+        path for path in (ROOT / "export").rglob("*.py") if "FlatModel" in (text := path.read_text()) and text != own
+    ]
+    stores = [
+        f"{path.relative_to(ROOT)}:{n.lineno}: {ast.unparse(n)}"
+        for path in files
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and n.attr in attributes and not _is_self(n)
+    ]
+    assert len(files) > 20
+    assert not stores
+
+
+def _is_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
 def test_a_file_fits_in_the_head():
     sources = [*modules().values(), *ROOT.glob("scripts/**/*.py")]
     assert not [path for path in sources if len(path.read_text().splitlines()) > 400]

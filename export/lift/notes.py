@@ -20,7 +20,7 @@ def origin_of(flat: FlatModel, name: str) -> tuple[str, str]:
     path = flat.module_state_at(name)
     if path is None:
         return _ARGUMENT
-    if flat.is_held(name):
+    if name in flat.held:
         return "argument", "a number in an argument that comes back, as declared"
     kind = kind_of(path, flat.model)
     return kind, f"{'a buffer' if kind == 'buffer' else 'an attribute'} that a call of the model changes"

@@ -6,25 +6,30 @@ and whether inputs have several rates. The refusal of one reading often says whi
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+import torch
+
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, WrongChunk, keyword
 from rnn_export.export.lift.axes.axes import Axes, TimeAxis, decided_for_all
 from rnn_export.export.lift.axes.axis_probe import Assignment
+from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.branches.resolve_branches import resolve_branch
 from rnn_export.export.lift.input_rates import rated_inputs
+from rnn_export.export.lift.loops.folding.trace_lengths import many_frames, shortest_length
 from rnn_export.export.lift.model.decisions import with_unused_assumptions
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.rated_ports import are_along_time, with_rated_ports
-from rnn_export.export.lift.single_stream import takes_one, why_one
 from rnn_export.export.lift.states.module_state import with_states
 from rnn_export.export.lift.streaming import LiftedState
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.lift.trace.tracing import place_of_number
 
 # In the order in which a reading goes through them.
 STAGES = ("memory", "axes", "capture", "streaming", "contract")
@@ -190,7 +195,7 @@ class Readings:
         assert isinstance(error, FrozenAxis)
         if probed is None or probed.axes.one_row or error.axis != dict(enumerate(probed.axes.rows_in)).get(error.port):
             return None
-        return self._as_one_stream(last.reading, probed, why_one(probed.flat, probed.axes, error))
+        return self._as_one_stream(last.reading, probed, _why_one(probed.flat, probed.axes, error))
 
     def _along_next_axes(self, last: Refused) -> Reading:
         return replace(last.reading, probed=None)
@@ -215,7 +220,7 @@ class Readings:
 
     def _as_one_stream(self, reading: Reading, probed: Probed, why: str) -> Reading | None:
         one = replace(probed, axes=replace(probed.axes, one_row=why))
-        return replace(reading, probed=one) if takes_one(one.flat, one.axes) else None
+        return replace(reading, probed=one) if _takes_one(one.flat, one.axes) else None
 
     def _one_frame_a_call(self, last: Refused) -> Reading | None:
         """Without time, where nothing but the call itself moves the memory: then time is another axis."""
@@ -260,3 +265,26 @@ class Readings:
         found = keyword("time_axis", times)
         call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
         return f" That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
+
+
+def _why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:
+    """The place where the code of `flat` makes a number of its batch size, from `error`."""
+    model = BatchFirst(flat, axes)
+    place = place_of_number(model, model.sample(3, shortest_length(model)), error.port, error.axis)
+    return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
+
+
+def _takes_one(flat: FlatModel, axes: Axes) -> bool:
+    """True if the model runs on one row and its module state has one row."""
+    kept_rows = [
+        axes.states[i].example_rows(leaf.example)
+        for i, leaf in enumerate(flat.states)
+        if flat.module_state_at(leaf.name)
+    ]
+    model = BatchFirst(copy.deepcopy(flat), axes)
+    try:
+        with torch.no_grad():
+            model(*model.sample(1, many_frames(model) if axes.has_time else 1))
+    except Exception:  # a size that the model does not take may raise anything
+        return False
+    return all(len(rows) == 1 for rows in kept_rows)

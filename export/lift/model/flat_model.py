@@ -190,9 +190,7 @@ class FlatModel(nn.Module):
     def forget(self, names: Collection[str]) -> None:
         """Make the counters `names` write-only module states: nothing reads them."""
         held = dict(zip(self.module_states, self._are_complex, strict=True))
-        self.write_only |= {
-            g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names
-        }
+        self.write_only |= {g: x.example for g in held for x in self.states if x.name == self.name_of(g) in names}
         self.module_states = tuple(group for group in held if group not in self.write_only)
         self._are_complex = tuple(held[group] for group in self.module_states)
         self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
@@ -266,14 +264,9 @@ class FlatModel(nn.Module):
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
 
-    def is_held(self, name: str) -> bool:
-        """True if the state `name` is a number in an argument."""
-        return name in self.held
-
     def begin(self, name: str, value: Any) -> None:
         """Set the initial value of the number `name` in an argument."""
-        before = self.held[name]
-        vars(self.model)[HELD] = self.held | {name: type(before)(value)}
+        vars(self.model)[HELD] = self.held | {name: type(self.held[name])(value)}
 
     @property
     def held(self) -> dict[str, Any]:
@@ -396,9 +389,8 @@ class FlatModel(nn.Module):
     def check_names(self) -> None:
         """Raise LiftError if an output has the name of an input or a state."""
         fed = {leaf.name for leaf in (*self.inputs, *self.states)}
-        for name in self.outputs:
-            if name in fed:
-                raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+        if name := next((name for name in self.outputs if name in fed), None):
+            raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
