@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # Options of the command that have another name than the keyword.
@@ -14,6 +15,8 @@ OPTIONS = {"states": "--state", "targets": "--target"}
 def keyword(name: str, value: Any) -> str:
     """A keyword of export() with the option of the command beside it: `time_axis={'x': 1} (--time-axis x=1)`."""
     option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    if value is True:
+        return f"{name}=True ({option})"
     pairs = value.items() if isinstance(value, Mapping) else ()
     words = [shlex.quote(f"{key}={_word(one)}") for key, one in pairs] or [_word(value)]
     return f"{name}={value!r} ({' '.join(f'{option} {word}' for word in words)})"
@@ -21,6 +24,41 @@ def keyword(name: str, value: Any) -> str:
 
 def _word(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Keywords of export() that may be what is meant, and a sentence in which {} stands for them.
+
+    `refused` is the sentence for where they do not help, with {} for the refusal; without one, nothing is said then.
+    """
+
+    keywords: Mapping[str, Any]
+    sentence: str
+    refused: str = ""
+
+    def __str__(self) -> str:
+        return self.sentence.replace("{}", " and ".join(keyword(k, value) for k, value in self.keywords.items()))
+
+
+ONE_FRAME = Advice({"time_axis": None}, "If one call is one frame, say {}.")
+SEQUENCES = Advice({"sequence_only": True}, "If whole sequences are meant, say {}.")
+
+
+def at_most(frames: int) -> Advice:
+    """Advice to bound the frames of a stream."""
+    return Advice({"max_frames": frames}, "If streams have so many frames at most, say {}.")
+
+
+def if_time(axes: Mapping[str, int | None]) -> Advice:
+    """Advice to say which axis of each input is time."""
+    return Advice({"time_axis": axes}, "If these axes are time, say {}.")
+
+
+def always(at: str, value: bool) -> Advice:
+    """Advice to assume that a decision is always the same; every verification checks it."""
+    asked = f"If the tensor that is asked there (before any `not`) is always {str(value).lower()} in a stream"
+    return Advice({"assume": {at: value}}, f"{asked}, say {{}}.")
 
 
 # --- public: what a user catches
@@ -39,7 +77,19 @@ class SourceError(RnnExportError):
 
 
 class LiftError(RnnExportError):
-    """The model cannot become a pure step with named states."""
+    """The model cannot become a pure step with named states.
+
+    `advice` ends the message; `lift` tries it first, and leaves out what does not help. `others` are the other ways
+    in which the model was read, refused as well.
+    """
+
+    def __init__(self, message: str = "", *, advice: Iterable[Advice] = ()) -> None:
+        super().__init__(message)
+        self.advice, self.others = tuple(advice), tuple[str, ...]()
+
+    def __str__(self) -> str:
+        others = f"\nOther readings were refused too: {'; '.join(self.others)}." if self.others else ""
+        return " ".join([super().__str__(), *map(str, self.advice)]) + others
 
 
 class WrongPass(RnnExportError):
@@ -139,8 +189,8 @@ class BoundedAxis(LiftError):
     def __init__(self, port: int, axis: int, longest: int, beyond: str) -> None:
         super().__init__(
             f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
-            f"If streams of {longest} frames at most are meant, say {keyword('max_frames', longest)}; if "
-            f"one call is one frame, {keyword('time_axis', None)}. Else let the code take any length."
+            "Let the code take any length.",
+            advice=[at_most(longest), ONE_FRAME],
         )
         self.port, self.axis, self.longest = port, axis, longest
 
@@ -176,9 +226,7 @@ class DecidedByValue(LiftError):
         place = f" at {at}" if at else ""
         known = (
             f"data-dependent control flow{place}: {source}: the code takes a decision by the value of a tensor (if, "
-            f"while), which no graph can do{tried}. Compute both and choose with torch.where. Or, if the tensor that "
-            "is asked there (before any `not`) is always true or always false on what a stream is fed, say so: "
-            f"{keyword('assume', {at: True})}, or False; every verification checks it."
+            f"while), which no graph can do{tried}. Compute both and choose with torch.where."
         )
         unknown = (
             f"data-dependent numbers{place}: the code makes a number of the value of a tensor (item(), int(), a size, "
@@ -186,12 +234,14 @@ class DecidedByValue(LiftError):
             "torch.where, mask what is left out; a number that is always the same can be an attribute of the model, "
             "and a length comes from x.shape."
         )
-        super().__init__(known if line and not self.of_number else unknown)
+        is_known = line > 0 and not self.of_number
+        assumed = [always(at, value) for value in (True, False)] if is_known else []
+        super().__init__(known if is_known else unknown, advice=assumed)
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
     def computed_both_branches(self, error: BaseException) -> DecidedByValue:
         """The same, where computing both branches failed with `error`."""
-        why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
+        why = f"{self.tried} (and with both ways computed: {Exception.__str__(error).splitlines()[0].rstrip('.')})"
         return self.with_note(why)
 
     def with_note(self, tried: str) -> DecidedByValue:
@@ -233,6 +283,10 @@ class AssumptionBroken(ParityError):
         self.at, self.source, self.value = at, source, value
 
 
+class SeveralReadings(LiftError):
+    """A call can be read in several ways; `advice` has them, and the user must say which is meant."""
+
+
 class RowsDepend(LiftError):
     """Rows of the batch depend on each other, at `place`; `counted`: by their number alone."""
 
@@ -247,8 +301,8 @@ class NoBatchAxis(LiftError):
     `alone`: along some axis a batch of one gives something else than its row in a larger batch.
     """
 
-    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool, advice: Iterable[Advice] = ()) -> None:
+        super().__init__(message, advice=advice)
         self.free, self.alone = free, alone
 
 
@@ -256,7 +310,7 @@ class StateMovesByCall(LiftError):
     """A state moves once per call; `has_others`: the model has states of its frames besides."""
 
     def __init__(self, has_others: bool, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, advice=[ONE_FRAME])
         self.has_others = has_others
 
 

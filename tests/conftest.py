@@ -56,16 +56,17 @@ def refusals_made() -> Iterator[None]:
     """Record the source lines of refusals in this process, one of several, for `scripts/refusals.py`."""
     made: set[str] = set()
 
+    plain = errors.RnnExportError.__init__
+
     def init(self: errors.RnnExportError, *args: Any) -> None:
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_code.co_filename == errors.__file__:
             frame = frame.f_back
         made.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
-        Exception.__init__(self, *args)
+        plain(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (errors.LiftError, errors.ExportError):
-            patch.setattr(kind, "__init__", init)
+        patch.setattr(errors.RnnExportError, "__init__", init)
         yield
     folder = TESTS.parent / ".cache" / "refusals"
     folder.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,5 @@ def moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
     return StateMovesByCall(
         has_others,
         f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
-        "sequence is cut otherwise. If one call is one frame, say time_axis=None (--time-axis none); if not, let every "
-        "frame move it, or take it out where nothing reads it.",
+        "sequence is cut otherwise. Let every frame move it, or take it out where nothing reads it.",
     )

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from rnn_export.contract.tensor_spec import DTYPES
-from rnn_export.errors import LiftError, TraceFailed, keyword
+from rnn_export.errors import Advice, LiftError, TraceFailed
 from rnn_export.export.lift.axes.axes import Axes
 from rnn_export.export.lift.ir.compare import EXACT, START, same
 from rnn_export.export.lift.ir.op_recorder import SeesOperators
@@ -168,9 +168,8 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
         name = leaf.name.split(".")[0]
         if name in flat.written and name not in plain:
             raise LiftError(
-                f"the model writes to its input {leaf.name!r}: it looks like a state. Declare where it comes back, in "
-                f"the input itself {keyword('states', {name: name})}, or in an output; or say that it is none, "
-                f"{keyword('states', {name: None})}."
+                f"the model writes to its input {leaf.name!r}: it looks like a state.",
+                advice=_of_state(name, name, "in the input itself most likely"),
             )
     if len(set(flat.output_keys)) + len(flat.states) >= 2:
         _refuse_returned(flat, others, plain)
@@ -200,9 +199,17 @@ def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[st
         name, keys = _whole(flat, leaf, likely), " or ".join(map(repr, dict.fromkeys(returned)))
         raise LiftError(
             f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {keys}: it looks like "
-            "a state. Declare where it comes back, in the order of the model most likely "
-            f"{keyword('states', {name: likely})}, or say that it is none, {keyword('states', {name: None})}."
+            "a state.",
+            advice=_of_state(name, likely, "in the order of the model most likely"),
         )
+
+
+def _of_state(name: str, back: OutputRef, most: str) -> list[Advice]:
+    """Advice on an input that looks like a state."""
+    return [
+        Advice({"states": {name: back}}, f"Declare where it comes back, {most}: {{}}."),
+        Advice({"states": {name: None}}, "If it is none, say {}.", "If it is none, the model is refused: {}"),
+    ]
 
 
 def _whole(flat: FlatModel, leaf: Leaf, key: OutputRef) -> str:

@@ -14,16 +14,24 @@ from typing import NoReturn
 
 import torch
 
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, WrongChunk, keyword
+from rnn_export.errors import (
+    Advice,
+    DecidedByValue,
+    FrozenAxis,
+    LiftError,
+    RowsDepend,
+    StateMovesByCall,
+    WrongChunk,
+    keyword,
+)
 from rnn_export.export.lift.axes.axes import Axes, TimeAxis, decided_for_all
 from rnn_export.export.lift.axes.axis_probe import Assignment
 from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.axes.input_rates import rated_inputs
 from rnn_export.export.lift.branches.resolve_branches import resolve_branch
-from rnn_export.export.lift.input_rates import rated_inputs
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames, shortest_length
 from rnn_export.export.lift.model.decisions import with_unused_assumptions
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.options import LiftOptions
 from rnn_export.export.lift.rated_ports import are_along_time, with_rated_ports
 from rnn_export.export.lift.states.module_state import with_states
@@ -64,24 +72,33 @@ class Reading:
     why_chunk: str = ""
     probed: Probed | None = None
 
+    @property
+    def is_one_stream(self) -> bool:
+        """True if streams go one at a time."""
+        return self.probed is not None and bool(self.probed.axes.one_row)
+
+    @property
+    def rows(self) -> int:
+        """The most rows that the example has along the batch axes."""
+        batches = self.probed.axes.input_batch if self.probed else ()
+        ports = zip(self.flat.inputs, batches, strict=False)
+        return max((leaf.example.shape[b] for leaf, b in ports if b is not None), default=0)
+
     def refines(self, other: Reading) -> bool:
         """True if this is `other` with another chunk, or for one stream."""
         return self.probed is not None and other.probed is not None and self.probed.flat is other.probed.flat
 
     def __str__(self) -> str:
-        folded = [f"{self.flat.inputs[i].name!r} in {r.frames} frames for one of others" for i, r in self._rated]
+        rated = [(self.flat.inputs[i].name, r.frames) for i, r in self.flat.rated.items()]
+        folded = [f"{n} frames of {name!r} for one of the others" for name, n in rated if n > 1]
         if self.probed is None:
-            return ", ".join(folded or ["one frame a call"] * (self.time_axis is None))
+            return ", ".join(folded or ["one frame a call" if self.time_axis is None else "all inputs of one rate"])
         axes = self.probed.axes
-        times, batches = (self._axes_of(a) for a in (axes.input_time, axes.input_batch))
-        rows = "one stream" if axes.one_row else f"batch {batches}" if batches else "no batch"
-        return ", ".join([f"time {times}" if times else "one frame a call", rows, *folded])
+        times, batches = (self._named(a) for a in (axes.input_time, axes.input_batch))
+        rows = ["one stream at a time"] if axes.one_row else [f"batch along {batches}"] if batches else []
+        return ", ".join([f"time along {times}" if times else "one frame a call", *rows, *folded])
 
-    @property
-    def _rated(self) -> list[tuple[int, Rated]]:
-        return [(i, r) for i, r in self.flat.rated.items() if r.frames > 1]
-
-    def _axes_of(self, axes: Assignment) -> str:
+    def _named(self, axes: Assignment) -> str:
         ports = zip(self.flat.inputs, axes, strict=True)
         return " and ".join(f"axis {axis} of {leaf.name!r}" for leaf, axis in ports if axis is not None)
 
@@ -95,8 +112,14 @@ class Refused:
     stage: int
 
     def is_likelier(self, other: Refused) -> bool:
-        """True if this reading got farther than `other`, or refines it and got as far."""
-        return self.stage > other.stage or (self.stage == other.stage and self.reading.refines(other.reading))
+        """True if this reading got farther than `other`, or as far and the inputs were seen to go by its rates.
+
+        One stream is not what an example of several rows means.
+        """
+        if self.reading.is_one_stream and self.reading.rows > 1 and not other.reading.is_one_stream:
+            return False
+        is_closer = self.reading.refines(other.reading) or (self.reading.flat.rated and not other.reading.flat.rated)
+        return self.stage > other.stage or (self.stage == other.stage and bool(is_closer))
 
 
 class Readings:
@@ -207,16 +230,14 @@ class Readings:
         """
         alike = [r for r in self._refused if r.reading.candidates is last.reading.candidates]
         first = next((r for r in alike if isinstance(r.error, RowsDepend)), None)
-        if first is None or any(r.reading.refines(first.reading) for r in alike if r is not first):
+        if first is None or any(r.reading.refines(first.reading) and r.reading.is_one_stream for r in alike):
             return None
         probed, error = first.reading.probed, first.error
         assert probed is not None
         assert isinstance(error, RowsDepend)
-        ports = zip(first.reading.flat.inputs, probed.axes.input_batch, strict=True)
-        sizes = {leaf.example.shape[batch] for leaf, batch in ports if batch is not None}
         place = f"the number of rows is used as a value at {error.place}"
         why = place if error.counted else decided_for_all(probed.flat)
-        return self._as_one_stream(first.reading, probed, why) if why and sizes == {1} else None
+        return self._as_one_stream(first.reading, probed, why) if why and first.reading.rows == 1 else None
 
     def _as_one_stream(self, reading: Reading, probed: Probed, why: str) -> Reading | None:
         one = replace(probed, axes=replace(probed.axes, one_row=why))
@@ -240,31 +261,32 @@ class Readings:
     def _refuse(self) -> NoReturn:
         likeliest = functools.reduce(lambda best, other: other if other.is_likelier(best) else best, self._refused)
         error, decisions = likeliest.error, self._flat.decisions
-        # What stands against both ways of a decision is why it cannot be taken.
         if refusal := next(iter(decisions.seen.spared.values()), None):
+            # What stands against both ways of a decision is why it cannot be taken.
             raise with_unused_assumptions(refusal.computed_both_branches(error), decisions) from error
-        text = f"{error}{self._doubt(likeliest)}"
-        names = dict.fromkeys(str(r.reading) for r in self._refused)
-        if others := [name for name in names if name not in ("", str(likeliest.reading))]:
-            text += f"\nThat is for {likeliest.reading}. Refused as well: {'; '.join(others)}."
-        if isinstance(error, WrongChunk):
-            raise LiftError(text) from error
-        error.args = (text,)
-        raise error
+        error = LiftError(str(error)) if isinstance(error, WrongChunk) else error
+        error.advice += tuple(self._doubt(likeliest))
+        shown, probed = str(likeliest.reading), likeliest.reading.probed
+        if probed and any(probed.axes.input_batch):
+            error.args = (f"{error.args[0]} That is with {shown}.",)
+        error.others = tuple(name for name in dict.fromkeys(str(r.reading) for r in self._refused) if name != shown)
+        raise error from likeliest.error.__cause__
 
-    def _doubt(self, refused: Refused) -> str:
-        """Advice, where a time that was found may be the features of a frame, or what a call takes as a whole."""
+    def _doubt(self, refused: Refused) -> Iterator[Advice]:
+        """Advice where a time that was found may be the features of a frame, or what a call takes as a whole."""
         reading, probed = refused.reading, refused.reading.probed
         known = (LiftError, WrongChunk) if self._options.chunk != "auto" else (LiftError,)
         if probed is None or type(refused.error) not in known or STAGES[refused.stage] not in ("capture", "streaming"):
-            return ""
+            return
         unsure = probed.axes.of_last or (reading.time_axis == "auto" and probed.flat.states)
-        if not unsure or self._options.sequence_only:
-            return ""
-        times = dict(zip((leaf.name for leaf in reading.flat.inputs), probed.axes.input_time, strict=True))
-        found = keyword("time_axis", times)
-        call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
-        return f" That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
+        if unsure and probed.axes.has_time and not self._options.sequence_only:
+            what = "window of frames" if probed.axes.of_last else "frame"
+            found = keyword("time_axis", dict(zip(_names(reading), probed.axes.input_time, strict=True)))
+            yield Advice({"time_axis": None}, f"Time was found, {found}; if one call is one {what}, say {{}}.")
+
+
+def _names(reading: Reading) -> list[str]:
+    return [leaf.name for leaf in reading.flat.inputs]
 
 
 def _why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import (
-    LiftError,
-    NoBatchAxis,
-    keyword,
-)
+from rnn_export.errors import SEQUENCES, LiftError, NoBatchAxis, SeveralReadings, if_time, keyword
+from rnn_export.export.lift.advice import with_tried_advice
 from rnn_export.export.lift.axes.axes import Axes, axes_candidates
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.batch_dependence import where_rows_mix
@@ -84,7 +82,16 @@ def lift(
     fix.
     """
     options = LiftOptions() if options is None else options
-    flat, outside = _flat_model(model, example_inputs, options)
+    example = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    attempt = functools.partial(_lifted, model, example)
+    try:
+        return attempt(options)
+    except LiftError as error:
+        raise with_tried_advice(error, options, attempt) from error.__cause__
+
+
+def _lifted(model: nn.Module, example: tuple[Any, ...], options: LiftOptions) -> StreamingModel:
+    flat, outside = _flat_model(model, example, options)
     # Never run nor traced, so that verification starts from what the user gave.
     clean, clean_outside = copy.deepcopy((flat.model, outside))
     lifted = Readings(flat, options, _probed, _whole_sequences if options.sequence_only else _in_chunks).first()
@@ -104,7 +111,7 @@ def lift(
     return packed(lifted) if options.pack_states else lifted
 
 
-def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: LiftOptions) -> tuple[FlatModel, Outside]:
+def _flat_model(model: nn.Module, example: tuple[Any, ...], options: LiftOptions) -> tuple[FlatModel, Outside]:
     """A copy of the user's model called with flat tensors, and copies of the outside values that its code reads.
 
     Raises LiftError for an unfit model.
@@ -114,7 +121,6 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
     for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
         refuse(model)
     (model, outside), states = copied(model), options.states
-    example = (example,) if isinstance(example, Tensor) else tuple(example)
     refuse_narrow_example(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
@@ -193,7 +199,7 @@ def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
     except NoBatchAxis as error:
         refuse_decisions(flat)
         if error.free and (found := where_rows_mix(flat, error.free[0])):
-            raise NoBatchAxis(f"{error}\nWhere rows meet: {found}", error.free, error.alone) from None
+            error.args = (f"{error.args[0]}\nWhere rows meet: {found}",)
         raise
     except LiftError:
         refuse_decisions(flat)
@@ -206,8 +212,7 @@ def _refuse_rivals(probed: Probed) -> None:
     for rival in probed.axes.rivals:
         if not is_independent(BatchFirst(probed.flat, rival)):
             times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            found = " or ".join(keyword("time_axis", time) for time in times)
-            raise LiftError(f"more than one axis could be time: {found}. Say which.")
+            raise SeveralReadings("more than one axis could be time. Say which.", advice=map(if_time, times))
 
 
 def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
@@ -232,7 +237,8 @@ def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
     if not axes.causal and streamed.end is None:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
-            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
+            "sequence), so it cannot stream.",
+            advice=[SEQUENCES],
         )
     return replace(streamed, states=[*probed.states, *streamed.states])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rnn_export.errors import LiftError, NoBatchAxis, keyword
+from rnn_export.errors import Advice, BoundedAxis, LiftError, NoBatchAxis, keyword
 from rnn_export.export.lift.axes.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
 from rnn_export.export.lift.axes.batch_search import ALONE, MOVED, batch_candidates
 from rnn_export.export.lift.axes.time_search import ProbedRows, find_time
@@ -107,14 +107,17 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
         raise _odd_order(model, odd[0])
 
 
-def _odd_order(model: FlatModel, axes: Axes) -> LiftError:
+def _odd_order(model: FlatModel, axes: Axes) -> NoBatchAxis:
     stands = zip(model.inputs, axes.input_time, axes.input_batch, strict=True)
     found = ", ".join(f"of {leaf.name!r} time is axis {t} and the batch axis {b}" for leaf, t, b in stands)
     times = {leaf.name: t for leaf, t in zip(model.inputs, axes.input_time, strict=True)}
-    return LiftError(
+    return NoBatchAxis(
         f"{found}: no axes in a usual order are time and batch (rows along axis 0 depend on each other, or cannot be "
-        f"any number), but most models have the batch first, or time and then the batch. If it is meant so, say it: "
-        f"{keyword('time_axis', times)}. Else look for what mixes rows along axis 0."
+        f"any number), but most models have the batch first, or time and then the batch. Look for what mixes rows "
+        "along axis 0.",
+        [(0,) * len(model.inputs)],
+        alone=False,
+        advice=[Advice({"time_axis": times}, "If it is meant so, say {}.")],
     )
 
 
@@ -140,7 +143,9 @@ def _axes_of_one(probe: AxisProbe, requested: Assignment | None, refused: NoBatc
     try:
         time = find_time(probe, rows, requested)
     except LiftError as error:
-        raise (refused if refused.free else error) from None
+        # Where no other axis goes as rows would, one stream is meant, and its time has an end.
+        is_time = isinstance(error, BoundedAxis) and all(axes[error.port] == error.axis for axes in refused.free)
+        raise (error if is_time or not refused.free else refused) from None
     bare = [port for port, axis in enumerate(inputs) if axis is None]
     others = ((port, a) for port in bare for a in range(probe.inputs[port].example.dim()) if a != time.inputs[port])
     if any(_takes_more(probe, rows, port, axis) for port, axis in others):

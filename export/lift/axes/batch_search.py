@@ -69,11 +69,11 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     if found or unmoved:
         return
     shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*probe.inputs, *probe.states))
-    one = "If one stream at a time is meant, give an example of one row. " if alone else ""
+    one = " If one stream at a time is meant, give an example of one row." if alone else ""
     raise NoBatchAxis(
         f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
         "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
-        f"state that is passed in, states={{argument: output}} (--state ARGUMENT=OUTPUT). {one}Tried:\n"
+        f"state that is passed in, states={{argument: output}} (--state ARGUMENT=OUTPUT).{one}\nTried:\n"
         + "\n".join(tried[:TRIED] or ["  no axis"]),
         free,
         alone,

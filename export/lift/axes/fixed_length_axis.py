@@ -26,15 +26,11 @@ class FixedTime:
     axis: int
     size: int
 
-    @property
-    def advice(self) -> str:
-        """The finding and two ways out."""
+    def __str__(self) -> str:
         return (
             f"along axis {self.axis} of input {self.name!r} the model takes {self.size} entries, no fewer and no more, "
             "and each entry of an output follows from those of the input up to it, as over time. If it is time, let "
-            f"the code take fewer frames too, of a table as many as there are (table[: x.shape[{self.axis}]]), and say "
-            f"max_frames={self.size} (--max-frames {self.size}) where it ends there; if one call is one frame of "
-            f"{self.size}, say time_axis=None (--time-axis none)."
+            f"the code take fewer frames too, of a table as many as there are (table[: x.shape[{self.axis}]])."
         )
 
 
@@ -160,6 +156,5 @@ def refuse_first_frames(axes: FixedAxes, times: Assignment, frames: int) -> None
         raise LiftError(
             f"of {frames} frames along axis {axis} of input {name!r} the model reads the first {read} alone, whatever "
             f"comes behind them, as a loop over range({read}) does. If that axis is time, let the code go over all of "
-            f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read} and say "
-            "time_axis=None (--time-axis none)."
+            f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read}."
         )

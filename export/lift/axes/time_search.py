@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import BoundedAxis, LiftError, keyword
+from rnn_export.errors import (
+    ONE_FRAME,
+    SEQUENCES,
+    Advice,
+    BoundedAxis,
+    LiftError,
+    SeveralReadings,
+    at_most,
+    if_time,
+    keyword,
+)
 from rnn_export.export.lift.axes.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
 from rnn_export.export.lift.axes.explicit_recurrence import written_loop
 from rnn_export.export.lift.axes.fixed_length_axis import FixedAxes, refuse_first_frames
@@ -25,8 +35,6 @@ FAR = 4
 # Frames within which it is seen that a model looks back on some of them alone.
 SEEN_BACK = 2048
 RECURRENT = (*LAYERS, nn.RNNCellBase)
-NONE = "time_axis=None (--time-axis none)"
-SEQUENCES = "If whole sequences are meant, sequence_only=True (--sequence-only)."
 
 
 @dataclass(frozen=True)
@@ -65,15 +73,15 @@ class ProbedRows:
     count: int
 
 
-def _declared_so(model: FlatModel) -> str:
+def _declared_so(model: FlatModel) -> list[Advice]:
     """Advice to declare an argument that may be a state; empty if there is none."""
     results = [*zip(model.output_keys, model.example_outputs, strict=True)]
     given = [(leaf.name, k) for leaf in model.inputs[1:] for k, t in results if t.shape == leaf.example.shape]
     left_out = [(name, model.output_keys[-1]) for name in model.defaulted_to_none if len(set(model.output_keys)) > 1]
     name, key = next(iter([*given, *left_out]), ("", ""))
     if not name:
-        return ""
-    return f"If {name!r} is its state, declare where it comes back: {keyword('states', {name: key})}. "
+        return []
+    return [Advice({"states": {name: key}}, f"If {name!r} is its state, declare where it comes back: {{}}.")]
 
 
 def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) -> TimeCandidate:
@@ -88,20 +96,19 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
     if requested is not None:
         found = search.candidate(requested, True)
         if found is None:
+            ports = zip(probe.inputs, requested, strict=True)
             raise LiftError(
                 f"{keyword('time_axis', probe.by_name(requested))}: the model cannot run at other lengths. "
-                f"{probe.failure}. "
-                "If it takes so many frames at most, say max_frames=N (--max-frames N)."
+                f"{probe.failure}.",
+                advice=[at_most(min(leaf.example.shape[t] for leaf, t in ports if t is not None))],
             )
         return found
     best = search.best()
-    found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+    times = [if_time(probe.by_name(candidate.inputs)) for candidate in best]
     if not best or best[0].rank:
-        search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
+        search.refuse_bounded(times if any(not candidate.causal for candidate in best) else ())
     if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
-        raise LiftError(
-            f"{fixed.advice} Along {found_axes} no frame was seen to know of another: if it is that, say so."
-        )
+        raise LiftError(f"{fixed} Along others no frame was seen to know of another.", advice=[*times, ONE_FRAME])
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if best and not best[0].has_output_time and search.has_states():
         # A call may be one frame, of which an input, or a part of it, is not read.
@@ -110,8 +117,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
         fixed = search.fixed_axes.time()
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
-            f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
-            + (fixed.advice if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
+            f"output follows from a state of it: each call would start anew{f': {fixed}' if fixed else '.'}",
+            advice=[*_declared_so(probe.model), ONE_FRAME, *([] if fixed else [SEQUENCES])],
         )
     if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
         # What is of all entries may be a pool over the features of one frame, or over an image.
@@ -123,12 +130,13 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
     if not best[0].has_output_time:
         refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
     if len(best) > 1:
-        found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
+        times = [if_time(probe.by_name(candidate.inputs)) for candidate in best]
         if best[0].has_output_time:
-            raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
-        raise LiftError(
-            f"no output has a time axis, and several axes of the inputs can be of any length. If an output is the "
-            f"answer at the last frame, say which axis is time: {found_axes}. If one call is one frame, say {NONE}."
+            raise SeveralReadings("more than one axis could be time. Say which.", advice=times)
+        raise SeveralReadings(
+            "no output has a time axis, and several axes of the inputs can be of any length: if an output is the "
+            "answer at the last frame, which of them is time must be said.",
+            advice=[*times, ONE_FRAME],
         )
     return best[0]
 
@@ -173,12 +181,12 @@ class TimeSearch:
         fixed = self.fixed_axes.time()
         if not (loop := written_loop(model, self.rows.inputs)):
             if fixed:
-                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.advice}")
+                raise LiftError(f"nothing is kept, so each call would start anew: {fixed}", advice=[ONE_FRAME])
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
-            f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say {NONE}. "
-            "If that axis is time, let the code take it of any length, x.shape[1]."
+            "kept: each call would start anew. If that axis is time, let the code take it of any length, x.shape[1].",
+            advice=[*_declared_so(model), ONE_FRAME],
         )
 
     @property
@@ -238,10 +246,10 @@ class TimeSearch:
             self._run(tensors)
         return counted.calls
 
-    def refuse_bounded(self, others: str) -> None:
+    def refuse_bounded(self, others: Sequence[Advice]) -> None:
         """Raise BoundedAxis for an axis that varies in size, but is longer only up to some length.
 
-        It is one that `best` found to take no multiples. With `others`, time axes that look ahead, it is a LiftError.
+        It is one that `best` found to take no multiples. With `others`, axes that look ahead, it is a LiftError.
         """
         for axes in self._failed:
             sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
@@ -258,9 +266,10 @@ class TimeSearch:
             self._run(self._drawn_at(axes, longest + 1))
             port, axis = next((i, t) for i, t in enumerate(axes) if t is not None)
             if others:
-                raise LiftError(
-                    f"which axis is time must be said: with {others} an output depends on later frames, and axis "
-                    f"{axis} of input {port} may only be up to {longest} long."
+                raise SeveralReadings(
+                    f"which axis is time must be said: axis {axis} of input {port} may only be up to {longest} long, "
+                    "and along the others an output depends on later frames.",
+                    advice=[at_most(longest), *others],
                 )
             beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
             raise BoundedAxis(port, axis, longest, beyond)
@@ -277,8 +286,11 @@ class TimeSearch:
         return self._drawn(axes, [size] * len(axes))
 
     def _choices(self) -> Iterator[Assignment]:
-        pairs = zip(self.probe.inputs, self.rows.inputs, strict=True)
-        by_input = [[*(a for a in range(leaf.example.dim()) if a != b), None] for leaf, b in pairs]
+        # The frames of one input that go with one of the others are no time.
+        inside = {i: rated.axis + 1 for i, rated in self.probe.model.rated.items() if rated.frames > 1}
+        taken = [(b, inside.get(i)) for i, b in enumerate(self.rows.inputs)]
+        pairs = zip(self.probe.inputs, taken, strict=True)
+        by_input = [[*(a for a in range(leaf.example.dim()) if a not in others), None] for leaf, others in pairs]
         return (choice for choice in itertools.product(*by_input) if any(axis is not None for axis in choice))
 
     def _draw(self, inputs: Assignment, multiple: int) -> list[Tensor]:

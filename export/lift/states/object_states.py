@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnn_export.errors import LiftError, keyword
+from rnn_export.errors import Advice, LiftError
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.model.call.carried_objects import Carrying
 from rnn_export.export.lift.model.call.dataclass_pytree import opened
@@ -57,10 +57,6 @@ def refuse_left_out(flat: FlatModel) -> None:
     for name, kind in flat.left_out.items():
         raise LiftError(
             f"{name!r} of what the model returns is a {kind}, which the next call may take, and one call is one frame: "
-            f"it is a state. Declare it: {declaring(name)}."
+            "it is a state.",
+            advice=[Advice({"states": {name: name}}, "Declare it: {}.")],
         )
-
-
-def declaring(name: str) -> str:
-    """The declaration of a state that returns under its own name."""
-    return keyword("states", {name: name})

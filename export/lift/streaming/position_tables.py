@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.errors import keyword
+from rnn_export.errors import ONE_FRAME, at_most, keyword
 from rnn_export.export.lift.ir.fx_nodes import aten, name_of
 from rnn_export.export.lift.streaming.time_axis import refusal
 
@@ -70,8 +70,9 @@ def refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
         raise refusal(
             node,
             f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
-            f"end. If streams of {frames} frames at most are meant, say {keyword('max_frames', frames)}; "
-            f"if one call is one frame of {frames}, {keyword('time_axis', None)}.",
+            "end.",
+            at_most(frames),
+            ONE_FRAME,
         )
     if max_frames > frames:
         reason = f"{name_of(node)} has a table for {frames} frames: {keyword('max_frames', frames)} is the most."

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from torch import fx, nn
 
-from rnn_export.errors import LiftError, WrongChunk
+from rnn_export.errors import ONE_FRAME, LiftError, WrongChunk
 from rnn_export.export.lift.ir.compare import same
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
@@ -245,8 +245,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
             raise refusal(
                 node,
                 "an output is made of first frames alone, which are not all there when it is given. Let the code go "
-                "over all frames (x.shape[1] in place of a number); or, if one call is one frame, say time_axis=None "
-                "(--time-axis none).",
+                "over all frames (x.shape[1] in place of a number).",
+                ONE_FRAME,
             )
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from torch import fx
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import Advice, LiftError
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
 from rnn_export.export.lift.ir.fx_nodes import stands_for
 from rnn_export.export.lift.ir.source_location import place_of
@@ -145,9 +145,9 @@ Info = TimeAxisInfo | LastFrame | FirstFrames | Unsupported | None
 NodeInfo = Info | list[Info]
 
 
-def refusal(node: fx.Node, reason: str) -> LiftError:
-    """A LiftError with source location and reason."""
-    return LiftError(f"{place_of(node)}: {reason}")
+def refusal(node: fx.Node, reason: str, *advice: Advice) -> LiftError:
+    """A LiftError with source location, reason and advice."""
+    return LiftError(f"{place_of(node)}: {reason}", advice=advice)
 
 
 # The beginnings of the names of operators that have a stride; others put frames together.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import SEQUENCES, LiftError
 from rnn_export.export.lift.ir.fx_nodes import args_of, path_of, placeholders
 from rnn_export.export.lift.loops.loop_body import COUNT, ITERATION, RolledLoop
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
@@ -45,8 +45,8 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
         kind = str(node.target).split(".")[1].upper()
         raise LiftError(
             f"{path.rpartition('.')[0] or 'the model'}: the {kind} is bidirectional: it needs the end of the sequence "
-            "before it can give the first frame, so it cannot stream. Train it with bidirectional=False, or export "
-            "whole sequences only: sequence_only=True (--sequence-only)."
+            "before it can give the first frame, so it cannot stream. Train it with bidirectional=False.",
+            advice=[SEQUENCES],
         )
     operands = [args_of(node)[argument] for argument, _, _ in OPS[node.target]]
     for (_, letter, _), operand in zip(OPS[node.target], operands, strict=True):
