@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 # Options of the command that have another name than the keyword.
 OPTIONS = {"states": "--state", "targets": "--target"}
@@ -27,7 +28,18 @@ def _word(value: Any) -> str:
 
 
 class RnnExportError(Exception):
-    """The root of every error that this toolkit raises on purpose."""
+    """The root of every error that this toolkit raises on purpose; `id` names its message, see docs/messages.md."""
+
+    # True for a class whose errors are caught inside and never shown: they need no id.
+    is_signal: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, id: str = "") -> None:
+        super().__init__(message)
+        self.id = id
+
+    def __reduce__(self) -> Any:
+        """By what was made: constructors of subclasses take other arguments than a message."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class SpecError(RnnExportError):
@@ -81,8 +93,8 @@ class PoolFull(StreamError):
 class StreamClosed(StreamError):
     """Streams of a pool that are over: closed, or idle for too long. `ids` are theirs."""
 
-    def __init__(self, message: str, ids: tuple[int, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, ids: tuple[int, ...] = (), *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.ids = ids
 
 
@@ -116,20 +128,22 @@ class Untrusted(BackendUnavailable):
 class ToolUnavailable(BackendUnavailable):
     """A compiler, driver or library of this machine cannot be used: `detail` is the fault, `fix` the remedy."""
 
-    def __init__(self, detail: str, fix: str) -> None:
-        super().__init__(f"{detail}: {fix}.")
+    def __init__(self, detail: str, fix: str, *, id: str = "") -> None:
+        super().__init__(f"{detail}: {fix}.", id=id)
         self.detail, self.fix = detail, fix
 
 
 class DeviceError(RnnExportError):
     """A call of a GPU's runtime or driver failed; a backend catches it and names its operation."""
 
+    is_signal = True
+
 
 class FrozenAxis(LiftError):
     """torch.export made a number of an axis that must be of any size: `axis` of input `port`."""
 
-    def __init__(self, message: str, port: int, axis: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, port: int, axis: int, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.port, self.axis = port, axis
 
 
@@ -140,7 +154,8 @@ class BoundedAxis(LiftError):
         super().__init__(
             f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
             f"If streams of {longest} frames at most are meant, say {keyword('max_frames', longest)}; if "
-            f"one call is one frame, {keyword('time_axis', None)}. Else let the code take any length."
+            f"one call is one frame, {keyword('time_axis', None)}. Else let the code take any length.",
+            id="axis-with-end",
         )
         self.port, self.axis, self.longest = port, axis, longest
 
@@ -155,7 +170,8 @@ class WrongChunk(LiftError):
         self.fits, self.why = math.lcm(chunk, unit), why
         super().__init__(
             f"chunk={chunk}: the model takes {unit} frames at once (its strides), so a step must have a multiple of "
-            f"{unit}: chunk={self.fits} (--chunk {self.fits})."
+            f"{unit}: chunk={self.fits} (--chunk {self.fits}).",
+            id="chunk-not-of-strides",
         )
 
 
@@ -186,7 +202,10 @@ class DecidedByValue(LiftError):
             "torch.where, mask what is left out; a number that is always the same can be an attribute of the model, "
             "and a length comes from x.shape."
         )
-        super().__init__(known if line and not self.of_number else unknown)
+        if line and not self.of_number:
+            super().__init__(known, id="decided-by-value")
+        else:
+            super().__init__(unknown, id="number-by-value")
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
     def computed_both_branches(self, error: BaseException) -> DecidedByValue:
@@ -228,7 +247,8 @@ class AssumptionBroken(ParityError):
         super().__init__(
             f"{keyword('assume', {at: not value})} does not hold{when}: {source} asks a tensor that is {value}. "
             "If a stream is fed other values than these, give a recording of them (data=, --data); if not, leave the "
-            "assumption out, compute both and choose with torch.where. Nothing was written."
+            "assumption out, compute both and choose with torch.where. Nothing was written.",
+            id="assumption-broken",
         )
         self.at, self.source, self.value = at, source, value
 
@@ -236,8 +256,8 @@ class AssumptionBroken(ParityError):
 class RowsDepend(LiftError):
     """Rows of the batch depend on each other, at `place`; `counted`: by their number alone."""
 
-    def __init__(self, message: str, place: str, counted: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, place: str, counted: bool, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.place, self.counted = place, counted
 
 
@@ -247,16 +267,16 @@ class NoBatchAxis(LiftError):
     `alone`: along some axis a batch of one gives something else than its row in a larger batch.
     """
 
-    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.free, self.alone = free, alone
 
 
 class StateMovesByCall(LiftError):
     """A state moves once per call; `has_others`: the model has states of its frames besides."""
 
-    def __init__(self, has_others: bool, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, has_others: bool, message: str, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.has_others = has_others
 
 

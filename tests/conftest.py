@@ -56,12 +56,13 @@ def refusals_made() -> Iterator[None]:
     """Record the source lines of refusals in this process, one of several, for `scripts/refusals.py`."""
     made: set[str] = set()
 
-    def init(self: errors.RnnExportError, *args: Any) -> None:
+    def init(self: errors.RnnExportError, *args: Any, id: str = "") -> None:
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_code.co_filename == errors.__file__:
             frame = frame.f_back
         made.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
         Exception.__init__(self, *args)
+        self.id = id
 
     with pytest.MonkeyPatch.context() as patch:
         for kind in (errors.LiftError, errors.ExportError):

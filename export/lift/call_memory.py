@@ -46,4 +46,5 @@ def moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
         f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
         "sequence is cut otherwise. If one call is one frame, say time_axis=None (--time-axis none); if not, let every "
         "frame move it, or take it out where nothing reads it.",
+        id="state-moves-by-call",
     )

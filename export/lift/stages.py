@@ -115,12 +115,14 @@ def lift(
     if options.max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
             f"{keyword('max_context', options.max_context)}: no causal attention of the model can be bounded so. Leave "
-            "it out."
+            "it out.",
+            id="max-context-without-attention",
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
             f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
-            "taken there. Leave it out."
+            "taken there. Leave it out.",
+            id="assume-never-asked",
         )
     lifted.original.model, lifted.original.outside = clean, clean_outside
     lifted = replace(lifted, notes=(*lifted.notes, *clean_outside.notes))
@@ -152,7 +154,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: Lift
     Raises LiftError for an unfit model.
     """
     if not isinstance(model, nn.Module):
-        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
+        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.", id="not-a-module")
     for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
         refuse(model)
     (model, outside), states = copied(model), options.states
@@ -216,7 +218,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
         return _in_chunks(flat, probed, options)
     except WrongChunk as error:
         if options.chunk != "auto":
-            raise LiftError(str(error)) from error
+            raise LiftError(str(error), id=error.id) from error
         lifted = _in_chunks(flat, probed, replace(options, chunk=error.fits))
         return replace(lifted, notes=(f"chunk {error.fits} frames: {error.why}", *lifted.notes))
 
@@ -246,7 +248,8 @@ def _in_chunks(flat: FlatModel, probed: _Probed, options: LiftOptions) -> Stream
         found = keyword("time_axis", times)
         call = "call is one window of frames" if probed.axes.of_last else "call is one frame"
         raise LiftError(
-            f"{error} That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}."
+            f"{error} That is along {found}, which was found; if one {call}, say {keyword('time_axis', None)}.",
+            id=error.id,
         ) from error
     if captured.refusal is not None:
         raise captured.refusal
@@ -278,7 +281,8 @@ def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[_Probed]:
         if options.frames > 1 and not axes.has_time:
             raise LiftError(
                 f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
-                "chunk must be 1."
+                "chunk must be 1.",
+                id="chunk-without-time",
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
@@ -306,7 +310,7 @@ def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
     except NoBatchAxis as error:
         refuse_decisions(flat)
         if error.free and (found := where_rows_mix(flat, error.free[0])):
-            raise NoBatchAxis(f"{error}\nWhere rows meet: {found}", error.free, error.alone) from None
+            raise NoBatchAxis(f"{error}\nWhere rows meet: {found}", error.free, error.alone, id=error.id) from None
         raise
     except LiftError:
         refuse_decisions(flat)
@@ -320,7 +324,7 @@ def _refuse_rivals(probed: _Probed) -> None:
         if not is_independent(BatchFirst(probed.flat, rival)):
             times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
             found = " or ".join(keyword("time_axis", time) for time in times)
-            raise LiftError(f"more than one axis could be time: {found}. Say which.")
+            raise LiftError(f"more than one axis could be time: {found}. Say which.", id="rival-time-axes")
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
@@ -345,7 +349,8 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not axes.causal and streamed.end is None:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
-            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
+            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only).",
+            id="output-looks-ahead",
         )
     return replace(streamed, states=[*probed.states, *streamed.states])
 

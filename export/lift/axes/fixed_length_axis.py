@@ -161,5 +161,6 @@ def refuse_first_frames(axes: FixedAxes, times: Assignment, frames: int) -> None
             f"of {frames} frames along axis {axis} of input {name!r} the model reads the first {read} alone, whatever "
             f"comes behind them, as a loop over range({read}) does. If that axis is time, let the code go over all of "
             f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read} and say "
-            "time_axis=None (--time-axis none)."
+            "time_axis=None (--time-axis none).",
+            id="first-frames-alone",
         )

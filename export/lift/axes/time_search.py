@@ -91,7 +91,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
             raise LiftError(
                 f"{keyword('time_axis', probe.by_name(requested))}: the model cannot run at other lengths. "
                 f"{probe.failure}. "
-                "If it takes so many frames at most, say max_frames=N (--max-frames N)."
+                "If it takes so many frames at most, say max_frames=N (--max-frames N).",
+                id="time-axis-fixed-length",
             )
         return found
     best = search.best()
@@ -100,7 +101,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
         raise LiftError(
-            f"{fixed.advice} Along {found_axes} no frame was seen to know of another: if it is that, say so."
+            f"{fixed.advice} Along {found_axes} no frame was seen to know of another: if it is that, say so.",
+            id="axis-of-fixed-length",
         )
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if best and not best[0].has_output_time and search.has_states():
@@ -111,7 +113,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
-            + (fixed.advice if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
+            + (fixed.advice if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}"),
+            id="recurrent-without-time",
         )
     if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
         # What is of all entries may be a pool over the features of one frame, or over an image.
@@ -125,10 +128,11 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
     if len(best) > 1:
         found_axes = " or ".join(keyword("time_axis", probe.by_name(candidate.inputs)) for candidate in best)
         if best[0].has_output_time:
-            raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
+            raise LiftError(f"more than one axis could be time: {found_axes}. Say which.", id="several-time-axes")
         raise LiftError(
             f"no output has a time axis, and several axes of the inputs can be of any length. If an output is the "
-            f"answer at the last frame, say which axis is time: {found_axes}. If one call is one frame, say {NONE}."
+            f"answer at the last frame, say which axis is time: {found_axes}. If one call is one frame, say {NONE}.",
+            id="answer-without-time-axis",
         )
     return best[0]
 
@@ -173,12 +177,15 @@ class TimeSearch:
         fixed = self.fixed_axes.time()
         if not (loop := written_loop(model, self.rows.inputs)):
             if fixed:
-                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.advice}")
+                raise LiftError(
+                    f"nothing is kept, so each call would start anew: {fixed.advice}", id="nothing-kept-fixed-length"
+                )
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
             f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say {NONE}. "
-            "If that axis is time, let the code take it of any length, x.shape[1]."
+            "If that axis is time, let the code take it of any length, x.shape[1].",
+            id="nothing-kept-in-loop",
         )
 
     @property
@@ -260,7 +267,8 @@ class TimeSearch:
             if others:
                 raise LiftError(
                     f"which axis is time must be said: with {others} an output depends on later frames, and axis "
-                    f"{axis} of input {port} may only be up to {longest} long."
+                    f"{axis} of input {port} may only be up to {longest} long.",
+                    id="time-axis-undecided",
                 )
             beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
             raise BoundedAxis(port, axis, longest, beyond)

@@ -293,7 +293,8 @@ class FlatModel(nn.Module):
         except Exception as error:  # the user's code may raise anything
             raise LiftError(
                 f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
-                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there."
+                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there.",
+                id="example-call-fails",
             ) from error
         self.written = tuple(n for n, value in called.items() if any(t._version for _, t in tensors_of(value)))
         return result, called
@@ -351,10 +352,11 @@ class FlatModel(nn.Module):
                 raise LiftError(
                     f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. If the "
                     "next call takes it, declare that argument as a state, states={argument: output} (--state "
-                    "argument=output); else return tensors or None, in a tuple, dict, named tuple or dataclass."
+                    "argument=output); else return tensors or None, in a tuple, dict, named tuple or dataclass.",
+                    id="output-not-a-tensor",
                 )
         if not leaves:
-            raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
+            raise LiftError("the model returns no tensor: a stream needs an output. Return one.", id="no-output-tensor")
         return renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
@@ -367,7 +369,8 @@ class FlatModel(nn.Module):
             key = key_of(result, ref)
             assert key is not None
             if key in owners:
-                raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
+                shared = f"states gives output {ref!r} to both {owners[key]!r} and {name!r}."
+                raise LiftError(shared, id="output-of-two-states")
             owners[key] = name
 
     def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
@@ -377,15 +380,16 @@ class FlatModel(nn.Module):
             if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
                 raise LiftError(
                     f"state {name!r} goes in as {described(fed)} but comes back as {described(back)}: it must come "
-                    "back in the shape and dtype that it is fed in. Is it the right output?"
+                    "back in the shape and dtype that it is fed in. Is it the right output?",
+                    id="state-comes-back-otherwise",
                 )
 
     def check_names(self) -> None:
         """Raise LiftError if an output has the name of an input or a state."""
         fed = {leaf.name for leaf in (*self.inputs, *self.states)}
-        for name in self.outputs:
-            if name in fed:
-                raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+        if name := next((name for name in self.outputs if name in fed), ""):
+            both = f"{name!r} names both an input and an output: choose other names, output_names=[...]."
+            raise LiftError(both, id="input-output-same-name")
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:

@@ -57,7 +57,8 @@ def refuse_left_out(flat: FlatModel) -> None:
     for name, kind in flat.left_out.items():
         raise LiftError(
             f"{name!r} of what the model returns is a {kind}, which the next call may take, and one call is one frame: "
-            f"it is a state. Declare it: {declaring(name)}."
+            f"it is a state. Declare it: {declaring(name)}.",
+            id="state-left-out",
         )
 
 

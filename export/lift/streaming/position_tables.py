@@ -72,7 +72,8 @@ def refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
             f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
             f"end. If streams of {frames} frames at most are meant, say {keyword('max_frames', frames)}; "
             f"if one call is one frame of {frames}, {keyword('time_axis', None)}.",
+            id="position-table-ends",
         )
     if max_frames > frames:
         reason = f"{name_of(node)} has a table for {frames} frames: {keyword('max_frames', frames)} is the most."
-        raise refusal(node, reason)
+        raise refusal(node, reason, id="position-table-too-short")

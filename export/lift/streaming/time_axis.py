@@ -145,9 +145,9 @@ Info = TimeAxisInfo | LastFrame | FirstFrames | Unsupported | None
 NodeInfo = Info | list[Info]
 
 
-def refusal(node: fx.Node, reason: str) -> LiftError:
+def refusal(node: fx.Node, reason: str, *, id: str) -> LiftError:
     """A LiftError with source location and reason."""
-    return LiftError(f"{place_of(node)}: {reason}")
+    return LiftError(f"{place_of(node)}: {reason}", id=id)
 
 
 # The beginnings of the names of operators that have a stride; others put frames together.
