@@ -58,7 +58,7 @@ class Reading:
             self._read(path, child, (*around, node))
 
     def _see(self, path: Path, call: ast.Call, around: tuple[ast.AST, ...]) -> None:
-        name, place = ast.unparse(call.func), f"{path.relative_to(self.root).as_posix()}:{call.lineno}"
+        name, place = last_name(call), f"{path.relative_to(self.root).as_posix()}:{call.lineno}"
         given = next((word.value for word in call.keywords if word.arg == "id"), None)
         if isinstance(given, ast.Constant) and isinstance(given.value, str):
             kind = self.kind_of(path, call, around)
@@ -69,25 +69,24 @@ class Reading:
 
     def kind_of(self, path: Path, call: ast.Call, around: tuple[ast.AST, ...]) -> str | None:
         """The class of the error that a call with an id makes; None for a call that makes none."""
-        name = ast.unparse(call.func)
+        name = last_name(call)
         if name in self.classes:
             return name
-        if name == "super().__init__":
+        if name == "__init__":
             inside = [node.name for node in around if isinstance(node, ast.ClassDef)]
             return inside[-1] if inside and inside[-1] in self.classes else None
         for function in self.callees(path, call):
             if function.returns is not None and (kind := ast.unparse(function.returns).strip("'\"")) in self.classes:
                 return kind
-        return ANY if ast.unparse(call.func).split(".")[-1] in ("kind", "error") else None
+        return ANY if name in ("kind", "error") else None
 
     def callees(self, path: Path, call: ast.Call) -> Iterator[Def]:
         """The functions that a call may be of: of this file, or imported by name; a method by its name alone."""
-        name = ast.unparse(call.func).split(".")[-1]
-        if isinstance(call.func, ast.Attribute):
-            yield from (f for place in (path, *self.files) for f in self.functions[place] if f.name == name)
-        yield from (f for f in self.functions[path] if f.name == name)
-        if (other := self.origin(path, name)) is not None:
-            yield from (f for f in self.functions[other] if f.name == name)
+        name, is_method = last_name(call), isinstance(call.func, ast.Attribute)
+        places = [path, *self.files] if is_method else [path, self.origin(path, name)]
+        for function in (f for place in places if place is not None for f in self.functions[place]):
+            if function.name == name and is_method == ([a.arg for a in function.args.args[:1]] == ["self"]):
+                yield function
 
     def origin(self, path: Path, name: str) -> Path | None:
         """The file of ours that `name` is imported from."""
@@ -101,8 +100,9 @@ class Reading:
 
     def template(self, path: Path, call: ast.Call, around: tuple[ast.AST, ...]) -> str:
         """The message of a call, with its placeholders in braces; several ways of it are joined by " | "."""
+        name = last_name(call)
         texts = [arg for arg in call.args if is_text(arg)]
-        arg = texts[0] if texts else call.args[-1 if ast.unparse(call.func) not in self.classes else 0]
+        arg = call.args[0] if name in self.classes and name != "StateMovesByCall" else [*texts, call.args[-1]][0]
         inside = [node for node in around if isinstance(node, Def)]
         return " | ".join(self.ways(path, arg, inside[-1] if inside else None)).replace("\n", "\\n")
 
@@ -148,6 +148,10 @@ def classes(errors: ast.Module) -> dict[str, tuple[bool, str]]:
             needed = not is_signal and (inherited if takes is None else takes)
             found[node.name] = needed, " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
     return found
+
+
+def last_name(call: ast.Call) -> str:
+    return ast.unparse(call.func).split(".")[-1]
 
 
 def functions(tree: ast.AST) -> Iterator[Def]:

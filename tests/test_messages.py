@@ -39,6 +39,14 @@ def test_what_the_script_makes_is_as_the_source_has_it(path):
     assert not found, f"scripts/messages --write, after a look at\n{found}"
 
 
+def test_each_id_that_no_test_raises_has_a_reason():
+    rows = [line.partition("  ") for line in (ROOT / "tests/unraised.txt").read_text().splitlines()]
+    names = [name for name, _, _ in rows]
+    assert names == sorted(set(names))
+    assert set(names) <= {message.id for message in reading().found}
+    assert all(reason for _, _, reason in rows)
+
+
 CODE = """
 from rnn_export.errors import LiftError
 
