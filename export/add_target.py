@@ -50,7 +50,8 @@ def add_proved(
     if STEP not in bundle.files:
         raise ExportError(
             f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again, "
-            "and it has one."
+            "and it has one.",
+            id="graph-missing-for-target",
         )
     order = replace(order.of_rows(bundle.spec.rows), opset=order.opset or found.opset)
     progress("graphs")

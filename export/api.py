@@ -146,14 +146,19 @@ def export_with(
 ) -> Bundle:
     """`export` with its keywords as `options`."""
     if path is None:
-        raise ExportError('export needs a path to write to: path="NAME.rnnx".')
+        raise ExportError('export needs a path to write to: path="NAME.rnnx".', id="no-bundle-path")
     is_file = isinstance(model, str | os.PathLike)
     own, other = ("an ONNX file", "a PyTorch module") if is_file else ("a PyTorch module", "an ONNX file")
     wrong = ["example_inputs"] * (is_file and example_inputs is not None) + options.set_for(other)
     if wrong:
-        raise ExportError(f"{' and '.join(wrong)} is said of {other}, and not of {own}: leave it out.")
+        raise ExportError(
+            f"{' and '.join(wrong)} is said of {other}, and not of {own}: leave it out.", id="option-of-other-source"
+        )
     if not is_file and example_inputs is None:
-        raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
+        raise ExportError(
+            "a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.",
+            id="no-example-inputs",
+        )
     with report_stages("export", STAGES, progress, LOG) as stage:
         stage("libraries")
         options = replace(options, progress=stage)

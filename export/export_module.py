@@ -57,7 +57,7 @@ def _refuse_other_floats(model: nn.Module, example: Any) -> None:
     inputs = [(f"example_inputs{pytree.keystr(at)}", leaf) for at, leaf in pytree.tree_flatten_with_path(example)[0]]
     for name, tensor in (*parameters, *inputs):
         if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
-            raise ExportError(f"{name} is float64: {FLOAT32}")
+            raise ExportError(f"{name} is float64: {FLOAT32}", id="float64-tensor")
 
 
 FLOAT32 = "every target is written from a float32 model. Call model.float() and give float32 example inputs."
@@ -71,7 +71,8 @@ def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
         if tensor.dtype.startswith("float") and tensor.dtype != "float32":
             raise ExportError(
                 f"{tensor.name!r} is {tensor.dtype}, made so by a buffer or by the code (.double(), an array of "
-                "numpy's): every target is written from a float32 model. Keep it float32 there."
+                "numpy's): every target is written from a float32 model. Keep it float32 there.",
+                id="float64-result",
             )
 
 

@@ -71,10 +71,14 @@ class ExportOptions(LiftOptions):
         if self.sequence_only and tuple(self.targets) != ("onnx",):
             raise ExportError(
                 "sequence_only (--sequence-only) writes whole sequences, which the target onnx alone has: leave the "
-                "others out."
+                "others out.",
+                id="sequence-only-targets",
             )
         if self.calibrate is not None and self.precision != "int8":
-            raise ExportError(f"calibrate (--calibrate) is for precision int8, not for {self.precision}: leave it out.")
+            raise ExportError(
+                f"calibrate (--calibrate) is for precision int8, not for {self.precision}: leave it out.",
+                id="calibrate-without-int8",
+            )
 
     @property
     def tolerance(self) -> Tolerance:

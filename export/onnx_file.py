@@ -76,7 +76,10 @@ def export_onnx(
     plan = plan_of(options, Path(path))
     for target, _ in plan:
         if target.from_torch:
-            raise ExportError(f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.")
+            raise ExportError(
+                f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.",
+                id="target-needs-module",
+            )
     progress("read")
     found = bring(read_source(file), options)
     source, layout, spec, first = found.source, found.layout, found.spec, found.first
@@ -127,16 +130,21 @@ def _initial(layout: Layout, values: Mapping[str, Any]) -> Arrays:
     found = {}
     names = [pair.input for pair in layout.pairs]
     if unknown := sorted(set(values) - set(names)):
-        raise SourceError(f"initial names {unknown}, but the states of the file are {names}.")
+        raise SourceError(
+            f"initial names {unknown}, but the states of the file are {names}.", id="onnx-initial-unknown"
+        )
     for pair, placed in zip(layout.pairs, layout.states, strict=True):
         row = tuple(d for d in placed.shape if isinstance(d, int))
         value = np.asarray(values.get(pair.input, 0), placed.dtype)
         if value.ndim == len(placed.dims) and placed.batch is not None and value.shape[placed.batch] == 1:
             value = placed.from_file(value)[0]
         if value.shape not in ((), row):
-            raise SourceError(f"initial[{pair.input!r}] has shape {value.shape}, but one row of the state has {row}.")
+            raise SourceError(
+                f"initial[{pair.input!r}] has shape {value.shape}, but one row of the state has {row}.",
+                id="onnx-initial-shape",
+            )
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise SourceError(f"initial[{pair.input!r}] holds NaN or Inf.")
+            raise SourceError(f"initial[{pair.input!r}] holds NaN or Inf.", id="onnx-initial-nan")
         found[pair.input] = np.broadcast_to(value, row).copy()
     return found
 

@@ -38,9 +38,12 @@ def check_place(path: Path, force: bool) -> None:
     is_bundle = BUNDLE.is_at(path)
     if os.path.lexists(path) and not (force and is_bundle):
         advice = "give force=True (--force) to replace it, or choose" if is_bundle else "it is no bundle: choose"
-        raise BundleError(f"{path} exists: {advice} another name.")
+        raise BundleError(f"{path} exists: {advice} another name.", id="bundle-path-exists")
     if not path.absolute().parent.is_dir():
-        raise BundleError(f"{path} cannot be written: the directory {path.absolute().parent} does not exist.")
+        raise BundleError(
+            f"{path} cannot be written: the directory {path.absolute().parent} does not exist.",
+            id="bundle-directory-missing",
+        )
 
 
 def plan_of(options: ExportOptions, path: Path) -> Plan:
@@ -50,7 +53,8 @@ def plan_of(options: ExportOptions, path: Path) -> Plan:
     if (batch is not None or options.state_precision is not None) and not any(target.library for target in targets):
         raise ExportError(
             "batch (--batch) and state_precision (--state-precision) are for targets that an engine is built for: "
-            "leave them out."
+            "leave them out.",
+            id="engine-options-without-engine",
         )
     name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
     order = TargetOptions(options.precision, options.state_precision or "fp32", batch=batch, name=name)
@@ -66,5 +70,6 @@ def check_runtime() -> None:
         raise ExportError(
             f"what is exported is verified on ONNX Runtime, which cannot be imported here ({error.__cause__}): pip "
             "install '.[export,cpu]' in a checkout of rnn-export, or '.[export,gpu]' for CUDA. One of the two: their "
-            "wheels of ONNX Runtime overwrite each other."
+            "wheels of ONNX Runtime overwrite each other.",
+            id="onnxruntime-not-importable",
         ) from error

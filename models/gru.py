@@ -136,7 +136,8 @@ class CustomGRU(nn.Module):
         if not self.reset_after:
             raise LiftError(
                 "nn.GRU resets after the product, this layer before it: no weights make them equal. "
-                "Train with reset_after=True, or export this layer as it is."
+                "Train with reset_after=True, or export this layer as it is.",
+                id="gru-reset-differs",
             )
         H, W = self.hidden_size, self.cells[0].get_parameter("Wr")
         gru = nn.GRU(self.input_size, H, self.num_layers, device=W.device, dtype=W.dtype)

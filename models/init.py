@@ -17,13 +17,15 @@ def check_sizes(**sizes: int) -> None:
     """Raise SpecError unless every size is a positive int."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
-            raise SpecError(f"{name} is {size!r}, but must be an int of at least 1.")
+            raise SpecError(f"{name} is {size!r}, but must be an int of at least 1.", id="size-not-positive")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise SpecError unless `value` is one of `choices`."""
     if value not in choices:
-        raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
+        raise SpecError(
+            f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.", id="choice-unknown"
+        )
 
 
 def parameter(*shape: int, device: Device, dtype: Dtype) -> nn.Parameter:
@@ -129,12 +131,26 @@ def assign(cell: nn.Module, **weights: Tensor) -> None:
 def check_torch(rnn: object, kind: type[nn.RNNBase]) -> None:
     """Raise LiftError unless `rnn` is a `kind` that one of our time-major, one-directional layers equals."""
     if not isinstance(rnn, kind):
-        raise LiftError(f"from_torch takes an nn.{kind.__name__}, not {type(rnn).__name__}.")
+        raise LiftError(
+            f"from_torch takes an nn.{kind.__name__}, not {type(rnn).__name__}.", id="from-torch-wrong-layer"
+        )
     if rnn.bidirectional:
-        raise LiftError("a bidirectional layer needs the future, which no stream has: use bidirectional=False.")
+        raise LiftError(
+            "a bidirectional layer needs the future, which no stream has: use bidirectional=False.",
+            id="from-torch-bidirectional",
+        )
     if rnn.proj_size:
-        raise LiftError(f"proj_size is {rnn.proj_size}, but these cells have no projection: use proj_size=0.")
+        raise LiftError(
+            f"proj_size is {rnn.proj_size}, but these cells have no projection: use proj_size=0.",
+            id="from-torch-projection",
+        )
     if rnn.batch_first:
-        raise LiftError("batch_first is set, but these layers are time-major: set batch_first = False, feed (T, B, I).")
+        raise LiftError(
+            "batch_first is set, but these layers are time-major: set batch_first = False, feed (T, B, I).",
+            id="from-torch-batch-first",
+        )
     if rnn.dropout > 0 and rnn.training and rnn.num_layers > 1:
-        raise LiftError(f"dropout is {rnn.dropout} in training mode, and these cells have none: call .eval() first.")
+        raise LiftError(
+            f"dropout is {rnn.dropout} in training mode, and these cells have none: call .eval() first.",
+            id="from-torch-dropout",
+        )

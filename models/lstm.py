@@ -129,7 +129,10 @@ class CustomLSTM(nn.Module):
         Raises LiftError where the candidate is a sigmoid, which torch does not have.
         """
         if self.candidate != "tanh":
-            raise LiftError("the candidate is a sigmoid, but nn.LSTM has tanh alone: export this layer as it is.")
+            raise LiftError(
+                "the candidate is a sigmoid, but nn.LSTM has tanh alone: export this layer as it is.",
+                id="lstm-sigmoid-candidate",
+            )
         W = self.cells[0].get_parameter("Wf")
         lstm = nn.LSTM(self.input_size, self.hidden_size, self.num_layers, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(self.cells):

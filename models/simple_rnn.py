@@ -83,14 +83,21 @@ class SimpleRNN(SimpleRNNCell):
         """
         init.check_torch(rnn, nn.RNN)
         if rnn.num_layers > 1:
-            raise LiftError(f"num_layers is {rnn.num_layers}, but a SimpleRNN has one layer: stack one for each.")
+            raise LiftError(
+                f"num_layers is {rnn.num_layers}, but a SimpleRNN has one layer: stack one for each.",
+                id="simple-rnn-layers",
+            )
         if head.in_features != rnn.hidden_size:
-            raise LiftError(f"the head takes {head.in_features} features, but the RNN gives {rnn.hidden_size}.")
+            raise LiftError(
+                f"the head takes {head.in_features} features, but the RNN gives {rnn.hidden_size}.",
+                id="simple-rnn-head-size",
+            )
         W = rnn.all_weights[0][0]
         if (head.weight.dtype, head.weight.device) != (W.dtype, W.device):
             raise LiftError(
                 f"the head is {head.weight.dtype} on {head.weight.device}, but the RNN {W.dtype} on {W.device}: "
-                "bring both together with .to()."
+                "bring both together with .to().",
+                id="simple-rnn-head-dtype",
             )
         ours = cls(rnn.input_size, rnn.hidden_size, head.out_features, rnn.nonlinearity, device=W.device, dtype=W.dtype)
         (g,) = init.read_gates(rnn, 0)

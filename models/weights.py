@@ -25,15 +25,19 @@ def save_weights(module: nn.Module, path: AnyPath) -> None:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise SourceError(f"{path} cannot be written: weights go to a .safetensors file.")
+        raise SourceError(
+            f"{path} cannot be written: weights go to a .safetensors file.", id="weights-suffix-unwritable"
+        )
     others = _not_dense(module.state_dict())
     if others:
-        raise SourceError(f"{path} cannot be written: {', '.join(others)} of the module is no dense tensor.")
+        raise SourceError(
+            f"{path} cannot be written: {', '.join(others)} of the module is no dense tensor.", id="weights-not-dense"
+        )
     try:
         with save_atomically(path) as place:
             save_model(module, str(place))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise SourceError(f"{path} cannot be written: {error}") from error
+        raise SourceError(f"{path} cannot be written: {error}", id="weights-not-written") from error
 
 
 def load_weights(module: nn.Module, path: AnyPath) -> None:
@@ -55,22 +59,29 @@ def load_weights(module: nn.Module, path: AnyPath) -> None:
         _listing("unfitting", _unfitting(expected, found)),
     ]
     if any(problems):
-        raise SourceError(f"{path} does not fit {type(module).__name__}: {'; '.join(filter(None, problems))}.")
+        raise SourceError(
+            f"{path} does not fit {type(module).__name__}: {'; '.join(filter(None, problems))}.",
+            id="weights-do-not-fit",
+        )
     module.load_state_dict(found, strict=False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
-        raise SourceError(f"{path} is not a weights file: it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise SourceError(
+            f"{path} is not a weights file: it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.",
+            id="weights-suffix-unknown",
+        )
     if not path.is_file():
-        raise SourceError(f"{path} is not there, or not a file.")
+        raise SourceError(f"{path} is not there, or not a file.", id="weights-file-missing")
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(
             f"{path} cannot be read as tensors alone: it is damaged, or holds pickled code, which is never run. "
-            f"Save module.state_dict() instead. ({reason})"
+            f"Save module.state_dict() instead. ({reason})",
+            id="weights-file-damaged",
         ) from error
     return _tensors(path, data)
 
@@ -79,12 +90,15 @@ def _tensors(path: Path, data: object) -> dict[str, Tensor]:
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
     if not isinstance(data, dict):
-        raise SourceError(f"{path} holds a {type(data).__name__}, but must hold a dict of tensors.")
+        raise SourceError(
+            f"{path} holds a {type(data).__name__}, but must hold a dict of tensors.", id="weights-not-a-dict"
+        )
     others = _not_dense(data)
     if others:
         raise SourceError(
             f"{path} must hold a dict of dense tensors, or one under 'state_dict', but {', '.join(others)} is none: "
-            "save module.state_dict()."
+            "save module.state_dict().",
+            id="weights-dict-not-dense",
         )
     return data
 

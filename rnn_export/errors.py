@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 # Options of the command that have another name than the keyword.
 OPTIONS = {"states": "--state", "targets": "--target"}
@@ -65,7 +66,18 @@ def always(at: str, value: bool) -> Advice:
 
 
 class RnnExportError(Exception):
-    """The root of every error that this toolkit raises on purpose."""
+    """The root of every error that this toolkit raises on purpose; `id` names its message, see docs/messages.md."""
+
+    # True for a class whose errors are caught inside and never shown: they need no id.
+    is_signal: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, id: str = "") -> None:
+        super().__init__(message)
+        self.id = id
+
+    def __reduce__(self) -> Any:
+        """By what was made: constructors of subclasses take other arguments than a message."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class SpecError(RnnExportError):
@@ -83,8 +95,8 @@ class LiftError(RnnExportError):
     in which the model was read, refused as well.
     """
 
-    def __init__(self, message: str = "", *, advice: Iterable[Advice] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, advice: Iterable[Advice] = (), id: str = "") -> None:
+        super().__init__(message, id=id)
         self.advice, self.others = tuple(advice), tuple[str, ...]()
 
     def __str__(self) -> str:
@@ -131,8 +143,8 @@ class PoolFull(StreamError):
 class StreamClosed(StreamError):
     """Streams of a pool that are over: closed, or idle for too long. `ids` are theirs."""
 
-    def __init__(self, message: str, ids: tuple[int, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, ids: tuple[int, ...] = (), *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.ids = ids
 
 
@@ -166,20 +178,22 @@ class Untrusted(BackendUnavailable):
 class ToolUnavailable(BackendUnavailable):
     """A compiler, driver or library of this machine cannot be used: `detail` is the fault, `fix` the remedy."""
 
-    def __init__(self, detail: str, fix: str) -> None:
-        super().__init__(f"{detail}: {fix}.")
+    def __init__(self, detail: str, fix: str, *, id: str = "") -> None:
+        super().__init__(f"{detail}: {fix}.", id=id)
         self.detail, self.fix = detail, fix
 
 
 class DeviceError(RnnExportError):
     """A call of a GPU's runtime or driver failed; a backend catches it and names its operation."""
 
+    is_signal = True
+
 
 class FrozenAxis(LiftError):
     """torch.export made a number of an axis that must be of any size: `axis` of input `port`."""
 
-    def __init__(self, message: str, port: int, axis: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, port: int, axis: int, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.port, self.axis = port, axis
 
 
@@ -191,6 +205,7 @@ class BoundedAxis(LiftError):
             f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
             "Let the code take any length.",
             advice=[at_most(longest), ONE_FRAME],
+            id="axis-with-end",
         )
         self.port, self.axis, self.longest = port, axis, longest
 
@@ -205,7 +220,8 @@ class WrongChunk(LiftError):
         self.fits, self.why = math.lcm(chunk, unit), why
         super().__init__(
             f"chunk={chunk}: the model takes {unit} frames at once (its strides), so a step must have a multiple of "
-            f"{unit}: chunk={self.fits} (--chunk {self.fits})."
+            f"{unit}: chunk={self.fits} (--chunk {self.fits}).",
+            id="chunk-not-of-strides",
         )
 
 
@@ -234,9 +250,11 @@ class DecidedByValue(LiftError):
             "torch.where, mask what is left out; a number that is always the same can be an attribute of the model, "
             "and a length comes from x.shape."
         )
-        is_known = line > 0 and not self.of_number
-        assumed = [always(at, value) for value in (True, False)] if is_known else []
-        super().__init__(known if is_known else unknown, advice=assumed)
+        if line and not self.of_number:
+            assumed = [always(at, value) for value in (True, False)]
+            super().__init__(known, advice=assumed, id="decided-by-value")
+        else:
+            super().__init__(unknown, id="number-by-value")
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
     def computed_both_branches(self, error: BaseException) -> DecidedByValue:
@@ -278,7 +296,8 @@ class AssumptionBroken(ParityError):
         super().__init__(
             f"{keyword('assume', {at: not value})} does not hold{when}: {source} asks a tensor that is {value}. "
             "If a stream is fed other values than these, give a recording of them (data=, --data); if not, leave the "
-            "assumption out, compute both and choose with torch.where. Nothing was written."
+            "assumption out, compute both and choose with torch.where. Nothing was written.",
+            id="assumption-broken",
         )
         self.at, self.source, self.value = at, source, value
 
@@ -290,8 +309,8 @@ class SeveralReadings(LiftError):
 class RowsDepend(LiftError):
     """Rows of the batch depend on each other, at `place`; `counted`: by their number alone."""
 
-    def __init__(self, message: str, place: str, counted: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, place: str, counted: bool, *, id: str = "") -> None:
+        super().__init__(message, id=id)
         self.place, self.counted = place, counted
 
 
@@ -301,16 +320,24 @@ class NoBatchAxis(LiftError):
     `alone`: along some axis a batch of one gives something else than its row in a larger batch.
     """
 
-    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool, advice: Iterable[Advice] = ()) -> None:
-        super().__init__(message, advice=advice)
+    def __init__(
+        self,
+        message: str,
+        free: Sequence[Sequence[int]],
+        alone: bool,
+        *,
+        advice: Iterable[Advice] = (),
+        id: str = "",
+    ) -> None:
+        super().__init__(message, advice=advice, id=id)
         self.free, self.alone = free, alone
 
 
 class StateMovesByCall(LiftError):
     """A state moves once per call; `has_others`: the model has states of its frames besides."""
 
-    def __init__(self, has_others: bool, message: str) -> None:
-        super().__init__(message, advice=[ONE_FRAME])
+    def __init__(self, has_others: bool, message: str, *, id: str = "") -> None:
+        super().__init__(message, advice=[ONE_FRAME], id=id)
         self.has_others = has_others
 
 

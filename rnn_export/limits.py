@@ -32,7 +32,10 @@ def max_bytes() -> int:
     if not text:
         return MAX_BYTES
     if not (text.isascii() and text.isdigit() and len(text) <= JSON_DIGITS and int(text) > 0):
-        raise SpecError(f"{MAX_BYTES_VARIABLE} is {text!r}: set it to a number of bytes above 0, or take it away.")
+        raise SpecError(
+            f"{MAX_BYTES_VARIABLE} is {text!r}: set it to a number of bytes above 0, or take it away.",
+            id="max-bytes-invalid",
+        )
     return int(text)
 
 

@@ -92,7 +92,7 @@ class Engine(Uncopied, Generic[Y]):
             self._rows, self.batches = RowByRow(session, self.spec), (1, None)
             self._rows_class = stream_class(self.spec, self._rows)
         self._artefacts, self._initial = artefacts, artefacts.initial_states()
-        self._over: str | None = None
+        self._over: StreamError | None = None
         watch(self)
 
     @staticmethod
@@ -106,9 +106,13 @@ class Engine(Uncopied, Generic[Y]):
     ) -> Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
         if expected := option_checks.count()(threads):
-            raise BackendUnavailable(f"threads is {option_checks.shown(threads)}, but {expected}.")
+            raise BackendUnavailable(
+                f"threads is {option_checks.shown(threads)}, but {expected}.", id="threads-option-invalid"
+            )
         if not isinstance(trust, bool | Trust):
-            raise BackendUnavailable(f"trust is {option_checks.shown(trust)}, but must be True, False or a Trust.")
+            raise BackendUnavailable(
+                f"trust is {option_checks.shown(trust)}, but must be True, False or a Trust.", id="trust-option-invalid"
+            )
         if is_address(backend):
             served, session = open_address(backend, "auto", precision, device, threads, artefacts.spec)
             return Engine(served, "remote", session)
@@ -125,7 +129,7 @@ class Engine(Uncopied, Generic[Y]):
             engine.skipped_backends = tuple(f"{n}: {e}" for n, e in refused if not isinstance(e, NotInBundle))
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
-        raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
+        raise BackendUnavailable(f"no backend can run this bundle here.{reasons}", id="no-backend-runs")
 
     def __repr__(self) -> str:
         return f"<Engine {self.backend} on {self.device}, {self.precision}: {self.spec.ports}>"
@@ -150,18 +154,22 @@ class Engine(Uncopied, Generic[Y]):
 
     def _check_here(self) -> None:
         if self._over is not None:
-            raise StreamError(self._over)
+            raise self._over.with_traceback(None)
 
     def with_one_output(self) -> Engine[Array]:
         """This engine, typed: its streams and pools give arrays. Raises StreamError where the model has several."""
         if len(self.spec.outputs) != 1:
-            raise StreamError(f"the model has the outputs {self._output_names()}: use with_named_outputs().")
+            raise StreamError(
+                f"the model has the outputs {self._output_names()}: use with_named_outputs().", id="several-outputs"
+            )
         return cast("Engine[Array]", self)
 
     def with_named_outputs(self) -> Engine[dict[str, Array]]:
         """This engine, typed: its streams and pools give dicts. Raises StreamError where the model has one output."""
         if len(self.spec.outputs) == 1:
-            raise StreamError(f"the model has one output, {self._output_names()}: use with_one_output().")
+            raise StreamError(
+                f"the model has one output, {self._output_names()}: use with_one_output().", id="one-output-only"
+            )
         return cast("Engine[dict[str, Array]]", self)
 
     def _output_names(self) -> str:
@@ -176,13 +184,18 @@ class Engine(Uncopied, Generic[Y]):
         """
         self._check_here()
         if not isinstance(batch, int | np.integer) or batch < 1:
-            raise StreamError(f"batch={batch!r}: a stream has at least one row, and a whole number of them.")
+            raise StreamError(
+                f"batch={batch!r}: a stream has at least one row, and a whole number of them.", id="batch-not-positive"
+            )
         batch = int(batch)
         low, high = self.batches
         if batch < low or (high is not None and batch > high):
             fits = f"{min(low, batch)}:{batch}:{max(high or 1, batch)}"
             fix = f"Build it for more: rnn-export build NAME.rnnx --target T --batch {fits} --rebuild"
-            raise StreamError(f"batch={batch}: the engine was built for {low} to {high} streams in one step. {fix}.")
+            raise StreamError(
+                f"batch={batch}: the engine was built for {low} to {high} streams in one step. {fix}.",
+                id="batch-outside-engine",
+            )
         chosen = self._initial if states is None else check_states(self.spec, batch, states, self._initial)
         rows = {s.name: np.broadcast_to(chosen[s.name], (batch, *s.row)) for s in self.spec.states}
         if batch > 1:

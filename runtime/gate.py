@@ -40,7 +40,9 @@ class GatedBundle:
     def read(self, name: str) -> bytes:
         """As `Bundle.read`; raises Untrusted where it is code and nothing says that it may run."""
         if name in self.code and (code := self.judgement.untrusted_code(name)):
-            raise Untrusted(f"the bundle's {code.title} is code: it {self.judgement.why}. {mend(code)}")
+            raise Untrusted(
+                f"the bundle's {code.title} is code: it {self.judgement.why}. {mend(code)}", id="code-not-trusted"
+            )
         return self.bundle.read(name)
 
     @cached_property

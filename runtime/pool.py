@@ -81,7 +81,7 @@ class Pool(Uncopied, Generic[Y]):
         self._fed: tuple[Array, Array, int] | None = None
         self._goal: _Goal | None = None
         self._survives_fork = session.survives_fork
-        self._over: str | None = None
+        self._over: StreamError | None = None
         watch(self)
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
@@ -95,7 +95,7 @@ class Pool(Uncopied, Generic[Y]):
         streams are open.
         """
         if states is not None and snapshot is not None:
-            raise StreamError("a stream starts from states= or from snapshot=, not from both.")
+            raise StreamError("a stream starts from states= or from snapshot=, not from both.", id="two-starts-given")
         rows = self._initial if states is None else check_states(self.spec, 1, states, self._row)
         start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
         with self._lock:
@@ -280,7 +280,10 @@ class Pool(Uncopied, Generic[Y]):
 
     def _one(self, stream: Any) -> Array:
         if not isinstance(stream, int | np.integer):
-            raise StreamError(f"this is for one stream at a time: give an id of open(), not {repr(stream)[:60]}.")
+            raise StreamError(
+                f"this is for one stream at a time: give an id of open(), not {repr(stream)[:60]}.",
+                id="one-stream-only",
+            )
         return self._find(stream)
 
     def _grow(self) -> None:
@@ -288,7 +291,9 @@ class Pool(Uncopied, Generic[Y]):
         if count == len(self._table.last):
             self._counts["full"] += 1
             fix = "close some, let idle ones go with idle_timeout=, or make it larger with capacity="
-            raise PoolFull(f"the pool has {self.capacity} streams open, which is its capacity: {fix}.")
+            raise PoolFull(
+                f"the pool has {self.capacity} streams open, which is its capacity: {fix}.", id="pool-capacity"
+            )
         self._store.grow(count)
         self._table.grow(count)
 
@@ -342,7 +347,7 @@ class Pool(Uncopied, Generic[Y]):
         First of all, an interrupted operation is ended.
         """
         if self._over is not None:
-            raise StreamError(self._over)
+            raise self._over.with_traceback(None)
         if self._fed is not None or self._goal is not None:
             self._finish()
         now = time.monotonic()
@@ -358,16 +363,26 @@ class Pool(Uncopied, Generic[Y]):
         if start.pending:
             waiting = frames_in(self.spec, {n: a.shape[1] for n, a in start.pending.items()})
             why = "and a pool takes whole chunks only: take it when none waits"
-            raise StreamError(f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, {why}.")
+            raise StreamError(
+                f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, {why}.",
+                id="snapshot-frames-waiting",
+            )
         return start
 
 
 def _check_options(spec: StreamSpec, capacity: int, idle_timeout: float | None, on_nan: str) -> None:
     if spec.sequence_only:
-        raise StreamError("this bundle cannot stream, so it has no pool: the model needs whole sequences.")
+        raise StreamError(
+            "this bundle cannot stream, so it has no pool: the model needs whole sequences.", id="pool-cannot-stream"
+        )
     if not isinstance(capacity, int | np.integer) or not 1 <= capacity <= 1 << slot_table.SLOT_BITS:
-        raise StreamError(f"capacity={capacity!r}: a pool has from 1 to 2**{slot_table.SLOT_BITS} streams.")
+        raise StreamError(
+            f"capacity={capacity!r}: a pool has from 1 to 2**{slot_table.SLOT_BITS} streams.", id="pool-capacity-range"
+        )
     if idle_timeout is not None and not (isinstance(idle_timeout, int | float | np.number) and idle_timeout > 0):
-        raise StreamError(f"idle_timeout={idle_timeout!r}: give seconds above 0, or None to close no stream.")
+        raise StreamError(
+            f"idle_timeout={idle_timeout!r}: give seconds above 0, or None to close no stream.",
+            id="idle-timeout-invalid",
+        )
     if on_nan not in ON_NAN:
-        raise StreamError(f"on_nan={on_nan!r}: choose one of {', '.join(ON_NAN)}.")
+        raise StreamError(f"on_nan={on_nan!r}: choose one of {', '.join(ON_NAN)}.", id="on-nan-unknown")

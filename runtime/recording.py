@@ -59,22 +59,28 @@ def _load(path: Path, columns: Sequence[str | int], spec: StreamSpec) -> Array |
     readers: dict[str, Reader] = {".npy": _npy, ".npz": _npy, ".csv": text, **sound}
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise SourceError(f"{path} is of no known kind: give a {', '.join(readers)} file.")
+        raise SourceError(
+            f"{path} is of no known kind: give a {', '.join(readers)} file.", id="recording-suffix-unknown"
+        )
     if columns and suffix != ".csv":
-        raise SourceError(f"{path} has no columns to pick, which a .csv has: leave --columns out, and Csv in Python.")
+        raise SourceError(
+            f"{path} has no columns to pick, which a .csv has: leave --columns out, and Csv in Python.",
+            id="recording-without-columns",
+        )
     if isinstance(columns, str):
         raise SourceError(
-            f"columns of {path} are {columns!r}: give a list of names, Csv({str(path)!r}, [{columns!r}])."
+            f"columns of {path} are {columns!r}: give a list of names, Csv({str(path)!r}, [{columns!r}]).",
+            id="recording-columns-untyped",
         )
     if not path.is_file():
-        raise SourceError(f"{path} does not exist or is not a file.")
+        raise SourceError(f"{path} does not exist or is not a file.", id="recording-missing")
     try:
         loaded = readers[suffix](path, spec)
     except SourceError:
         raise
     except Exception as error:  # of a damaged file each reader raises kinds of its own
         reason = str(error).rstrip(".") or "it ends too early"
-        raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.") from None
+        raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.", id="recording-unreadable") from None
     if suffix in (".npy", ".npz"):
         return loaded
     if isinstance(loaded, Mapping):
@@ -121,7 +127,7 @@ def _csv(path: Path, spec: StreamSpec, columns: Sequence[str | int]) -> Array | 
         return _by_input(path, spec, [names[at] for at in chosen], table)
     (tensor,), one = spec.inputs, len(chosen) == 1
     if len(chosen) != math.prod(tensor.frame) and not (one and _is_signal(spec, tensor)):
-        raise SourceError(_other_width(path, names, chosen, tensor))
+        raise SourceError(_other_width(path, names, chosen, tensor), id="csv-width-differs")
     return table[:, 0] if one else table.reshape(-1, *tensor.frame)
 
 
@@ -154,7 +160,7 @@ def _column(path: Path, names: Sequence[str], column: str | int) -> int:
     twice = f"several columns {text!r}, so give the number of one" if text and text in names else f"no column {text!r}"
     has = f"{', '.join(filter(None, names))}" if any(names) else "no header"
     has = f"{has}; columns have the numbers 1 to {len(names)}, too"
-    raise SourceError(f"{path} has {twice}: it has {has}.")
+    raise SourceError(f"{path} has {twice}: it has {has}.", id="csv-column-missing")
 
 
 def _columns(path: Path, names: Sequence[str], chosen: Sequence[int]) -> str:
@@ -200,7 +206,7 @@ def _by_input(path: Path, spec: StreamSpec, names: Sequence[str], table: Array) 
     if not single or sorted(names) != sorted(wanted):
         fix = "name one column after each of them" if single else "give an .npz with these names"
         found = f"the columns {names}" if any(names) else f"{len(names)} columns and no header"
-        raise SourceError(f"{path} has {found}, but the model has the inputs {wanted}: {fix}.")
+        raise SourceError(f"{path} has {found}, but the model has the inputs {wanted}: {fix}.", id="csv-inputs-unfit")
     return {name: table[:, at] for at, name in enumerate(names)}
 
 
@@ -213,14 +219,18 @@ def _sound(path: Path, spec: StreamSpec) -> Array:
     """Mono sound in float32: PCM of 8 to 32 bits scaled to [-1, 1), other kinds as the package soundfile reads them."""
     if (wanted := spec.sample_rate) is None:
         fix = "export it with its sample_rate (--sample-rate)"
-        raise SourceError(f"{path} is sound, but the model has no sample rate to hold it to: {fix}.")
+        raise SourceError(
+            f"{path} is sound, but the model has no sample rate to hold it to: {fix}.", id="sound-without-rate"
+        )
     samples, rate = _wav(path) if path.suffix.lower() == ".wav" else _soundfile(path, f"{path.suffix} is read")
     if rate != wanted:
         fix = f"resample it first, for example with `sox {path.name} -r {wanted} out.wav`"
-        raise SourceError(f"{path} has {rate} Hz, but the model was made for {wanted} Hz: {fix}.")
+        raise SourceError(
+            f"{path} has {rate} Hz, but the model was made for {wanted} Hz: {fix}.", id="sound-rate-differs"
+        )
     if (channels := samples.shape[1]) != 1:
         fix = f"mix it down, `sox {path.name} -c 1 out.wav`"
-        raise SourceError(f"{path} has {channels} channels, but one is needed: {fix}.")
+        raise SourceError(f"{path} has {channels} channels, but one is needed: {fix}.", id="sound-channels")
     return samples[:, 0]
 
 
@@ -236,9 +246,13 @@ def _wav(path: Path) -> tuple[Array, int]:
             raise
         return _soundfile(path, f"samples other than PCM ({error}; 3 is floats) are read")
     if len(raw) != nbytes:
-        raise SourceError(f"{path} is cut off: its header says {nbytes} bytes of sound, {len(raw)} are there.")
+        raise SourceError(
+            f"{path} is cut off: its header says {nbytes} bytes of sound, {len(raw)} are there.", id="wav-cut-off"
+        )
     if width not in (1, 2, 3, 4):
-        raise SourceError(f"{path} has samples of {8 * width} bits, but 8, 16, 24 and 32 are read.")
+        raise SourceError(
+            f"{path} has samples of {8 * width} bits, but 8, 16, 24 and 32 are read.", id="wav-sample-bits"
+        )
     return _of_pcm(raw, width).reshape(-1, channels), rate
 
 
@@ -259,7 +273,9 @@ def _soundfile(path: Path, read: str) -> tuple[Array, int]:
         soundfile = load_module("soundfile")
     except (ImportError, OSError) as error:
         fix = f"{pip_install('audio')}, or convert it, `sox {path.name} -e signed -b 16 out.wav`"
-        raise SourceError(f"{path} cannot be read: {read} by soundfile, which is not here ({error}): {fix}.") from None
+        raise SourceError(
+            f"{path} cannot be read: {read} by soundfile, which is not here ({error}): {fix}.", id="soundfile-missing"
+        ) from None
     with soundfile.SoundFile(path) as file:
         samples, frames, rate = file.read(dtype="float32", always_2d=True), file.frames, file.samplerate
     with path.open("rb") as raw:
@@ -267,7 +283,7 @@ def _soundfile(path: Path, read: str) -> tuple[Array, int]:
     # libsndfile takes what is there of a RIFF file, whatever its header says.
     says = int.from_bytes(head[4:], "little") + 8 if head[:4] == b"RIFF" else size
     if len(samples) != frames or says > size:
-        raise SourceError(f"{path} is cut off: its header says more than its {size} bytes hold.")
+        raise SourceError(f"{path} is cut off: its header says more than its {size} bytes hold.", id="sound-cut-off")
     return samples, int(rate)
 
 
@@ -276,37 +292,46 @@ def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict
     if not isinstance(source, Mapping):
         if len(names) > 1:
             fix = "give an .npz with these names"
-            raise SourceError(f"{what} is one array, but the model has the inputs {names}: {fix}.")
+            raise SourceError(
+                f"{what} is one array, but the model has the inputs {names}: {fix}.", id="recording-one-array"
+            )
         source = {names[0]: source}
     if set(source) != set(names):
-        raise SourceError(f"{what} has {sorted(map(str, source))}, but the model's inputs are {names}.")
+        raise SourceError(
+            f"{what} has {sorted(map(str, source))}, but the model's inputs are {names}.", id="recording-inputs-differ"
+        )
     arrays = {t.name: _fit_one(source[t.name], t, spec, f"{what}: {t.name!r}") for t in spec.inputs}
     rows = {a.shape[0] for a in arrays.values()}
     if len(rows) > 1:
-        raise SourceError(f"{what}: the inputs have {sorted(rows)} rows, but must have the same number.")
+        raise SourceError(
+            f"{what}: the inputs have {sorted(rows)} rows, but must have the same number.", id="recording-rows-differ"
+        )
     try:
         frames_in(spec, {t.name: arrays[t.name].shape[1] for t in spec.inputs if spec.timed(t)})
     except ValueError as error:
-        raise SourceError(f"{what}: {error}.") from None
+        raise SourceError(f"{what}: {error}.", id="recording-frames-unfit") from None
     return arrays
 
 
 def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Array:
     dtype, frame = np.dtype(tensor.dtype), tensor.frame
     if is_masked(value):
-        raise SourceError(f"{what} {MASKED}.")
+        raise SourceError(f"{what} {MASKED}.", id="recording-masked")
     try:
         found = np.asarray(value)
     except ValueError as error:
-        raise SourceError(f"{what} is no array: {error}.") from None
+        raise SourceError(f"{what} is no array: {error}.", id="recording-not-an-array") from None
     wider = found.dtype.kind == dtype.kind == "f" and found.dtype.itemsize > dtype.itemsize
     if wider and not without_precision(value):
-        raise SourceError(f"{what} {other_dtype(found.dtype, dtype)}")
+        raise SourceError(f"{what} {other_dtype(found.dtype, dtype)}", id="recording-dtype")
     array = exact_cast(found, dtype)
     if array is None:
-        raise SourceError(f"{what} is {found.dtype} with values that {dtype} does not have: convert it first.")
+        raise SourceError(
+            f"{what} is {found.dtype} with values that {dtype} does not have: convert it first.",
+            id="recording-values-lost",
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise SourceError(f"{what} holds NaN or Inf.")
+        raise SourceError(f"{what} holds NaN or Inf.", id="recording-not-finite")
     if not spec.timed(tensor):
         array = array[None] if array.shape == frame else array
         if array.shape[1:] == frame:
@@ -318,4 +343,4 @@ def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Arr
         if array.shape[2:] == frame and array.ndim == 2 + len(frame) and array.shape[1] > 0:
             return array
     wanted = "it must be (time, ...) or (rows, time, ...) and not empty"
-    raise SourceError(f"{what} has shape {array.shape}, but a frame has {frame}: {wanted}.")
+    raise SourceError(f"{what} has shape {array.shape}, but a frame has {frame}: {wanted}.", id="recording-shape")

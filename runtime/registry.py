@@ -49,7 +49,9 @@ def open_session(
 ) -> Session:
     """Open a session of the backend `name`, behind the gate; raises BackendUnavailable with the reason."""
     if name not in BACKENDS:
-        raise BackendUnavailable(f"there is no backend {name!r}: choose auto or one of {', '.join(BACKENDS)}.")
+        raise BackendUnavailable(
+            f"there is no backend {name!r}: choose auto or one of {', '.join(BACKENDS)}.", id="backend-unknown"
+        )
     allowed = behind_gate(artefacts, trust)
     session: Session = load_backend(name).open_session(allowed, precision, device, threads)
     return session

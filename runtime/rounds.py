@@ -49,15 +49,22 @@ class Rounds:
         held = {t.name: t for t in spec.inputs if not spec.timed(t)}
         given = {} if x is None else dict(x if isinstance(x, Mapping) else dict.fromkeys(list(self._in)[:1], x))
         if unknown := [name for name in given if name not in self._in]:
-            raise StreamError(f"the inputs are {list(self._in)}, but {sorted(map(str, unknown))} were given.")
+            raise StreamError(
+                f"the inputs are {list(self._in)}, but {sorted(map(str, unknown))} were given.",
+                id="ending-inputs-unknown",
+            )
         if missing := [name for name in held if name not in given]:
-            raise StreamError(f"the inputs {missing} have no frames: give them to finish too, as they were fed.")
+            raise StreamError(
+                f"the inputs {missing} have no frames: give them to finish too, as they were fed.",
+                id="ending-inputs-missing",
+            )
         arrays = {name: as_array(name, value, self._in[name].dtype) for name, value in given.items()}
         counts = {name: a.shape[1] if a.ndim > 1 else 0 for name, a in arrays.items() if name not in held}
         if counts and (len(counts) != len(self._in) - len(held) or not 0 < self._frames_in(counts) < spec.chunk):
             raise StreamError(
                 f"finish takes the last frames of every input below a chunk of {spec.chunk}, (streams, frames, ...), "
-                "as many of each, or none."
+                "as many of each, or none.",
+                id="ending-frames-unfit",
             )
         shapes = {name: (n, count, *self._in[name].tensor.frame) for name, count in counts.items()}
         shapes |= {name: (n, *tensor.frame) for name, tensor in held.items()}
@@ -92,16 +99,20 @@ class Rounds:
         if not isinstance(x, Mapping):
             if len(self._in) == 1:
                 return dict.fromkeys(self._in, x)
-            raise StreamError(f"a round has {len(self._in)} inputs: give a dict with {list(self._in)}.")
+            raise StreamError(
+                f"a round has {len(self._in)} inputs: give a dict with {list(self._in)}.", id="round-without-names"
+            )
         if set(x) != set(self._in):
-            raise StreamError(f"the inputs are {list(self._in)}, but {sorted(map(str, x))} were given.")
+            raise StreamError(
+                f"the inputs are {list(self._in)}, but {sorted(map(str, x))} were given.", id="round-inputs-unknown"
+            )
         return x
 
     def check_out(self, out: Any, n: int) -> None:
         """Raise StreamError where `out` cannot take n rows."""
         several = len(self._out) > 1
         if several and (not isinstance(out, Mapping) or set(out) != set(self._out)):
-            raise StreamError(f"out must be a dict with {list(self._out)}.")
+            raise StreamError(f"out must be a dict with {list(self._out)}.", id="round-out-not-dict")
         for name, layout in self._out.items():
             check_out(name, out[name] if several else out, layout.dtype, (n, *layout.row))
 
@@ -161,7 +172,7 @@ def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -
     array = as_array(name, value, dtype)
     if array.ndim == len(shape) and array.shape[0] != shape[0]:
         rows = f"{array.shape[0]} rows (shape {array.shape})"
-        raise StreamError(f"{name!r} has {rows} for {shape[0]} streams: give one row to each.")
+        raise StreamError(f"{name!r} has {rows} for {shape[0]} streams: give one row to each.", id="round-rows-differ")
     return check_values(name, array, shape, dtype, finite=False)
 
 
@@ -171,4 +182,6 @@ def _not_finite(name: str, array: Array, ids: Any) -> StreamError:
     stream = int(np.asarray(ids)[row])
     more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
     fix = "nothing was fed to any stream. Leave that stream out of the round"
-    return StreamError(f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.")
+    return StreamError(
+        f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.", id="round-not-finite"
+    )

@@ -95,7 +95,8 @@ class SlotTable:
             slot = int(slots[self.ended[slots]][0])
             stream = int(self.generation[slot]) << SLOT_BITS | slot
             raise StreamError(
-                f"the sequence of stream {stream} is over, since finish() ended it: reset it before another."
+                f"the sequence of stream {stream} is over, since finish() ended it: reset it before another.",
+                id="stream-ended",
             )
 
     def take(self, slot: int, now: float) -> int:
@@ -137,7 +138,7 @@ class SlotTable:
         array = _array(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             found = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
-            raise StreamError(f"ids are a list of those that open() gave, not {found}.")
+            raise StreamError(f"ids are a list of those that open() gave, not {found}.", id="ids-not-a-list")
         array = array.astype(np.int64, copy=False)
         known = self._known(array)
         if not known.all():
@@ -147,7 +148,10 @@ class SlotTable:
         self._position[slots] = order
         if (twice := self._position[slots] != order).any():
             stream = array[twice][0]
-            raise StreamError(f"stream {stream} stands in the round twice: give each stream one frame a round.")
+            raise StreamError(
+                f"stream {stream} stands in the round twice: give each stream one frame a round.",
+                id="stream-twice-in-round",
+            )
         return slots
 
     def _known(self, ids: Array) -> Array:
@@ -170,6 +174,7 @@ class SlotTable:
         return StreamClosed(
             f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",
             tuple(int(i) for i in ids),
+            id="stream-closed",
         )
 
 
@@ -180,8 +185,12 @@ def _index(slots: Array) -> Array | slice:
 
 def _array(ids: Any) -> Array:
     if isinstance(ids, np.ma.MaskedArray):
-        raise StreamError("ids are a masked array, and a round knows no mask: give the ids that are meant.")
+        raise StreamError(
+            "ids are a masked array, and a round knows no mask: give the ids that are meant.", id="ids-masked"
+        )
     try:
         return np.asarray(ids)
     except ValueError as error:  # lists of several lengths
-        raise StreamError(f"ids are a list of those that open() gave, not {repr(ids)[:60]}.") from error
+        raise StreamError(
+            f"ids are a list of those that open() gave, not {repr(ids)[:60]}.", id="ids-unreadable"
+        ) from error

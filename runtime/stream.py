@@ -71,7 +71,7 @@ class Stream(Uncopied, Generic[Y]):
     _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
     _pending: dict[str, Array] | Unfinished | Ended
-    _over: str | None
+    _over: StreamError | None
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class Stream(Uncopied, Generic[Y]):
 
     def _busy(self) -> StreamError:
         inside = "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
-        return StreamError(inside if self._over is None else self._over)
+        return self._over.with_traceback(None) if self._over else StreamError(inside, id="stream-in-use")
 
     def _alone(self) -> AbstractContextManager[Any]:
         """The turn, to be entered at once."""
@@ -260,9 +260,8 @@ class Stream(Uncopied, Generic[Y]):
         return self._turn
 
     def _get(self) -> Snapshot:
-        pending = self._finish()
-        if isinstance(pending, Ended):
-            raise StreamError(OVER)
+        if isinstance(pending := self._finish(), Ended):
+            raise StreamError(OVER, id="sequence-over")
         return Snapshot(self._frames, self._buffers.read(), pending)
 
     def _set(self, goal: Snapshot) -> None:
@@ -284,12 +283,12 @@ class Stream(Uncopied, Generic[Y]):
         return self._pending
 
     def _check_takes_more(self) -> None:
-        pending = self._finish()
-        if isinstance(pending, Ended):
-            raise StreamError(OVER)
+        if isinstance(pending := self._finish(), Ended):
+            raise StreamError(OVER, id="sequence-over")
         if pending:
             waiting = frames_in(self.spec, {n: a.shape[1] for n, a in pending.items()})
-            raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+            rest = f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset."
+            raise StreamError(rest, id="run-frames-waiting")
         check_limit(self.spec, self._frames, self.spec.chunk)
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
@@ -298,18 +297,19 @@ class Stream(Uncopied, Generic[Y]):
             if len(names) == 1:
                 return {names[0]: x}
             what = f"give a dict with {names}, not a {type(x).__name__}"
-            raise StreamError(f"this stream has {len(names)} inputs: {what}.")
+            raise StreamError(f"this stream has {len(names)} inputs: {what}.", id="stream-without-names")
         if set(x) != set(names):
-            raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
+            given = sorted(map(str, x))
+            raise StreamError(f"the inputs are {names}, but {given} were given.", id="stream-inputs-unknown")
         return x
 
     def _check_out(self, out: Any) -> None:
         if self.spec.has_delay:
-            raise StreamError(f"out= cannot be used here: {self.spec.delay_note}.")
+            raise StreamError(f"out= cannot be used here: {self.spec.delay_note}.", id="out-with-delay")
         several = len(self._outputs) > 1
         for name, view in self._outputs.items():
             if several and (not isinstance(out, Mapping) or name not in out):
-                raise StreamError(f"out must be a dict with {list(self._outputs)}.")
+                raise StreamError(f"out must be a dict with {list(self._outputs)}.", id="stream-out-not-dict")
             check_out(name, out[name] if several else out, view.dtype, view.shape)
 
     def _give(self, out: Any) -> Any:
@@ -337,16 +337,16 @@ class Stream(Uncopied, Generic[Y]):
         rank = {values[t.name].ndim - len(t.frame) for t in timed}
         if not rank <= {1, 2} or len(rank) != 1:
             found = ", ".join(f"{t.name} {values[t.name].shape}" for t in timed)
-            raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.")
+            raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.", id="run-axes")
         batch_axis_omitted = rank == {1}
         if batch_axis_omitted and self.batch != 1:
             wanted = f"(batch, time, ...) with a batch of {self.batch}"
-            raise StreamError(f"this stream has {self.batch} rows: a run takes {wanted}.")
+            raise StreamError(f"this stream has {self.batch} rows: a run takes {wanted}.", id="run-rows-differ")
         times = {t.name: values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
         try:
             frames_in(spec, times)
         except ValueError as error:
-            raise StreamError(f"{error}.") from None
+            raise StreamError(f"{error}.", id="run-frames-unfit") from None
         inputs = {}
         for tensor in spec.inputs:
             rows = () if batch_axis_omitted else (self.batch,)

@@ -37,7 +37,7 @@ class SequenceStream(Stream[Y]):
 
 def _no_step() -> StreamError:
     why = "the model needs whole sequences (it was exported with sequence_only). Give each of them to run(xs)"
-    return StreamError(f"this bundle cannot stream: {why}.")
+    return StreamError(f"this bundle cannot stream: {why}.", id="sequence-only-bundle")
 
 
 def stream_class(spec: StreamSpec, session: Session) -> type[Stream[Any]]:

@@ -197,8 +197,8 @@ def pytest_configure() -> None:
     to = Path(os.environ["RECORD_TO"]) / f"refusals-{os.getpid()}.txt"
     plain = RnnExportError.__init__
 
-    def spoken(self: RnnExportError, *arguments: Any) -> None:
-        plain(self, *arguments)
+    def spoken(self: RnnExportError, *arguments: Any, **words: Any) -> None:
+        plain(self, *arguments, **words)
         text = re.sub(r"/\S*?/(pytest-of-\S+?/pytest-\d+|tmp\w+)/", "TMP/", " ".join(map(str, arguments[:1])))
         text = re.sub(r"0x[0-9a-f]{6,}|(?<=127\.0\.0\.1:)\d+", "N", text).replace("\n", "\\n")
         with to.open("a") as file:

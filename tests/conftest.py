@@ -1,10 +1,11 @@
 """Marks that name the cost of a test, by its folder."""
 
 import os
-import sys
+import runpy
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis.internal.conjecture import providers
@@ -36,8 +37,16 @@ MARKS = {
     "slow": "takes seconds",
 }
 
+# Options of pytest that leave tests out.
+CHOOSING = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "collectonly")
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ["RAISED_IDS"] = tempfile.mkdtemp(prefix="raised-")
+        places = (str(TESTS / "every_process"), os.environ.get("PYTHONPATH"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        runpy.run_path(str(TESTS / "every_process/sitecustomize.py"))["record"](errors)
     for mark, what in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {what}")
     # It draws numbers that stand in modules of ours too: which of them are imported hangs on what a worker ran before.
@@ -51,26 +60,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(costs[0] if costs else "unit")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def refusals_made() -> Iterator[None]:
-    """Record the source lines of refusals in this process, one of several, for `scripts/refusals.py`."""
-    made: set[str] = set()
-
-    plain = errors.RnnExportError.__init__
-
-    def init(self: errors.RnnExportError, *args: Any) -> None:
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_filename == errors.__file__:
-            frame = frame.f_back
-        made.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
-        plain(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(errors.RnnExportError, "__init__", init)
-        yield
-    folder = TESTS.parent / ".cache" / "refusals"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / str(os.getpid())).write_text("\n".join(sorted(made)))
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail with the ids that no process raised and no reason excuses, where the whole suite ran and passed."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    folder = Path(os.environ.pop("RAISED_IDS"))
+    raised = {name for file in folder.iterdir() for name in file.read_text().split()}
+    shutil.rmtree(folder)
+    chosen = any(getattr(config.option, name, None) for name in CHOOSING)
+    if exitstatus or chosen or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    lines = [(TESTS / name).read_text().splitlines() for name in ("messages.txt", "unraised.txt")]
+    ids, excused = ({line.partition("  ")[0] for line in file} for file in lines)
+    if never := sorted(ids - excused - raised):
+        writer = config.get_terminal_writer()
+        writer.line(f"\n{len(never)} messages that no test raised, and tests/unraised.txt does not excuse:", red=True)
+        writer.line("\n".join(never))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -568,7 +568,9 @@ def test_export_without_torch_says_what_to_install(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "this needs torch, which is not here: pip install" in json.loads(done.stdout)["message"]
+    error = json.loads(done.stdout)
+    assert (error["error"], error["id"]) == ("ModuleNotFoundError", "package-not-installed")
+    assert "this needs torch, which is not here: pip install" in error["message"]
     assert "Traceback" not in done.stderr
 
 

@@ -288,7 +288,11 @@ def test_states_of_a_graph_that_is_there_are_not_changed(run: Run, built: tuple[
 def test_a_build_that_cannot_be_is_json_too(run: Run, bundle: Path) -> None:
     result = run("build", bundle, "--target", "tensorrt", "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"error": "ToolUnavailable", "message": result.stderr[len("error: ") : -1]}
+    error = json.loads(result.stdout)
+    assert error == {"error": "ToolUnavailable", "id": error["id"], "message": result.stderr[len("error: ") : -1]}
+    assert error["id"] in ("nvidia-driver-missing", "tensorrt-library-missing")
+    named = run("build", bundle, "--target", "tensorrt", "-v").stderr.splitlines()[-1]
+    assert named == f"error ({error['id']}): {error['message']}"
 
 
 def test_of_two_precisions_fp32_is_meant(run: Run, bundle: Path) -> None:

@@ -58,7 +58,9 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
     try:
         step = serialise(graph, check=True)
     except Exception as error:  # the checker raises several kinds
-        raise ExportError(f"{source.path} as a step is no valid ONNX: {first_line(error)}.") from error
+        raise ExportError(
+            f"{source.path} as a step is no valid ONNX: {first_line(error)}.", id="invalid-onnx-step"
+        ) from error
     try:
         with foreign_graph("step.onnx", step, spec):
             return step
@@ -66,7 +68,8 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
         why = str(error).removeprefix("step.onnx cannot be used: ").removesuffix(" Export the bundle again.")
         raise SourceError(
             f"{source.path} as a step cannot be used: {why} In a step every size follows from shapes, and a loop has a "
-            "constant number of trips: export the model for one step, its loops unrolled."
+            "constant number of trips: export the model for one step, its loops unrolled.",
+            id="unusable-onnx-step",
         ) from error
 
 
@@ -127,7 +130,8 @@ def _converted(model: ModelProto, source: Source) -> ir.Model:
     except Exception as error:  # the converter raises several kinds
         raise ExportError(
             f"{source.path} cannot be converted from opset {source.opset} to {BASE_OPSET}: {first_line(error)}. "
-            "Export the model again at a later opset."
+            "Export the model again at a later opset.",
+            id="opset-not-converted",
         ) from error
     if opset_of(model) > BASE_OPSET:
         older = ir.from_proto(ir.to_proto(graph))

@@ -64,7 +64,8 @@ class Noise:
         if rows is None:
             raise ExportError(
                 f"input {tensor.name!r} is {tensor.dtype}, and nothing in the graph says which values it takes: give a "
-                f"recording of them (data=, --data), or, if it is always the same, --fix {tensor.name}=VALUE."
+                f"recording of them (data=, --data), or, if it is always the same, --fix {tensor.name}=VALUE.",
+                id="unknown-input-values",
             )
         drawn: Array = random.integers(rows, size=shape).astype(tensor.dtype)
         return drawn

@@ -127,7 +127,8 @@ def _golden(file: FileStep, inputs: Mapping[str, Array], tolerance: Tolerance, k
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ExportError(
                 f"{file.original.path} itself gives NaN or Inf in {name!r} on {kind}, so that nothing can be held to "
-                "it: give a recording of what it is made for (data=, --data)."
+                "it: give a recording of what it is made for (data=, --data).",
+                id="onnx-file-gives-nan",
             )
     at = np.arange(1, loop.frames // file.spec.chunk + 1) * file.spec.chunk
     return Golden(inputs, trace.outputs, trace.states, at, tolerance, kinds=(kind,) * loop.rows)

@@ -114,14 +114,18 @@ def find_layout(
     fed = [Placed(pair.input, taken[pair.input].dtype, dims[pair.input], True) for pair in pairs]
     if not inputs:
         names = ", ".join(f"--state {pair.input}=none" for pair in pairs)
-        raise SourceError(f"every input would be a state, and none is left for the frames: say which is none, {names}.")
+        raise SourceError(
+            f"every input would be a state, and none is left for the frames: say which is none, {names}.",
+            id="every-input-a-state",
+        )
     outputs = _outputs(original, [*inputs, *fed], given, {p.output for p in pairs}, rows, frames, declared)
     if chunk == 1:
         inputs, outputs = ([_without_time(t) for t in tensors] for tensors in (inputs, outputs))
     elif not any(TIME in t.dims for t in inputs):
         raise SourceError(
             f"chunk is {chunk}, but no input has a time axis: say where it is, --shape NAME=batch,time,... "
-            "(shapes={NAME: ('batch', 'time', ...)})."
+            "(shapes={NAME: ('batch', 'time', ...)}).",
+            id="chunk-without-time-axis",
         )
     return Layout(tuple(inputs), tuple(outputs), tuple(pairs), tuple(fed), rows, chunk)
 
@@ -136,7 +140,7 @@ def _all_dims(
         dims = [BATCH if d in words else d for d in declared.get(name) or _dims(port, name in states)]
         known = [d for d in dims if isinstance(d, int) or d in (BATCH, TIME)]
         if len(known) < len(dims):
-            raise SourceError(_question(port, [d for d in dims if d not in known]))
+            raise SourceError(_question(port, [d for d in dims if d not in known]), id="onnx-axes-unclear")
         found[name] = tuple(d for d in known if d is not None)
     return found
 
@@ -144,7 +148,7 @@ def _all_dims(
 def _dims(port: Port, is_state: bool) -> tuple[int | str | None, ...]:
     """The axes, with the batch axis if its name tells it or it is the only one of its kind."""
     if port.shape is None:
-        raise SourceError(_question(port, []))
+        raise SourceError(_question(port, []), id="onnx-axes-unclear")
     unknown = [axis for axis, d in enumerate(port.shape) if not isinstance(d, int)]
     named = [axis for axis in unknown if isinstance(d := port.shape[axis], str) and BATCHES.fullmatch(d)]
     alone = len(unknown) == 1 and (is_state or (unknown[0] == 0 and port.shape[0] is None))
@@ -194,7 +198,9 @@ def _outputs(
         if name in declared:
             dims: tuple[Dim, ...] = declared[name]
         elif not len(found) == len(wider) == len(long):
-            raise SourceError(f"the output {name!r} has {found} values at one size and {wider} at another.")
+            raise SourceError(
+                f"the output {name!r} has {found} values at one size and {wider} at another.", id="output-size-varies"
+            )
         else:
             dims = tuple(_dim(*sizes, frames) for sizes in zip(found, wider, long, strict=True))
         if rows and BATCH not in dims:
@@ -202,12 +208,14 @@ def _outputs(
         if not rows and dims.count(BATCH) != 1:
             raise SourceError(
                 f"the output {port} has no axis of the batch: it is {found} for {FEW} streams and {wider} for {MORE}. "
-                "Streams that share a value cannot be told apart: say 1 for it, --shape NAME=1,... for each input."
+                "Streams that share a value cannot be told apart: say 1 for it, --shape NAME=1,... for each input.",
+                id="output-without-batch",
             )
         placed.append(Placed(name, str(first[name].dtype), dims, False))
     if not placed:
         raise SourceError(
-            f"every output of the file is a state ({', '.join(sorted(states))}): a stream needs a result."
+            f"every output of the file is a state ({', '.join(sorted(states))}): a stream needs a result.",
+            id="every-output-a-state",
         )
     return placed
 

@@ -42,7 +42,8 @@ def restarting(step: bytes, chunk: int, meant: bool) -> Iterator[str]:
                     raise SourceError(
                         f"{name} starts from the same state at each call, and no input of the file is that state: a "
                         "step of it would forget all that was before. Export the model with its states as inputs and "
-                        "outputs."
+                        "outputs.",
+                        id="state-restarts-each-call",
                     )
                 direction = next((a.s for a in node.attribute if a.name == "direction"), b"forward")
                 if direction == b"forward" and not meant:
@@ -50,7 +51,8 @@ def restarting(step: bytes, chunk: int, meant: bool) -> Iterator[str]:
                         f"{name} starts from the same state at each call, and runs over {frames} entries. If these are "
                         "frames of a sequence, a step would forget all that was before: export the model with its "
                         "states as inputs and outputs. If it is an axis inside of a frame, say that it has no state: "
-                        "states={}, or --state NAME=none for an input."
+                        "states={}, or --state NAME=none for an input.",
+                        id="state-restarts-over-frames",
                     )
                 yield f"{name} starts anew at each step, over the {frames} entries of an axis of the frame"
         if known & set(node.input):
@@ -92,7 +94,8 @@ def check_whole(
                 f"{original.path} is no step: for {frames} frames in one call {tensor.name!r} is off by {error:.1e} "
                 "from what it is frame after frame, its states fed back. It remembers, or looks ahead, over frames of "
                 "a call, and that is among none of its states. Export the model with all of them as inputs and "
-                "outputs, or bring it as a PyTorch module."
+                "outputs, or bring it as a PyTorch module.",
+                id="onnx-remembers-more",
             )
 
 

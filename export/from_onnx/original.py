@@ -23,7 +23,9 @@ class Original:
         try:
             self._session = make_session(source.packed)
         except BackendUnavailable as error:
-            raise SourceError(f"{source.path} is held to what ONNX Runtime makes of it, but {error}") from error
+            raise SourceError(
+                f"{source.path} is held to what ONNX Runtime makes of it, but {error}", id=error.id
+            ) from error
         self.shapes = {value.name: value.shape for value in self._session.get_inputs()}
         self.outputs = [value.name for value in self._session.get_outputs()]
 
@@ -38,6 +40,7 @@ class Original:
             raise ExportError(
                 f"{self.path} itself fails on {shapes}: {first_line(error)[:_LONGEST]}. Say the shapes that it is made "
                 "for, --shape NAME=DIM,DIM (shapes={NAME: (...)}): numbers, and 'batch' where any number of streams "
-                f"may be.{fix}"
+                f"may be.{fix}",
+                id="onnx-original-fails",
             ) from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}

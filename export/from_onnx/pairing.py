@@ -76,13 +76,14 @@ def find_pairs(
         if alike or MEMORY & set(_words(name)):
             unclear[name] = alike
     if unclear:
-        raise SourceError(_question(taken, given, unclear))
+        raise SourceError(_question(taken, given, unclear), id="state-pairs-unclear")
     lost = [name for name in given if (MEMORY | {"present"}) & set(_words(name))]
     if lost and not found:
         raise SourceError(
             f"the file gives {', '.join(map(repr, lost))}, by its name a state for the next step, but takes none: it "
             f"takes {_port_list(taken)}. Export the model with its states as inputs too, or say that there are none, "
-            "states={} in Python, or --state NAME=none for an input."
+            "states={} in Python, or --state NAME=none for an input.",
+            id="state-output-unpaired",
         )
     return tuple(found[name] for name in taken if name in found)
 
@@ -92,21 +93,29 @@ def _checked(
 ) -> Mapping[str, str | None]:
     for name, output in declared.items():
         if name not in taken:
-            raise SourceError(f"there is no input {name!r} to be a state: the file takes {_port_list(taken)}.")
+            raise SourceError(
+                f"there is no input {name!r} to be a state: the file takes {_port_list(taken)}.",
+                id="no-such-state-input",
+            )
         if output is None:
             continue
         if output not in given:
             raise SourceError(
-                f"there is no output {output!r} for the state {name!r}: the file gives {_port_list(given)}."
+                f"there is no output {output!r} for the state {name!r}: the file gives {_port_list(given)}.",
+                id="no-such-state-output",
             )
         if not _fits(taken[name], given[output]):
             raise SourceError(
                 f"{given[output]} cannot be the next {taken[name]}: a state comes back in the dtype and shape in which "
-                f"it is fed.{_grows(taken[name], given[output])}"
+                f"it is fed.{_grows(taken[name], given[output])}",
+                id="state-pair-differs",
             )
     outputs = [output for output in declared.values() if output is not None]
     if doubled := next((o for o in outputs if outputs.count(o) > 1), None):
-        raise SourceError(f"the output {doubled!r} is said to be two states: each comes back as one of its own.")
+        raise SourceError(
+            f"the output {doubled!r} is said to be two states: each comes back as one of its own.",
+            id="state-output-doubled",
+        )
     return declared
 
 

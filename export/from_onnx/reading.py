@@ -50,22 +50,25 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     """
     path = Path(path)
     if not path.is_file():
-        raise SourceError(f"{path} does not exist or is not a file.")
+        raise SourceError(f"{path} does not exist or is not a file.", id="onnx-file-missing")
     budget = limits.FILES_PART * limits.max_bytes()
     if path.stat().st_size > budget:
-        raise SourceError(f"{path} has {path.stat().st_size} bytes, over the limit of {budget}: {_LARGER}.")
+        raise SourceError(
+            f"{path} has {path.stat().st_size} bytes, over the limit of {budget}: {_LARGER}.", id="onnx-file-too-large"
+        )
     try:
         proto = onnx.load_from_string(path.read_bytes())
     except Exception as error:  # protobuf has kinds of its own
-        raise SourceError(f"{path} cannot be read as ONNX: {first_line(error)}.") from None
+        raise SourceError(f"{path} cannot be read as ONNX: {first_line(error)}.", id="onnx-unreadable") from None
     if not proto.HasField("graph") or not proto.graph.node:
-        raise SourceError(f"{path} cannot be read as ONNX: it holds no graph.")
+        raise SourceError(f"{path} cannot be read as ONNX: it holds no graph.", id="onnx-without-graph")
     _pack(proto, path, budget - path.stat().st_size)
     opset, newest = opset_of(proto), onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise SourceError(
             f"{path} is of opset {opset}, but {OLDEST_OPSET} to {newest} are read here: convert it with "
-            "onnx.version_converter, or install a newer onnx."
+            "onnx.version_converter, or install a newer onnx.",
+            id="onnx-opset-unread",
         )
     packed = proto.SerializeToString()
     _without_initializers_as_inputs(proto.graph)
@@ -74,13 +77,15 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     try:
         read_model(proto.SerializeToString())
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} cannot be used: {str(error).removesuffix('.')}. {_OPERATORS}") from error
+        raise SourceError(
+            f"{path} cannot be used: {str(error).removesuffix('.')}. {_OPERATORS}", id="onnx-file-unusable"
+        ) from error
     try:
         if not all(value.type.tensor_type.HasField("shape") for value in proto.graph.output):
             proto = onnx.shape_inference.infer_shapes(proto)
         onnx.checker.check_model(proto)
     except Exception as error:  # the checker raises several kinds
-        raise SourceError(f"{path} is no valid ONNX: {first_line(error)}.") from error
+        raise SourceError(f"{path} is no valid ONNX: {first_line(error)}.", id="onnx-invalid") from error
     return Source(path, packed, proto)
 
 
@@ -139,7 +144,9 @@ def _pack(model: ModelProto, path: Path, budget: int) -> None:
         try:
             array_of(tensor)
         except Exception as error:  # of a size that does not fit, numpy and onnx raise their own
-            raise SourceError(f"{path}: the weights {tensor.name!r} are damaged: {first_line(error)}.") from error
+            raise SourceError(
+                f"{path}: the weights {tensor.name!r} are damaged: {first_line(error)}.", id="onnx-weights-damaged"
+            ) from error
 
 
 def _external(path: Path, name: str, fields: dict[str, str], budget: int) -> bytes:
@@ -148,20 +155,28 @@ def _external(path: Path, name: str, fields: dict[str, str], budget: int) -> byt
     if not location or not place.is_relative_to(folder) or not place.is_file():
         raise SourceError(
             f"{path}: the weights {name!r} lie in {location!r}, which is no file in the folder of the model: put it "
-            "there, under that name."
+            "there, under that name.",
+            id="onnx-weights-missing",
         )
     try:
         offset, size = int(fields.get("offset", 0)), place.stat().st_size
         length = int(fields.get("length", size - offset))
     except ValueError:
-        raise SourceError(f"{path}: the weights {name!r} have a place in {location!r} that is no number.") from None
+        raise SourceError(
+            f"{path}: the weights {name!r} have a place in {location!r} that is no number.",
+            id="onnx-weights-place-invalid",
+        ) from None
     if min(offset, length) < 0 or offset + length > size:
         raise SourceError(
             f"{path}: the weights {name!r} lie at {offset} to {offset + length} of {location!r}, which has {size} "
-            "bytes: it is cut off, or of another model."
+            "bytes: it is cut off, or of another model.",
+            id="onnx-weights-cut-off",
         )
     if length > budget:
-        raise SourceError(f"{path}: the weights {name!r} take {length} bytes, over what is left: {_LARGER}.")
+        raise SourceError(
+            f"{path}: the weights {name!r} take {length} bytes, over what is left: {_LARGER}.",
+            id="onnx-weights-too-large",
+        )
     with place.open("rb") as file:
         file.seek(offset)
         return file.read(length)

@@ -115,7 +115,8 @@ def _size(matrix: Any) -> int:
     if not isinstance(size, int) or size > LARGEST:
         raise ExportError(
             f"a matrix of {size} rows is inverted, solved or factored, which ONNX has no operator for: it is written "
-            f"out up to {LARGEST} rows. Take smaller matrices, or compute this outside of the model."
+            f"out up to {LARGEST} rows. Take smaller matrices, or compute this outside of the model.",
+            id="matrix-too-large",
         )
     return size
 

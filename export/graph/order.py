@@ -24,7 +24,9 @@ def sort(self: Any, dim: int = -1, descending: bool = False, *, stable: bool | N
     """`torch.sort` along an axis of a fixed size: torch's own form asks the tensor how many entries there are."""
     size = self.shape[dim]
     if not isinstance(size, int):
-        raise ExportError("a sort along an axis of any size cannot be written: sort a fixed number of frames.")
+        raise ExportError(
+            "a sort along an axis of any size cannot be written: sort a fixed number of frames.", id="sort-of-any-size"
+        )
     values, indices = op.TopK(self, op.Constant(value_ints=[size]), axis=dim, largest=int(descending), sorted=1)
     return values, indices
 
@@ -34,7 +36,8 @@ def median(self: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
     size = self.shape[dim]
     if not isinstance(size, int):
         raise ExportError(
-            "a median along an axis of any size cannot be written: take it over a fixed number of frames."
+            "a median along an axis of any size cannot be written: take it over a fixed number of frames.",
+            id="median-of-any-size",
         )
     return kthvalue(self, (size + 1) // 2, dim, keepdim)
 
@@ -49,7 +52,10 @@ def searchsorted(
 ) -> Any:
     """`torch.searchsorted`, of one row of boundaries, or of one for each row of values: the number below."""
     if sorter is not None:
-        raise ExportError("torch.searchsorted with a `sorter` cannot be written: sort the boundaries before.")
+        raise ExportError(
+            "torch.searchsorted with a `sorter` cannot be written: sort the boundaries before.",
+            id="searchsorted-with-sorter",
+        )
     bounds = (
         op.Unsqueeze(sorted_sequence, op.Constant(value_ints=[-2]))
         if len(sorted_sequence.shape) > 1

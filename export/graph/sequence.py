@@ -49,7 +49,10 @@ class SequenceFromStep(InPlacePass):
         wanted += [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
         found = [value.name for value in (*model.graph.inputs, *model.graph.outputs)]
         if found != wanted:
-            raise ExportError(f"the step graph has the inputs and outputs {found}, but the contract says {wanted}.")
+            raise ExportError(
+                f"the step graph has the inputs and outputs {found}, but the contract says {wanted}.",
+                id="sequence-ports-differ",
+            )
 
     ensures = requires
 

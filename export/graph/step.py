@@ -66,7 +66,8 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
     if step is None:
         raise ExportError(
             "the model takes whole sequences through a projected LSTM (proj_size), for which ONNX has no operator, and "
-            "which is written frame after frame where there is a step. Leave proj_size out, or sequence_only."
+            "which is written frame after frame where there is a step. Leave proj_size out, or sequence_only.",
+            id="projected-lstm-sequences",
         )
     return _written(apply(parse(step), SequenceFromStep(model.spec)), model, None)
 
@@ -139,5 +140,6 @@ def _refuse_frozen(graph: ir.Graph, spec: StreamSpec, frames: int | None) -> Non
         if found != expected:
             raise ExportError(
                 f"{value.name!r} was exported with shape {found}, but the contract says {expected}: "
-                f"an axis that must be dynamic ({BATCH}, {TIME}) was frozen or moved by the model's own code."
+                f"an axis that must be dynamic ({BATCH}, {TIME}) was frozen or moved by the model's own code.",
+                id="graph-axis-frozen",
             )

@@ -83,9 +83,11 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         if isinstance(cause, ExportError):
             raise cause from error
         if (found := _unwritten(program, str(cause))) is not None:
-            raise ExportError(found) from error
+            raise ExportError(found, id="operator-without-onnx") from error
         # What it says itself is how to report it.
-        raise ExportError(f"torch.onnx cannot write the model: {type(cause).__name__}: {first_line(cause)}") from error
+        raise ExportError(
+            f"torch.onnx cannot write the model: {type(cause).__name__}: {first_line(cause)}", id="torch-onnx-fails"
+        ) from error
     assert exported is not None
     model = exported.model
     # What comes out as it went in is one value, which cannot have two names.
@@ -120,7 +122,8 @@ def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, acti
     if W.shape[0] != 1 or not isinstance(X.shape[0], int):
         raise ExportError(
             "a projected LSTM (proj_size) that goes both ways, or over an axis of any size, has no ONNX operator: it "
-            "is written frame after frame. Leave proj_size out, or bidirectional."
+            "is written frame after frame. Leave proj_size out, or bidirectional.",
+            id="projected-lstm-unwritable",
         )
     zero = _ints([0])
     W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))

@@ -47,7 +47,7 @@ def _followed(keywords: Keywords, options: LiftOptions, attempt: Attempt) -> Key
         except LiftError as error:
             refused = error
         except Exception as error:  # the user's code may raise anything
-            return LiftError(str(error))
+            return LiftError(str(error), id="advice-fails")
         more = (_merged(keywords, advice.keywords) for advice in refused.advice)
         if (changed := next((k for k in more if k != keywords), None)) is None:
             return refused

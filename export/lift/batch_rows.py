@@ -57,7 +57,7 @@ def follow_rows(
         if isinstance(info, Mixed):
             operator = name_of(info.node) if info.node.op == "call_function" else "its loop"
             place = place_of(info.node)
-            raise RowsDepend(f"{place}: {operator}: {info.reason}", place, info.reason == COUNTED)
+            raise RowsDepend(f"{place}: {operator}: {info.reason}", place, info.reason == COUNTED, id="rows-depend")
     return rows
 
 

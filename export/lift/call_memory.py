@@ -45,4 +45,5 @@ def moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
         has_others,
         f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
         "sequence is cut otherwise. Let every frame move it, or take it out where nothing reads it.",
+        id="state-moves-by-call",
     )

@@ -114,7 +114,8 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
             raise LiftError(
                 f"axis {error.axis} of input {error.port} is the batch, and the code does something else where it has "
                 f"more than {error.longest} rows (a branch on their number, a table with a row for each), but every "
-                "row is a stream, whose results hang on no other. Let it do the same for any number of rows."
+                "row is a stream, whose results hang on no other. Let it do the same for any number of rows.",
+                id="batch-rows-bounded",
             ) from error
     if captured.dynamic_time:
         fold_parallel_scans(captured.module)
@@ -148,7 +149,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
             return found
         tried.append(lengths[0])
         if unlike := irregular(module, lengths):
-            reason = cannot_roll(unlike)
+            reason = cannot_roll(unlike, id="loop-body-unlike")
             if (frames := segment()) is not None:
                 reason, advice = _over_segments(frames), SEQUENTIAL
                 if frames > LONGEST:
@@ -158,7 +159,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
             if attempt == 0 and (scanned := by_found_scans(module)) is not None:
                 return Capture(scanned, True, shortest=_fewest(module, scanned, FEW, min(SCANNED)))
             if doubles(module):
-                reason, advice = LiftError(PASSES), SEQUENTIAL
+                reason, advice = LiftError(PASSES, id="loop-in-passes"), SEQUENTIAL
                 break
             continue
         short = fixed_graph(module, lengths[0])
@@ -173,21 +174,19 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
         return Capture(rolled, True, notes, shortest=shortest)
     moves_alike = axes.causal and axes.states and _moves_alike(module)
     if not moves_alike:
-        place = place or _place(module, tried[0])
+        sample = module.sample(ROWS, tried[0])
+        place = place or _loop_found(export_program(module, sample, module.dynamic(False)).graph_module)
     if not axes.causal:
         raise LiftError(
             f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
-            "looks ahead), so it cannot stream."
+            "looks ahead), so it cannot stream.",
+            id="loop-looks-ahead",
         ) from reason
     if not moves_alike:
-        raise LiftError(f"{place} {reason} {advice}") from reason
+        raise LiftError(f"{place} {reason} {advice}", id=reason.id) from reason
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
-
-
-def _place(module: BatchFirst, frames: int) -> str:
-    return _loop_found(export_program(module, module.sample(ROWS, frames), module.dynamic(False)).graph_module)
 
 
 def _loop_found(unrolled: fx.GraphModule) -> str:
@@ -197,7 +196,8 @@ def _loop_found(unrolled: fx.GraphModule) -> str:
 def _over_segments(frames: int) -> LiftError:
     return LiftError(
         f"it takes {frames} frames at a time (a chunkwise form: every {frames} frames more it does as much again), "
-        "each computed at once from the state that those before leave, which is no step of one frame."
+        "each computed at once from the state that those before leave, which is no step of one frame.",
+        id="loop-over-segments",
     )
 
 
@@ -244,13 +244,16 @@ def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, in
     Raises LiftError if the model has states or no time axis.
     """
     if not module.axes.has_time:
-        raise LiftError(f"{WHOLE}: the model takes one frame per call (no time axis was found). Leave it out.")
+        frame = f"{WHOLE}: the model takes one frame per call (no time axis was found). Leave it out."
+        raise LiftError(frame, id="sequence-only-without-time")
     if module.flat.states or chunk > 1:
-        raise LiftError(f"{WHOLE}: whole sequences have neither states that are carried on nor chunks.")
+        kept = f"{WHOLE}: whole sequences have neither states that are carried on nor chunks."
+        raise LiftError(kept, id="sequence-only-with-states")
     graph, frames = of_any_length(module)
     shortest, refusal = _other_branch(module, graph, frames)
     if refusal or shortest > 1:
-        raise refusal or LiftError(f"the code goes another way over fewer than {shortest} frames: give it as many.")
+        branch = f"the code goes another way over fewer than {shortest} frames: give it as many."
+        raise refusal or LiftError(branch, id="branch-below-length")
     return graph, frames
 
 
@@ -269,6 +272,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph exported at a length that equals no other size of the model, and that length; raises LiftError."""
     flat, longest, reason = module.flat, 0, ""
     bounded, frozen = list[BoundedAxis](), list[FrozenAxis]()
+    port, axis = module.axes.first_time
     lengths = [*lengths_of(module), *longer_example(module)]
     for frames in lengths:
         if frames <= longest:
@@ -287,26 +291,26 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         if (frames > FAR and has_loop(module, frames, least=2)) or (not longest and has_segments(module, frames)):
             # Written out it takes minutes, to be a number of frames all the same.
-            port, axis = module.axes.first_time
-            raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)
+            looped = f"axis {axis} of input {port} is looped over, in {frames} frames or more."
+            raise FrozenAxis(looped, port, axis, id="axis-looped-over")
         try:
             graph = flat_graph(
                 module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context, chunk=flat.chunk
             )
             roll_operators(graph)
             graph = of_whole_windows_too(module, graph, frames)
-            port, axis = module.axes.first_time
             if not _holds_at_more(module, graph, frames):
                 if bounded:
                     raise BoundedAxis(port, axis, frames, ELSE)
-                raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)
+                other = f"the graph of {frames} frames gives something else for more of them."
+                raise FrozenAxis(other, port, axis, id="graph-of-fixed-length")
             _refuse_end(module, graph, frames, bounded)
             return graph, frames
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
             # Far beyond a bound that short sequences alone may have.
-            if (error.port, error.axis) == module.axes.first_time:
+            if (error.port, error.axis) == (port, axis):
                 longest = max(error.longest, min(FAR_BEYOND * error.longest, lengths[-1] - 1))
             if len(bounded) == TRIES:
                 break
@@ -325,7 +329,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     tried = ", ".join(map(str, lengths))
     raise LiftError(
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "
-        "several inputs have time, all must have the same number of frames."
+        "several inputs have time, all must have the same number of frames.",
+        id="fails-at-each-length",
     )
 
 
@@ -354,7 +359,8 @@ def _other_branch(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tup
     return 1, LiftError(
         f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
-        "way at all lengths."
+        "way at all lengths.",
+        id="branch-on-length",
     )
 
 

@@ -29,22 +29,28 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
         if is_module_state and not same(rows, rows[:1].expand_as(rows), EXACT):
             raise LiftError(
                 f"{leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
-                "reset the model before export."
+                "reset the model before export.",
+                id="initial-rows-differ",
             )
         usual = rows[0] if is_module_state else torch.zeros_like(rows[0])
         try:
             value = torch.as_tensor(declared.pop(leaf.name, usual), dtype=usual.dtype)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise LiftError(f"initial[{leaf.name!r}] cannot be read as a tensor: {first_line(error)}") from None
+            raise LiftError(
+                f"initial[{leaf.name!r}] cannot be read as a tensor: {first_line(error)}", id="initial-unreadable"
+            ) from None
         axis = layout.axis
         if value.shape != usual.shape and value.dim() == leaf.example.dim() and value.shape[axis] == 1:
             value = value.select(axis, 0)
         if value.shape != usual.shape:
             shapes = f"shape {tuple(value.shape)}, but one row of the state has {tuple(usual.shape)}"
-            raise LiftError(f"initial[{leaf.name!r}] has {shapes}.")
+            raise LiftError(f"initial[{leaf.name!r}] has {shapes}.", id="initial-shapes-unfit")
         values[leaf.name] = value.detach().clone()
     if declared:
-        raise LiftError(f"initial names {sorted(declared)}, but the states of the model are {list(values)}.")
+        raise LiftError(
+            f"initial names {sorted(declared)}, but the states of the model are {list(values)}.",
+            id="initial-names-unknown",
+        )
     return values
 
 
@@ -85,7 +91,9 @@ def _dtype_of(name: str, tensor: Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise LiftError(
-            f"{name!r} is {dtype}, which a stream does not have: convert it in the model to one of {', '.join(DTYPES)}."
+            f"{name!r} is {dtype}, which a stream does not have: convert it in the model to one of "
+            f"{', '.join(DTYPES)}.",
+            id="tensor-dtype-unknown",
         )
     return dtype
 

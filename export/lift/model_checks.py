@@ -22,7 +22,8 @@ from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.layers.packed_sequences import UNEQUAL
 from rnn_export.export.lift.model.call.nested_states import under
 from rnn_export.export.lift.model.call.output_parts import OutputRef
-from rnn_export.export.lift.model.flat_model import FlatModel, Leaf
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.leaves import Leaf
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.trace.tracing import export_program
 
@@ -32,14 +33,19 @@ def refuse_wrappers(model: nn.Module) -> None:
     kind = type(model).__name__
     inside = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}.get(kind)
     if inside is not None:
-        raise LiftError(f"the model is wrapped in a {kind}: give model.{inside}, the module inside.")
+        raise LiftError(
+            f"the model is wrapped in a {kind}: give model.{inside}, the module inside.", id="model-wrapped"
+        )
 
 
 def refuse_other_device(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     elsewhere = next(((name, t.device) for name, t in tensors if t.device.type != "cpu"), None)
     if elsewhere:
-        raise LiftError(f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.")
+        raise LiftError(
+            f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.",
+            id="model-on-other-device",
+        )
 
 
 def refuse_narrow_weights(model: nn.Module) -> None:
@@ -47,17 +53,22 @@ def refuse_narrow_weights(model: nn.Module) -> None:
     if lazy := [name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]:
         raise LiftError(
             f"{', '.join(lazy)} of the model have no shape yet (LazyLinear and the like take it from what a first call "
-            "is fed): call the model once before the export, model(*example_inputs)."
+            "is fed): call the model once before the export, model(*example_inputs).",
+            id="lazy-weights",
         )
     kinds = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.nn.quantized")
     for path, module in model.named_modules():
         if type(module).__module__.startswith(kinds):
             raise LiftError(
                 f"{path or 'the model'} ({type(module).__name__}) is quantised: give the model as it was before, and "
-                "let the target be narrow: --target c --precision int8, or fp16 and bf16."
+                "let the target be narrow: --target c --precision int8, or fp16 and bf16.",
+                id="quantised-weights",
             )
     if torch.is_autocast_enabled("cpu"):
-        raise LiftError("the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.")
+        raise LiftError(
+            "the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.",
+            id="export-under-autocast",
+        )
     _refuse_types(model.named_parameters())
 
 
@@ -77,12 +88,14 @@ def _refuse_types(tensors: Iterable[tuple[str, Tensor]]) -> None:
         if not tensor.is_complex() and tensor.dtype not in NARROW and _dtype_of(tensor) not in DTYPES:
             raise LiftError(
                 f"{name!r} is {_dtype_of(tensor)}, which a stream does not have: give one of {', '.join(DTYPES)}, and "
-                "convert it in the model."
+                "convert it in the model.",
+                id="input-dtype-unknown",
             )
         if tensor.dtype in NARROW:
             raise LiftError(
                 f"{name!r} is {_dtype_of(tensor)}: call model.float() and give float32 inputs. Weights in fp16 or bf16 "
-                "are the target's affair: --precision fp16 or bf16."
+                "are the target's affair: --precision fp16 or bf16.",
+                id="tensor-not-float32",
             )
 
 
@@ -118,7 +131,9 @@ def with_call_checked(flat: FlatModel) -> FlatModel:
             if args and isinstance(args[0], PackedSequence):
                 packs.append(path)
                 if bool((args[0].batch_sizes != args[0].batch_sizes[0]).any()):
-                    raise LiftError(f"{path or 'the model'} ({type(module).__name__}): {UNEQUAL}")
+                    raise LiftError(
+                        f"{path or 'the model'} ({type(module).__name__}): {UNEQUAL}", id="unequal-lengths-inside"
+                    )
 
         layer.register_forward_pre_hook(look)
     with torch.no_grad(), narrow:
@@ -127,12 +142,14 @@ def with_call_checked(flat: FlatModel) -> FlatModel:
         raise LiftError(
             f"a call of the model writes to its weights ({', '.join(written)}), but those of a stream stay as they "
             "are. Compute what is needed of them as another tensor, or do it once before the export; for "
-            "nn.Embedding(max_norm=N): e.weight.data.renorm_(2, 0, N), then e.max_norm = None."
+            "nn.Embedding(max_norm=N): e.weight.data.renorm_(2, 0, N), then e.max_norm = None.",
+            id="call-writes-weights",
         )
     if narrow.found:
         raise LiftError(
             f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "
-            "where the target says it, --precision fp16 or bf16. Take it out."
+            "where the target says it, --precision fp16 or bf16. Take it out.",
+            id="narrow-inside-forward",
         )
     return flat.replace(packs=bool(packs))
 
@@ -149,7 +166,8 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
         kinds = sorted({type(m).__name__ for m in model.modules() if _drops(m)})
         raise LiftError(
             f"the model is in train mode and gives other outputs there than in eval mode"
-            f"{' (' + ', '.join(kinds) + ')' if kinds else ''}: call model.eval() before export."
+            f"{' (' + ', '.join(kinds) + ')' if kinds else ''}: call model.eval() before export.",
+            id="train-mode-differs",
         )
 
 
@@ -170,6 +188,7 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
             raise LiftError(
                 f"the model writes to its input {leaf.name!r}: it looks like a state.",
                 advice=_of_state(name, name, "in the input itself most likely"),
+                id="input-written-to",
             )
     if len(set(flat.output_keys)) + len(flat.states) >= 2:
         _refuse_returned(flat, others, plain)
@@ -201,6 +220,7 @@ def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[st
             f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {keys}: it looks like "
             "a state.",
             advice=_of_state(name, likely, "in the order of the model most likely"),
+            id="input-comes-back",
         )
 
 
@@ -254,5 +274,6 @@ def refuse_other_start(
     if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
-            f"initial={{{unsaid[0]!r}: tensor}}, one row of it (of a command, in what the factory returns third)."
+            f"initial={{{unsaid[0]!r}: tensor}}, one row of it (of a command, in what the factory returns third).",
+            id="omitted-state-starts-otherwise",
         )

@@ -62,7 +62,7 @@ class LiftOptions:
 
     def __post_init__(self) -> None:
         if problem := check.problem(self, self.checks):
-            raise self.error(problem)
+            raise self.error(problem, id="option-refused")
 
     @property
     def frames(self) -> int:

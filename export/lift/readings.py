@@ -175,10 +175,12 @@ class Readings:
         self._reading, self._stage = reading, "axes"
         probed = reading.probed or next(reading.candidates, None)
         if probed is None:
-            raise LiftError("the model has no other axes that rows of a batch could be on.")
+            raise LiftError("the model has no other axes that rows of a batch could be on.", id="no-other-axes")
         self._reading = reading = replace(reading, probed=probed)
         if not are_along_time(reading.flat, probed.axes):
-            raise LiftError(f"{reading}: the inputs are longer together, but not along their time.")
+            raise LiftError(
+                f"{reading}: the inputs are longer together, but not along their time.", id="rates-not-of-time"
+            )
         lifted = self._lifted(reading.flat, probed, replace(self._options, chunk=reading.chunk))
         notes = [f"chunk {reading.chunk} frames: {reading.why_chunk}"] if reading.why_chunk else []
         return with_rated_ports(replace(lifted, notes=(*notes, *lifted.notes)))
@@ -264,7 +266,7 @@ class Readings:
         if refusal := next(iter(decisions.seen.spared.values()), None):
             # What stands against both ways of a decision is why it cannot be taken.
             raise with_unused_assumptions(refusal.computed_both_branches(error), decisions) from error
-        error = LiftError(str(error)) if isinstance(error, WrongChunk) else error
+        error = LiftError(str(error), id=error.id) if isinstance(error, WrongChunk) else error
         error.advice += tuple(self._doubt(likeliest))
         shown, probed = str(likeliest.reading), likeliest.reading.probed
         if probed and any(probed.axes.input_batch):

@@ -56,7 +56,8 @@ def sized_program(
             if isinstance(size, int) or size.node.expr.is_number:
                 raise TraceFailed(
                     f"axis {axis} of {value.node.name!r} must be of any size, and an operator of the lifted model "
-                    f"takes {size} alone."
+                    f"takes {size} alone.",
+                    id="operator-takes-one-size",
                 )
     return writer.program(args, results)
 

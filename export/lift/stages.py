@@ -99,12 +99,14 @@ def _lifted(model: nn.Module, example: tuple[Any, ...], options: LiftOptions) ->
     if options.max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
             f"{keyword('max_context', options.max_context)}: no causal attention of the model can be bounded so. Leave "
-            "it out."
+            "it out.",
+            id="max-context-without-attention",
         )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
             f"assume (--assume) names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is "
-            "taken there. Leave it out."
+            "taken there. Leave it out.",
+            id="assume-never-asked",
         )
     original = flat.replace(model=clean, outside=clean_outside)
     lifted = replace(lifted, original=original, notes=(*lifted.notes, *clean_outside.notes))
@@ -117,7 +119,7 @@ def _flat_model(model: nn.Module, example: tuple[Any, ...], options: LiftOptions
     Raises LiftError for an unfit model.
     """
     if not isinstance(model, nn.Module):
-        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
+        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.", id="not-a-module")
     for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
         refuse(model)
     (model, outside), states = copied(model), options.states
@@ -184,7 +186,8 @@ def _probed(flat: FlatModel, options: LiftOptions) -> Iterator[Probed]:
         if options.frames > 1 and not axes.has_time:
             raise LiftError(
                 f"{keyword('chunk', options.chunk)}: the model takes one frame per call (no time axis was found), so "
-                "chunk must be 1."
+                "chunk must be 1.",
+                id="chunk-without-time",
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
@@ -212,7 +215,9 @@ def _refuse_rivals(probed: Probed) -> None:
     for rival in probed.axes.rivals:
         if not is_independent(BatchFirst(probed.flat, rival)):
             times = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
-            raise SeveralReadings("more than one axis could be time. Say which.", advice=map(if_time, times))
+            raise SeveralReadings(
+                "more than one axis could be time. Say which.", advice=map(if_time, times), id="rival-time-axes"
+            )
 
 
 def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
@@ -239,6 +244,7 @@ def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
             "sequence), so it cannot stream.",
             advice=[SEQUENCES],
+            id="output-looks-ahead",
         )
     return replace(streamed, states=[*probed.states, *streamed.states])
 

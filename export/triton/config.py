@@ -42,28 +42,39 @@ class Serving:
     def check(self) -> None:
         """Raise ExportError where an option is out of its range, or does not go with another one."""
         if self.backend not in WIRE_KINDS:
-            raise ExportError(f"Triton's backend is one of {', '.join(WIRE_KINDS)}, not {self.backend!r}.")
+            raise ExportError(
+                f"Triton's backend is one of {', '.join(WIRE_KINDS)}, not {self.backend!r}.",
+                id="triton-backend-unknown",
+            )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
             raise ExportError(
                 f"the model cannot be called {self.name!r}: its name is a folder and part of an address, so it has "
-                "letters, digits, '_', '-' and '.' alone. Choose one with --name."
+                "letters, digits, '_', '-' and '.' alone. Choose one with --name.",
+                id="triton-model-name",
             )
         if not 0.001 <= self.idle_s <= LARGEST:
-            raise ExportError(f"--idle {self.idle_s}: give seconds from 0.001 to {LARGEST}.")
+            raise ExportError(f"--idle {self.idle_s}: give seconds from 0.001 to {LARGEST}.", id="triton-idle-range")
         numbers = {"streams": (self.streams, 1), "batch": (self.batch, 1), "delay-us": (self.delay_us, 0)}
         for flag, (number, least) in numbers.items():
             if type(number) is not int or not least <= number <= LARGEST:
-                raise ExportError(f"--{flag} {number!r}: give a whole number from {least} to {LARGEST}.")
+                raise ExportError(
+                    f"--{flag} {number!r}: give a whole number from {least} to {LARGEST}.", id="triton-number-range"
+                )
         if self.batch > self.streams:
             raise ExportError(
                 f"--batch {self.batch} is more than --streams {self.streams}: no step can have more rows than there "
-                "are streams. Choose a smaller batch or more streams."
+                "are streams. Choose a smaller batch or more streams.",
+                id="triton-batch-over-streams",
             )
         option = f"--runtime-backend {self.runtime_backend}"
         if self.runtime_backend != "auto" and self.backend != "python":
-            raise ExportError(f"{option} is for --backend python, where our runtime runs: leave it out.")
+            raise ExportError(
+                f"{option} is for --backend python, where our runtime runs: leave it out.", id="triton-python-option"
+            )
         if self.runtime_backend not in ("auto", *BACKENDS):
-            raise ExportError(f"{option}: choose auto or one of {', '.join(BACKENDS)}.")
+            raise ExportError(
+                f"{option}: choose auto or one of {', '.join(BACKENDS)}.", id="triton-runtime-backend-unknown"
+            )
 
 
 def config(spec: StreamSpec, initial: Arrays, serving: Serving, trusted: Sequence[str] = ()) -> dict[str, Any]:

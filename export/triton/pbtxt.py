@@ -28,7 +28,7 @@ def check(config: str) -> bool:
     try:
         text_format.Parse(config, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise ExportError(f"this is no config.pbtxt that Triton reads: {error}.") from error
+        raise ExportError(f"this is no config.pbtxt that Triton reads: {error}.", id="pbtxt-unreadable") from error
     return True
 
 

@@ -107,7 +107,8 @@ def _check_rows(batch: int | None, rows: int | None) -> None:
     if rows is not None and batch not in (None, rows):
         raise ExportError(
             f"--batch {batch}: the model takes one stream at a time (rows: 1 in its contract), and so does its graph. "
-            "Leave it out, or serve with --backend python, which steps the rows of a batch one by one."
+            "Leave it out, or serve with --backend python, which steps the rows of a batch one by one.",
+            id="triton-batch-one-row",
         )
 
 
@@ -134,18 +135,26 @@ def _build_script(spec: StreamSpec, serving: Serving, wire: WireFormat) -> bytes
 def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
-        raise ExportError(f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.")
+        raise ExportError(
+            f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.",
+            id="triton-directory-missing",
+        )
     try:
         atomic.replace_directory(place, files, force, REPOSITORY)
     except OSError as error:
         reason = error.strerror or error
-        raise ExportError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
+        raise ExportError(
+            f"{path} cannot be written: {reason}. Check space and permissions.", id="triton-not-written"
+        ) from error
 
 
 def _for_our_runtime(bundle: Bundle, serving: Serving, trust: bool) -> _Model:
     """The whole bundle, which our own runtime runs in Triton's python backend."""
     if not bundle.spec.digest:
-        raise ExportError(f"{bundle.path} has no digest, without which no stream can move: export it again.")
+        raise ExportError(
+            f"{bundle.path} has no digest, without which no stream can move: export it again.",
+            id="triton-without-digest",
+        )
     _refuse_runtime_backend(bundle, serving, trust)
     judgement = judge(bundle, trust)
     files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _all_files(bundle).items()}
@@ -164,7 +173,9 @@ def _refuse_runtime_backend(bundle: Bundle, serving: Serving, trust: bool) -> No
     try:
         open_session(serving.runtime_backend, bundle, serving.precision, None, 1, trust)
     except (NotInBundle, Untrusted) as error:
-        raise ExportError(f"--runtime-backend {serving.runtime_backend} cannot run {bundle.path}: {error}") from error
+        raise ExportError(
+            f"--runtime-backend {serving.runtime_backend} cannot run {bundle.path}: {error}", id=error.id
+        ) from error
     except BackendUnavailable:
         return
 
@@ -176,7 +187,9 @@ def _all_files(bundle: Bundle) -> dict[str, bytes]:
         with atomic.open_regular(bundle.path, name) as file:
             files[name] = file.read()
     if open_bundle(bundle.path) != bundle:
-        raise ExportError(f"{bundle.path} was replaced meanwhile: nothing was written. Do it again.")
+        raise ExportError(
+            f"{bundle.path} was replaced meanwhile: nothing was written. Do it again.", id="triton-bundle-replaced"
+        )
     return files
 
 
@@ -214,11 +227,15 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
 
 def _refuse_model(spec: StreamSpec, path: Path) -> None:
     if spec.sequence_only:
-        raise ExportError(f"{path} cannot stream, for the model needs whole sequences: there is no step to serve.")
+        raise ExportError(
+            f"{path} cannot stream, for the model needs whole sequences: there is no step to serve.",
+            id="triton-sequence-only",
+        )
     if not spec.states:
         raise ExportError(
             f"{path} has no state, so its frames are no sequences: serve its step.onnx as any other model of Triton's "
-            "onnxruntime backend."
+            "onnxruntime backend.",
+            id="triton-without-state",
         )
 
 
@@ -230,10 +247,12 @@ def _precision(bundle: Bundle, serving: Serving) -> str:
     if serving.precision:
         if serving.precision not in has and target != "tensorrt":
             found = f"{', '.join(has) or 'nothing'} for --backend {serving.backend}"
-            raise ExportError(f"{bundle.path} has {found}, not {serving.precision}.")
+            raise ExportError(f"{bundle.path} has {found}, not {serving.precision}.", id="triton-precision-missing")
         return serving.precision
     if len(has) > 1 and "fp32" not in has:
-        raise ExportError(f"{bundle.path} is there in {', '.join(has)}: say which, --precision P.")
+        raise ExportError(
+            f"{bundle.path} is there in {', '.join(has)}: say which, --precision P.", id="triton-precision-unsaid"
+        )
     return has[0] if len(has) == 1 else "fp32"
 
 
@@ -244,7 +263,8 @@ def _refuse_other_models(path: Path, name: str) -> None:
     if others:
         raise ExportError(
             f"{path} holds {', '.join(others)}, and is replaced as a whole: write {name!r} to another directory. "
-            f"Triton serves several: {path / 'launch'} --model-repository=OTHER/models"
+            f"Triton serves several: {path / 'launch'} --model-repository=OTHER/models",
+            id="triton-other-models",
         )
 
 

@@ -60,7 +60,8 @@ def state_dtypes(graph: bytes, spec: StreamSpec) -> dict[str, str]:
             name = TensorProto.DataType.Name(types[state.input]).lower()
             raise ExportError(
                 f"state {state.name!r} is {name} in the graph, which Triton's onnxruntime and tensorrt backends cannot "
-                "begin from a given value. Serve the model with --backend python."
+                "begin from a given value. Serve the model with --backend python.",
+                id="triton-state-dtype",
             )
     return {s.name: str(helper.tensor_dtype_to_np_dtype(types[s.input])) for s in spec.states}
 
@@ -74,7 +75,9 @@ def check_config(config: Mapping[str, Any], graph: bytes) -> None:
         names |= {s[f"{way}_name"]: (s["data_type"], s["dims"]) for s in states}
         found = {value.name: _type_and_dims(value) for value in values}
         if names != found:
-            raise ExportError(f"config.pbtxt says that the graph {what} {names}, but it {what} {found}.")
+            raise ExportError(
+                f"config.pbtxt says that the graph {what} {names}, but it {what} {found}.", id="triton-config-differs"
+            )
 
 
 class _Wrapper:
@@ -135,7 +138,8 @@ def _check_names(graph: onnx.GraphProto, spec: StreamSpec) -> None:
     if (takes, gives) != (inputs, outputs):
         raise ExportError(
             f"the step graph takes {takes} and gives {gives}, but the contract says {inputs} and {outputs}. Export the "
-            "bundle again."
+            "bundle again.",
+            id="triton-graph-differs",
         )
 
 

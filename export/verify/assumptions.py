@@ -19,7 +19,8 @@ def assumptions_seen(model: StreamingModel) -> list[dict[str, Any]]:
             raise ParityError(
                 f"{keyword('assume', {assumption.at: assumption.value})} cannot be checked: on what it is verified on, "
                 "the model itself never asks a tensor there. Leave it out, or give a recording on which it does. "
-                f"{CONSEQUENCE}"
+                f"{CONSEQUENCE}",
+                id="assumption-never-asked",
             )
         found.append({**vars(assumption), "was_true": seen[True], "was_false": seen[False]})
     return found

@@ -18,4 +18,6 @@ def blamed(what: str) -> Iterator[None]:
     except RnnExportError:
         raise
     except Exception as error:  # the model and onnx.reference may raise anything
-        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. {CONSEQUENCE}") from error
+        raise ExportError(
+            f"{what}: {type(error).__name__}: {first_line(error)}. {CONSEQUENCE}", id="verified-code-fails"
+        ) from error

@@ -48,7 +48,8 @@ def beginning(spec: StreamSpec, recording: Mapping[str, Array], frames: int) -> 
         late = f" after a delay of {spec.delay}" if spec.has_delay else ""
         raise SourceError(
             f"verification has {there} frames of the recording: it needs at least {fewest_frames(spec)}, "
-            f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back."
+            f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back.",
+            id="verification-recording-short",
         )
     if loop.rows == 1:
         half = {t.name: t.frames_of(loop.frames // 2) for t in spec.inputs if spec.timed(t)}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rnn_export.contract.spec import TensorSpec
 from rnn_export.errors import ExportError
-from rnn_export.export.lift.model.flat_model import Leaf
+from rnn_export.export.lift.model.leaves import Leaf
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.frames import (
@@ -62,5 +62,6 @@ def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> Non
     if tensor.dtype.startswith("int") and rows is None and int(example.max()) < 1:
         raise ExportError(
             f"input {tensor.name!r} is {tensor.dtype} and 0 everywhere in the example, and the model has no "
-            "nn.Embedding that says which values it takes: put the largest one into the example."
+            "nn.Embedding that says which values it takes: put the largest one into the example.",
+            id="whole-numbers-all-zero",
         )

@@ -94,7 +94,8 @@ def _refuse_other_length(name: str, given: Array, frames: int, due: int) -> None
     if given.shape[1] != due:
         raise ExportError(
             f"{name!r} has {given.shape[1]} frames of a sequence of {frames}, where {due} were found to be its length: "
-            f"what the code does at the end is not understood. {CONSEQUENCE}"
+            f"what the code does at the end is not understood. {CONSEQUENCE}",
+            id="output-length-unexplained",
         )
 
 

@@ -97,17 +97,25 @@ def open_regular(root: Path, name: str) -> BinaryIO:
         for part in name.split("/"):
             place = place / part
             if host.refused_name(part):
-                raise BundleError(f"{what} cannot be read here, {part!r} is no name of a file on this system.")
+                raise BundleError(
+                    f"{what} cannot be read here, {part!r} is no name of a file on this system.",
+                    id="file-name-unusable",
+                )
             if host.is_link(place):
-                raise BundleError(f"{what} leads through a symlink, {part!r}; a bundle holds plain files only.")
+                raise BundleError(
+                    f"{what} leads through a symlink, {part!r}; a bundle holds plain files only.",
+                    id="path-through-symlink",
+                )
         fd = os.open(place, host.READ_NO_LINK)
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{what} is missing: copy or export the bundle again.") from None
+        raise BundleError(f"{what} is missing: copy or export the bundle again.", id="bundle-file-missing") from None
     except OSError as error:
-        raise BundleError(f"{what} cannot be opened: {error.strerror}.") from error
+        raise BundleError(f"{what} cannot be opened: {error.strerror}.", id="bundle-file-unopenable") from error
     if not host.is_plain(fd):
         os.close(fd)
-        raise BundleError(f"{what} is not a regular file; a bundle holds plain files only.")
+        raise BundleError(
+            f"{what} is not a regular file; a bundle holds plain files only.", id="bundle-file-not-regular"
+        )
     return os.fdopen(fd, "rb")
 
 
@@ -142,10 +150,13 @@ def _refuse_to_clobber(path: Path, force: bool, kind: DirectoryKind) -> None:
         return
     if not kind.is_at(path):
         raise BundleError(
-            f"{path} exists and is no {kind.name} (no {kind.marker} in it), so it is never replaced: move it away."
+            f"{path} exists and is no {kind.name} (no {kind.marker} in it), so it is never replaced: move it away.",
+            id="path-never-replaced",
         )
     if not force:
-        raise BundleError(f"{path} exists: choose another name, or replace it with --force (force=True).")
+        raise BundleError(
+            f"{path} exists: choose another name, or replace it with --force (force=True).", id="path-exists-already"
+        )
 
 
 def _restore_backup(path: Path, kind: DirectoryKind) -> None:

@@ -53,11 +53,20 @@ def judge(bundle: Bundle, trust: bool | Trust = False) -> Judgement:
 def check_signature(bundle: Bundle, key: str, named: Path) -> None:
     """Raise TrustError where `bundle` is not signed by the public key `key`, of the file `named`."""
     if bundle.signature is None:
-        raise TrustError(f"{bundle.path} is not signed: rnn-export sign {bundle.path} --key KEY, by who holds the key.")
+        raise TrustError(
+            f"{bundle.path} is not signed: rnn-export sign {bundle.path} --key KEY, by who holds the key.",
+            id="bundle-not-signed",
+        )
     if bundle.signature.key != key:
-        raise TrustError(f"{bundle.path} is signed with the key {bundle.signature.key}, not with {key} of {named}.")
+        raise TrustError(
+            f"{bundle.path} is signed with the key {bundle.signature.key}, not with {key} of {named}.",
+            id="signed-by-other-key",
+        )
     if not bundle.signature.covers(bundle.raw):
-        raise TrustError(f"{bundle.path} was changed after it was signed with {named}: get it again, or sign it again.")
+        raise TrustError(
+            f"{bundle.path} was changed after it was signed with {named}: get it again, or sign it again.",
+            id="changed-after-signing",
+        )
 
 
 def _signature(bundle: Bundle, trust: Trust) -> tuple[bool, str]:

@@ -44,7 +44,7 @@ def write_leapp(bundle: Bundle, path: Path | None = None, force: bool = False) -
     """
     place = bundle.path.with_suffix(SUFFIX) if path is None else path
     if place.suffix != SUFFIX:
-        raise BundleError(f"{place}: LEAPP reads descriptions whose name ends in {SUFFIX}.")
+        raise BundleError(f"{place}: LEAPP reads descriptions whose name ends in {SUFFIX}.", id="leapp-suffix-unknown")
     initial = bundle.initial_states() if any(s.initial == "stored" for s in bundle.spec.states) else {}
     initial_path = place.with_name(f"{place.stem}_initial_values.safetensors")
     files = {place: _description(bundle, place, initial_path.name if initial else None).encode()}
@@ -52,14 +52,14 @@ def write_leapp(bundle: Bundle, path: Path | None = None, force: bool = False) -
         node = _node(bundle)
         files[initial_path] = _safetensors({f"{node}/{s.input}": initial[s.name][None] for s in bundle.spec.states})
     if not force and (there := [str(p) for p in files if p.exists()]):
-        raise BundleError(f"{', '.join(there)}: there already. Say --force to replace it.")
+        raise BundleError(f"{', '.join(there)}: there already. Say --force to replace it.", id="leapp-file-exists")
     try:
         # The description last: it is what LEAPP opens.
         for name, data in reversed(files.items()):
             with save_atomically(name) as written:
                 written.write_bytes(data)
     except OSError as error:
-        raise BundleError(f"{place} cannot be written: {error.strerror or error}.") from error
+        raise BundleError(f"{place} cannot be written: {error.strerror or error}.", id="leapp-not-written") from error
     return list(files)
 
 
@@ -67,7 +67,7 @@ def _description(bundle: Bundle, place: Path, initial: str | None) -> str:
     spec, node = bundle.spec, _node(bundle)
     if STEP not in bundle.files:
         why = "takes whole sequences only" if spec.sequence_only else "was stripped of it (--keep onnx keeps it)"
-        raise BundleError(f"{bundle.path} has no {STEP}, which LEAPP runs: the bundle {why}.")
+        raise BundleError(f"{bundle.path} has no {STEP}, which LEAPP runs: the bundle {why}.", id="leapp-graph-missing")
     raw = bundle.read(STEP)
     graph = read_model(raw)
     ports = [*spec.inputs, *spec.outputs]
@@ -75,7 +75,10 @@ def _description(bundle: Bundle, place: Path, initial: str | None) -> str:
         {port.name: port for port in ports} | {s.input: s for s in spec.states} | {s.output: s for s in spec.states}
     )
     if odd := [name for name in (*graph.inputs, *graph.outputs) if "/" in name]:
-        raise BundleError(f"LEAPP takes no '/' in a name, and {odd[0]!r} has one: export with other input_names.")
+        raise BundleError(
+            f"LEAPP takes no '/' in a name, and {odd[0]!r} has one: export with other input_names.",
+            id="leapp-slash-in-name",
+        )
 
     def described(names: tuple[str, ...]) -> list[dict[str, Any]]:
         shapes = {name: list(sized(tensors[name].shape, 1, spec.chunk)) for name in names}

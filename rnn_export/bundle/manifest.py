@@ -80,7 +80,9 @@ def write_manifest(path: Path, manifest: Manifest) -> bytes:
     try:
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise BundleError(f"{path}: this cannot be written as {MANIFEST}: {error}.") from error
+        raise BundleError(
+            f"{path}: this cannot be written as {MANIFEST}: {error}.", id="manifest-not-writable"
+        ) from error
 
 
 def read_manifest(path: Path, raw: bytes) -> Manifest:
@@ -102,7 +104,9 @@ def read_manifest(path: Path, raw: bytes) -> Manifest:
         _refuse_doubles([f"{row.target}-{row.precision}" for row in targets], "target")
     except (SpecError, ValueError) as error:
         why = str(error).removesuffix(".")
-        raise BundleError(f"{path}: {MANIFEST} cannot be used: {why}. Export the bundle again.") from error
+        raise BundleError(
+            f"{path}: {MANIFEST} cannot be used: {why}. Export the bundle again.", id="manifest-unusable"
+        ) from error
     own = {name: data[name] for name in ("producer", "weights", "extra")}
     return Manifest(spec=spec, files=files, targets=targets, **own)
 
@@ -111,7 +115,10 @@ def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
     """With the fields of the newest format, where it has exactly those of its own."""
     found = data.get("format") if isinstance(data, dict) else None
     if type(found) is int and found > FORMAT:
-        raise BundleError(f"{path}: written by a newer rnn-export: format {found}, this one reads {FORMAT}: upgrade.")
+        raise BundleError(
+            f"{path}: written by a newer rnn-export: format {found}, this one reads {FORMAT}: upgrade.",
+            id="bundle-format-newer",
+        )
     if type(found) is not int or found < OLDEST:
         raise ValueError(f"format is {found!r}, not {OLDEST} to {FORMAT}")
     _fields(data, "the manifest", FIELDS_2 if found == FORMAT else FIELDS_1)

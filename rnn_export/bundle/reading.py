@@ -46,7 +46,10 @@ class Bundle(Manifest):
     def read(self, name: str) -> bytes:
         """Read one file; raises BundleError if it is not in the manifest or no longer as the manifest says."""
         if name not in self.files:
-            raise BundleError(f"{self.path}: the bundle has no file {name!r}; it has {', '.join(sorted(self.files))}.")
+            raise BundleError(
+                f"{self.path}: the bundle has no file {name!r}; it has {', '.join(sorted(self.files))}.",
+                id="no-such-bundle-file",
+            )
         row = self.files[name]
         with _open_sized(self.path, row) as file:
             data = file.read(row.bytes + 1)
@@ -60,7 +63,7 @@ class Bundle(Manifest):
             return unpack_arrays(raw)
         except ValueError as error:
             raise BundleError(
-                f"{self.path}: {name!r} is no usable .npz file: {error}. Export the bundle again."
+                f"{self.path}: {name!r} is no usable .npz file: {error}. Export the bundle again.", id="npz-unusable"
             ) from error
 
     def target(self, target: str, precision: str) -> TargetRow | None:
@@ -83,7 +86,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             atomic.recover(place)
             return _open(path)
         except OSError as error:
-            raise BundleError(f"{path} cannot be read: {error.strerror or error}.") from error
+            raise BundleError(f"{path} cannot be read: {error.strerror or error}.", id="bundle-unreadable") from error
         except BundleError:
             # A writer that swapped in a new bundle meanwhile is no damage.
             if _identity(place) == seen:
@@ -92,15 +95,24 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 def _open(path: Path) -> Bundle:
     if not os.path.lexists(path):
-        raise BundleError(f"{path} does not exist: check the name, or make it with `rnn-export export`.")
+        raise BundleError(
+            f"{path} does not exist: check the name, or make it with `rnn-export export`.", id="bundle-missing"
+        )
     if not path.is_dir():
-        raise BundleError(f"{path} is not a directory, but a bundle is one: give the NAME.rnnx directory itself.")
+        raise BundleError(
+            f"{path} is not a directory, but a bundle is one: give the NAME.rnnx directory itself.",
+            id="bundle-not-directory",
+        )
     if not os.path.lexists(path / MANIFEST):
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. Export it again if it should be one.")
+        raise BundleError(
+            f"{path} is not a bundle: it has no {MANIFEST}. Export it again if it should be one.",
+            id="bundle-without-manifest",
+        )
     raw = _read_bounded(path, MANIFEST)
     if _read_bounded(path, CHECKSUM) != checksum(raw):
         raise BundleError(
-            f"{path}: {MANIFEST} does not match {CHECKSUM}: the bundle is damaged. Copy or export it again."
+            f"{path}: {MANIFEST} does not match {CHECKSUM}: the bundle is damaged. Copy or export it again.",
+            id="manifest-checksum-differs",
         )
     bundle = Bundle(path=path, raw=raw, signature=_signature(path), **vars(read_manifest(path, raw)))
     _check_size(bundle)
@@ -118,7 +130,9 @@ def _check_size(bundle: Bundle) -> None:
     most, total = limits.FILES_PART * limits.max_bytes(), sum(row.bytes for row in bundle.files.values())
     if total > most:
         fix = f"set {limits.MAX_BYTES_VARIABLE}={-(-total // limits.FILES_PART)} if it is meant"
-        raise BundleError(f"{bundle.path}: its files have {total} bytes, over the limit of {most}: {fix}.")
+        raise BundleError(
+            f"{bundle.path}: its files have {total} bytes, over the limit of {most}: {fix}.", id="bundle-too-large"
+        )
 
 
 def _identity(place: Path) -> tuple[int, int, int] | None:
@@ -141,7 +155,8 @@ def _signature(path: Path) -> Signature | None:
         return Signature.from_file(_read_bounded(path, SIGNATURE, SIGNATURE_LIMIT))
     except ValueError as error:
         raise BundleError(
-            f"{path}: {SIGNATURE} is no signature: {error}. Sign it again, or remove that file."
+            f"{path}: {SIGNATURE} is no signature: {error}. Sign it again, or remove that file.",
+            id="signature-malformed",
         ) from error
 
 
@@ -149,7 +164,10 @@ def _read_bounded(path: Path, name: str, limit: int = MANIFEST_LIMIT) -> bytes:
     with atomic.open_regular(path, name) as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise BundleError(f"{path}: {name} is larger than {limit} bytes, which no bundle needs: it is not read.")
+        raise BundleError(
+            f"{path}: {name} is larger than {limit} bytes, which no bundle needs: it is not read.",
+            id="bundle-file-too-large",
+        )
     return raw
 
 
@@ -158,13 +176,18 @@ def _open_sized(path: Path, row: FileRow) -> BinaryIO:
     size = os.fstat(file.fileno()).st_size
     if size != row.bytes:
         file.close()
-        raise BundleError(f"{path}: {row.path!r} has {size} bytes where {MANIFEST} says {row.bytes}: {_DAMAGED}")
+        raise BundleError(
+            f"{path}: {row.path!r} has {size} bytes where {MANIFEST} says {row.bytes}: {_DAMAGED}",
+            id="bundle-file-size-differs",
+        )
     return file
 
 
 def _check_hash(path: Path, row: FileRow, digest: str) -> None:
     if digest != row.sha256:
-        raise BundleError(f"{path}: {row.path!r} has another sha256 than {MANIFEST} says: {_DAMAGED}")
+        raise BundleError(
+            f"{path}: {row.path!r} has another sha256 than {MANIFEST} says: {_DAMAGED}", id="bundle-file-hash-differs"
+        )
 
 
 def _initial(path: Path, state: StateSpec, stored: Arrays) -> Array:
@@ -173,12 +196,14 @@ def _initial(path: Path, state: StateSpec, stored: Arrays) -> Array:
         return np.zeros(state.row, dtype)
     if state.name not in stored:
         raise BundleError(
-            f"{what} starts from a stored value, but {INITIAL_STATES} has none for it. Export the bundle again."
+            f"{what} starts from a stored value, but {INITIAL_STATES} has none for it. Export the bundle again.",
+            id="stored-initial-missing",
         )
     value = stored[state.name]
     if value.shape != state.row or value.dtype != dtype:
         raise BundleError(
             f"{path}: {INITIAL_STATES} has {value.dtype} {value.shape} for state {state.name!r}, "
-            f"which must be {dtype} {state.row}. Export the bundle again."
+            f"which must be {dtype} {state.row}. Export the bundle again.",
+            id="stored-initial-differs",
         )
     return value

@@ -38,7 +38,9 @@ class Report:
             with save_atomically(place) as written:
                 written.write_bytes(self.html.encode())
         except OSError as error:
-            raise SourceError(f"{path} cannot be written: {error.strerror or error}. Check the folder.") from error
+            raise SourceError(
+                f"{path} cannot be written: {error.strerror or error}. Check the folder.", id="report-not-written"
+            ) from error
         return place
 
     def to_json(self) -> dict[str, Any]:
@@ -92,10 +94,11 @@ def read_bench(path: Path) -> Any:
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}.", id="bench-file-unreadable") from error
     except ValueError as error:
         raise SourceError(
-            f"{path} is no JSON ({error}): make it, rnn-export bench NAME.rnnx --json > {path}."
+            f"{path} is no JSON ({error}): make it, rnn-export bench NAME.rnnx --json > {path}.",
+            id="bench-file-not-json",
         ) from error
 
 
@@ -138,11 +141,13 @@ def _timing(bench: Mapping[str, Any], bundle: Bundle, manifest: str) -> Timing:
     again = f"time this one, rnn-export bench {bundle.path} --json > bench.json"
     if not _is_bench(bench):
         raise SourceError(
-            f"the bench is none, or of rnn-export 0.1.0, which did not say of which model it was: {again}."
+            f"the bench is none, or of rnn-export 0.1.0, which did not say of which model it was: {again}.",
+            id="bench-too-old",
         )
     if bench["digest"] != bundle.spec.digest:
         raise SourceError(
-            f"the bench is of another model (digest {bench['digest'][:12]}, not {bundle.spec.digest[:12]}): {again}."
+            f"the bench is of another model (digest {bench['digest'][:12]}, not {bundle.spec.digest[:12]}): {again}.",
+            id="bench-of-other-model",
         )
     same = bench["manifest"] == manifest
     return Timing(

@@ -78,9 +78,11 @@ def make_key(path: Path) -> tuple[Path, str]:
             with os.fdopen(os.open(place, host.CREATE, mode), "wb") as file:
                 file.write(data)
         except FileExistsError as error:
-            raise TrustError(f"{place} exists, and a key is never replaced: choose another name.") from error
+            raise TrustError(
+                f"{place} exists, and a key is never replaced: choose another name.", id="key-exists"
+            ) from error
         except OSError as error:
-            raise TrustError(f"{place} cannot be written: {error.strerror or error}.") from error
+            raise TrustError(f"{place} cannot be written: {error.strerror or error}.", id="key-not-written") from error
     return public_path, public
 
 
@@ -94,11 +96,15 @@ def sign(manifest: bytes, key: Path) -> Signature:
     try:
         private = load_pem_private_key(key.read_bytes(), None)
     except OSError as error:
-        raise TrustError(f"{key} cannot be read: {error.strerror or error}.") from error
+        raise TrustError(f"{key} cannot be read: {error.strerror or error}.", id="key-unreadable") from error
     except (ValueError, TypeError) as error:
-        raise TrustError(f"{key} is no private key in PEM without a password: make one, rnn-export keygen.") from error
+        raise TrustError(
+            f"{key} is no private key in PEM without a password: make one, rnn-export keygen.", id="key-not-private"
+        ) from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise TrustError(f"{key} is a key of another kind than Ed25519: make one, rnn-export keygen.")
+        raise TrustError(
+            f"{key} is a key of another kind than Ed25519: make one, rnn-export keygen.", id="key-not-ed25519"
+        )
     return Signature(_public(private), base64.b64encode(private.sign(manifest)).decode())
 
 
@@ -109,4 +115,7 @@ def _public(private: "Ed25519PrivateKey") -> str:
 
 
 def _missing(error: ImportError) -> TrustError:
-    return TrustError(f"signatures need cryptography, which cannot be imported ({error}): {pip_install('sign')}.")
+    return TrustError(
+        f"signatures need cryptography, which cannot be imported ({error}): {pip_install('sign')}.",
+        id="cryptography-missing",
+    )

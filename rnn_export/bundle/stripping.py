@@ -52,7 +52,10 @@ def strip_bundle(
     try:
         with atomic.locked(Path(os.path.realpath(place)).parent):
             if out is None and open_bundle(bundle.path).raw != bundle.raw:
-                raise BundleError(f"{bundle.path} was replaced meanwhile: nothing was taken from it. Do it again.")
+                raise BundleError(
+                    f"{bundle.path} was replaced meanwhile: nothing was taken from it. Do it again.",
+                    id="strip-bundle-replaced",
+                )
             written = write_bundle(
                 place,
                 spec=bundle.spec,
@@ -64,7 +67,7 @@ def strip_bundle(
                 force=force,
             )
     except OSError as error:
-        raise BundleError(f"{place} cannot be written: {error.strerror or error}.") from error
+        raise BundleError(f"{place} cannot be written: {error.strerror or error}.", id="strip-not-written") from error
     why = record(code for code in code_of(written) if code.digest in vouched)
     return Stripped(written, gone, tuple(_notes(bundle, written, why)))
 
@@ -74,7 +77,9 @@ def _kept(bundle: Bundle, keep: Sequence[str]) -> Iterator[TargetRow]:
     for name in keep:
         if not any(name in names for _, names in there):
             known = ", ".join(names[1] for _, names in there)
-            raise BundleError(f"{bundle.path} has no target {name!r} to keep; it has {known}.")
+            raise BundleError(
+                f"{bundle.path} has no target {name!r} to keep; it has {known}.", id="strip-target-missing"
+            )
     yield from (row for row, names in there if set(names) & set(keep))
 
 
@@ -87,7 +92,8 @@ def _for_machines(bundle: Bundle, rows: Sequence[TargetRow], machines: Sequence[
             known = f"only for {', '.join(sorted(map(str, there)))}" if there else "for no machine"
             raise BundleError(
                 f"{bundle.path}: what is kept has nothing compiled for {machine!r}, {known}: "
-                f"rnn-export build {bundle.path} --target c --triple {machine}."
+                f"rnn-export build {bundle.path} --target c --triple {machine}.",
+                id="strip-machine-missing",
             )
     others = {path for code in compiled if machines and code.machine not in machines for path in code.files}
     return tuple(replace(row, files=tuple(path for path in row.files if path not in others)) for row in rows)

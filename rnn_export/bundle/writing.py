@@ -57,12 +57,17 @@ def write_bundle(
     bundle = Bundle(path=path, raw=raw, **vars(read_manifest(path, raw)))
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
-        raise BundleError(f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.")
+        raise BundleError(
+            f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.",
+            id="bundle-parent-missing",
+        )
     try:
         atomic.replace_directory(place, {**files, MANIFEST: raw, CHECKSUM: checksum(raw)}, force)
     except OSError as error:
         reason = error.strerror or error
-        raise BundleError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
+        raise BundleError(
+            f"{path} cannot be written: {reason}. Check space and permissions.", id="bundle-not-written"
+        ) from error
     return bundle
 
 
@@ -77,10 +82,14 @@ def sign_bundle(bundle: Bundle, signature: Signature) -> Bundle:
     try:
         with atomic.locked(place.parent):
             if open_bundle(bundle.path).raw != bundle.raw:
-                raise BundleError(f"{bundle.path} was replaced meanwhile: it was not signed. Do it again.")
+                raise BundleError(
+                    f"{bundle.path} was replaced meanwhile: it was not signed. Do it again.", id="sign-bundle-replaced"
+                )
             atomic.replace_directory(place, {**{name: bundle.read(name) for name in bundle.files}, **own}, force=True)
     except OSError as error:
-        raise BundleError(f"{bundle.path} cannot be written: {error.strerror or error}.") from error
+        raise BundleError(
+            f"{bundle.path} cannot be written: {error.strerror or error}.", id="signature-not-written"
+        ) from error
     return replace(bundle, signature=signature)
 
 
@@ -100,7 +109,9 @@ def extend_bundle(
         with atomic.locked(Path(os.path.realpath(bundle.path)).parent):
             return _extended(bundle, row, files, keep)
     except OSError as error:
-        raise BundleError(f"{bundle.path} cannot be written: {error.strerror or error}.") from error
+        raise BundleError(
+            f"{bundle.path} cannot be written: {error.strerror or error}.", id="extension-not-written"
+        ) from error
 
 
 def _extended(
@@ -108,7 +119,10 @@ def _extended(
 ) -> Bundle:
     bundle = open_bundle(before.path)
     if bundle.spec != before.spec:
-        raise BundleError(f"{bundle.path} was replaced by another model's bundle meanwhile: nothing was written.")
+        raise BundleError(
+            f"{bundle.path} was replaced by another model's bundle meanwhile: nothing was written.",
+            id="extension-other-model",
+        )
     replaced = bundle.target(row.target, row.precision)
     others = [known for known in bundle.targets if known != replaced]
     old = set(replaced.files if replaced else ())

@@ -95,9 +95,14 @@ def build_command(
     if wrong := [name for name, given in others.items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
         fix = f" {OF_C}." if target == "wasm" and triple else ""
-        raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.{fix}")
+        raise BuildError(
+            f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.{fix}", id="build-option-unfit"
+        )
     if calibrate is not None and precision != "int8":
-        raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
+        raise BuildError(
+            f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.",
+            id="calibrate-build-without-int8",
+        )
     options = BuildOptions(state_precision, batch, memory and memory * 2**20, compute, rebuild)
     with stages("build", STAGES) as stage:
         opened = open_bundle(bundle)

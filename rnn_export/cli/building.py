@@ -102,22 +102,31 @@ def write_target(
     """Write a target without a build: files that a runtime of its own reads."""
     found, row = find_target(target, precision or "fp32", None), find_row(bundle, target, precision)
     if found.from_torch:
-        raise BuildError(f"target {target!r} {found.from_torch}: export the module with --target {target}.")
+        raise BuildError(
+            f"target {target!r} {found.from_torch}: export the module with --target {target}.",
+            id="build-target-from-torch",
+        )
     if not _can_write():
         raise BuildError(
             f"{target} is written where the export extra is: {pip_install('export,cpu')}. A bundle that has "
-            "it already is complete: there is nothing to build."
+            "it already is complete: there is nothing to build.",
+            id="build-without-export-extra",
         )
     from rnn_export.export.add_target import add_proved, can_add
 
     if not can_add(target):
-        raise BuildError(f"target {target!r} is complete when it is exported: there is nothing to build.")
+        raise BuildError(
+            f"target {target!r} is complete when it is exported: there is nothing to build.", id="build-target-complete"
+        )
     if row is not None and not rebuild:
-        raise BuildError(f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.")
+        raise BuildError(
+            f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.", id="build-needs-rebuild"
+        )
     if row is not None and row.requires.get("scales") == "calibrated" and calibrate is None:
         raise BuildError(
             f"{target} ({row.precision}) of {bundle.path} has its scales from a recording: give one, --calibrate FILE, "
-            "to write it again."
+            "to write it again.",
+            id="rebuild-without-recording",
         )
     order = _order(bundle, row.precision if row else precision, BuildOptions(), calibrate)
     draft, (report,) = add_proved(bundle, target, order, stage)
@@ -133,7 +142,9 @@ def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Source | None
     if row.requires.get("scales") == "calibrated" and calibrate is None:
         raise BuildError(
             f"the C of {bundle.path} in {row.precision} is not trusted, so it is written anew, but its scales came "
-            "from a recording: give one, --calibrate FILE, or trust the key of who signed it, rnn-export trust KEY.pub."
+            "from a recording: give one, --calibrate FILE, or trust the key of who signed it, rnn-export trust "
+            "KEY.pub.",
+            id="untrusted-scales-lost",
         )
 
 
@@ -145,12 +156,14 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
     if not _can_write():
         raise BuildError(
             f"{bundle.path} has c ({row.precision}), and its sources are written again only where the export extra is: "
-            f"{pip_install('export,cpu')}."
+            f"{pip_install('export,cpu')}.",
+            id="c-rewrite-without-extra",
         )
     if not rebuild:
         raise BuildError(
             f"{bundle.path} has c ({row.precision}): give --rebuild to write it again; what is compiled for other "
-            "machines is dropped then."
+            "machines is dropped then.",
+            id="c-rewrite-needs-rebuild",
         )
 
 

@@ -31,5 +31,5 @@ def doctor_command(names: tuple[str, ...], strict: bool, as_json: bool) -> dict[
         rows = [(", ".join(f.name for f in those), *cells) for cells, those in alike]
         console.table("This machine", ("", "", "found", "what mends it"), rows)
     if strict and (wrong := [f"{f.name} is {f.state} ({f.detail}): {f.fix}" for f in shown if f.state != "ok"]):
-        raise BackendUnavailable("; ".join(wrong))
+        raise BackendUnavailable("; ".join(wrong), id="doctor-not-ready")
     return {"findings": [{"name": f.name, "state": f.state, "detail": f.detail, "mend": f.fix} for f in shown]}

@@ -21,7 +21,9 @@ def find_function(text: str, what: str, name: str) -> Callable[..., Any]:
     """
     place, colon, attribute = text.rpartition(":")
     if not colon or not place or not attribute:
-        raise SourceError(f"{text!r} is no {what}: give file.py:{name} or package.module:{name}.")
+        raise SourceError(
+            f"{text!r} is no {what}: give file.py:{name} or package.module:{name}.", id="function-text-malformed"
+        )
     if place.endswith(".py"):
         module = _from_file(Path(place))
     else:
@@ -30,7 +32,9 @@ def find_function(text: str, what: str, name: str) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         others = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise SourceError(f"{place} has no function {attribute!r}; it has {', '.join(others) or 'none'}.")
+        raise SourceError(
+            f"{place} has no function {attribute!r}; it has {', '.join(others) or 'none'}.", id="function-not-found"
+        )
     function: Callable[..., Any] = found
     return function
 
@@ -61,15 +65,17 @@ def guarded(what: str, call: Callable[[], Any]) -> Any:
             return call()
     except (Exception, SystemExit) as error:  # it is the user's code
         at = traceback.extract_tb(error.__traceback__)[-1]
-        raise SourceError(f"{what} {type(error).__name__}: {error} ({at.filename}:{at.lineno})") from error
+        raise SourceError(
+            f"{what} {type(error).__name__}: {error} ({at.filename}:{at.lineno})", id="user-function-raised"
+        ) from error
 
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise SourceError(f"{path} does not exist: check the path before the colon.")
+        raise SourceError(f"{path} does not exist: check the path before the colon.", id="source-file-missing")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise SourceError(f"{path} cannot be imported: is it a Python file?")
+        raise SourceError(f"{path} cannot be imported: is it a Python file?", id="source-not-importable")
     module = importlib.util.module_from_spec(spec)
     # The file may import its neighbours, and dataclasses look their module up.
     sys.path.insert(0, str(path.resolve().parent))

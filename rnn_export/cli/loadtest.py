@@ -144,7 +144,9 @@ def _frames(bundle: str, spec: "StreamSpec", data: "Source | None") -> "Arrays":
     if not is_address(bundle):
         return Golden.from_arrays(open_bundle(bundle).arrays(FILE), spec).inputs
     if any(np.dtype(t.dtype).kind != "f" for t in spec.inputs):
-        raise SourceError("an input is no float, and its range is unknown: give frames with --data.")
+        raise SourceError(
+            "an input is no float, and its range is unknown: give frames with --data.", id="loadtest-range-unknown"
+        )
     rng = np.random.default_rng(0)
     shapes = {t.name: ((1, 64 * spec.chunk) if spec.timed(t) else (1,)) + t.frame for t in spec.inputs}
     return {t.name: rng.standard_normal(shapes[t.name]).astype(t.dtype) for t in spec.inputs}

@@ -75,6 +75,7 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
     """Make a command of NAME_command(..., as_json), which returns its result as plain data and shows it unless as_json.
 
     An error of ours, or a package of the extra `export` that is not here, is exit code 1; ParityError is exit code 3.
+    Its id is in the JSON, and in the line of an error with -v.
     """
     name = function.__name__.removesuffix("_command").replace("_", "-")
 
@@ -97,21 +98,28 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if as_json:
                 click.echo(json.dumps(result))
         except (RnnExportError, ModuleNotFoundError) as error:
-            message = str(error)
-            if isinstance(error, ModuleNotFoundError):
-                if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
-                    raise
-                from rnn_export.platform.installing import pip_install
-
+            if isinstance(error, RnnExportError):
+                shown = error
+            elif (error.name or "").partition(".")[0] in EXPORT_PACKAGES:
                 is_onnx = str(kwargs.get("source") or kwargs.get("what")).lower().endswith(".onnx")
-                extra = "onnx" if is_onnx else "export"
-                message = f"this needs {error.name}, which is not here: {pip_install(f'{extra},cpu')}."
+                shown = _not_installed(error.name, "onnx" if is_onnx else "export")
+            else:
+                raise
             if as_json:
-                click.echo(json.dumps({"error": type(error).__name__, "message": message}))
-            click.echo(visible(f"error: {message}", lines=True), err=True)
+                click.echo(json.dumps({"error": type(error).__name__, "id": shown.id, "message": str(shown)}))
+            named = f" ({shown.id})" if voice.verbose and shown.id else ""
+            click.echo(visible(f"error{named}: {shown}", lines=True), err=True)
             sys.exit(3 if isinstance(error, ParityError) else 1)
 
     return run
+
+
+def _not_installed(name: str | None, extra: str) -> RnnExportError:
+    from rnn_export.platform.installing import pip_install
+
+    return RnnExportError(
+        f"this needs {name}, which is not here: {pip_install(f'{extra},cpu')}.", id="package-not-installed"
+    )
 
 
 def refuse_address(path: str, advice: str = "") -> None:
@@ -119,4 +127,6 @@ def refuse_address(path: str, advice: str = "") -> None:
     from rnn_export.runtime.backends.remote.address import is_address
 
     if is_address(path):
-        raise BackendUnavailable(f"{path} is the address of servers, but this needs the bundle NAME.rnnx.{advice}")
+        raise BackendUnavailable(
+            f"{path} is the address of servers, but this needs the bundle NAME.rnnx.{advice}", id="address-not-bundle"
+        )

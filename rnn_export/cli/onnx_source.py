@@ -82,7 +82,7 @@ def _values(words: Words, option: str) -> Mapping[str, Any]:
             try:
                 found[name] = unpack_array(Path(text).read_bytes())
             except (OSError, ValueError) as error:
-                raise SourceError(f"{os.fspath(text)} cannot be read as .npy: {error}.") from None
+                raise SourceError(f"{os.fspath(text)} cannot be read as .npy: {error}.", id="npy-unreadable") from None
             continue
         try:
             number = float(text)

@@ -31,19 +31,23 @@ MEDIAN, FASTER, OVER = 1.14, 1.29, 1.41
 def check(path: Path) -> None:
     """Raise SourceError where no picture can be written to `path`; it is left as it is."""
     if path.suffix != ".png":
-        raise SourceError(f"{path} is of no known kind: a plot is written as a .png file.")
+        raise SourceError(f"{path} is of no known kind: a plot is written as a .png file.", id="plot-suffix-unknown")
     if find_spec("matplotlib") is None:
-        raise SourceError(f"a plot needs matplotlib, which is not here: {pip_install('plot')}.")
+        raise SourceError(
+            f"a plot needs matplotlib, which is not here: {pip_install('plot')}.", id="matplotlib-missing"
+        )
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise SourceError(f"{path} cannot be written: the directory {path.parent} does not exist.")
+        raise SourceError(
+            f"{path} cannot be written: the directory {path.parent} does not exist.", id="plot-directory-missing"
+        )
     if path.is_dir():
-        raise SourceError(f"{path} cannot be written: a directory stands there.")
+        raise SourceError(f"{path} cannot be written: a directory stands there.", id="plot-path-directory")
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise SourceError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise SourceError(f"{path} cannot be written: {error.strerror or error}.", id="plot-not-written") from error
 
 
 def bench(path: Path, result: Mapping[str, Any]) -> None:
@@ -72,7 +76,7 @@ def save(figure: Any, path: Path) -> None:
         with save_atomically(path) as place:
             figure.savefig(place, format="png")
     except OSError as error:
-        raise SourceError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise SourceError(f"{path} cannot be written: {error.strerror or error}.", id="plot-not-written") from error
 
 
 def _axis(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mapping[str, Any]]) -> None:

@@ -146,7 +146,9 @@ def _tensorrt(name: str) -> Iterator[Finding]:
         try:
             library.probe()
         except ToolUnavailable as error:
-            needs = ToolUnavailable(f"{library.version} needs the NVIDIA driver: {error.detail}", error.fix)
+            needs = ToolUnavailable(
+                f"{library.version} needs the NVIDIA driver: {error.detail}", error.fix, id=error.id
+            )
             yield Finding.of(title, "broken", needs)
             return
     library.trt.Builder(BuilderLog(library.trt).logger)

@@ -27,7 +27,7 @@ def run_file(engine: Engine, source: recording.Source, output: Path | None, as_j
     if engine.spec.without_output(0, frames // chunk * chunk) and not engine.spec.tail:
         why = f"a step takes {chunk}, and the first {engine.spec.delay} give none"
         name = source.path if isinstance(source, recording.Csv) else source
-        raise SourceError(f"{name} has {frames} frames, which give no output: {why}.")
+        raise SourceError(f"{name} has {frames} frames, which give no output: {why}.", id="run-without-output")
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
@@ -70,9 +70,13 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
     """Stream raw frames as they come; each output is printed before the next frame is read."""
     spec = engine.spec
     if len(names := [t.name for t in spec.inputs]) > 1:
-        raise SourceError(f"raw input has room for one input, but the model has {names}: give an .npz.")
+        raise SourceError(
+            f"raw input has room for one input, but the model has {names}: give an .npz.", id="raw-input-several"
+        )
     if output is not None:
-        raise SourceError(f"raw input is printed as it comes: drop -o {output} and redirect stdout.")
+        raise SourceError(
+            f"raw input is printed as it comes: drop -o {output} and redirect stdout.", id="raw-with-output-file"
+        )
     (tensor,), stream = spec.inputs, engine.stream()
     shape = (spec.chunk, *tensor.frame) if spec.chunk > 1 else tensor.frame
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
@@ -89,7 +93,10 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
 
     while raw := source.read(size):
         if len(raw) < size:
-            raise SourceError(f"the input ends inside a frame: {len(raw)} of {size} bytes after {frames} frames.")
+            raise SourceError(
+                f"the input ends inside a frame: {len(raw)} of {size} bytes after {frames} frames.",
+                id="raw-ends-inside-frame",
+            )
         result: Any = stream.step(np.frombuffer(raw, dtype).reshape(shape).astype(tensor.dtype))
         frames += spec.chunk
         if result is not None:
@@ -119,18 +126,27 @@ def _check_output(engine: Engine, output: Path | None) -> None:
     if output is None:
         return
     if output.suffix not in SUFFIXES:
-        raise SourceError(f"{output} is of no known kind: name a {', '.join(SUFFIXES)} file.")
+        raise SourceError(
+            f"{output} is of no known kind: name a {', '.join(SUFFIXES)} file.", id="output-suffix-unknown"
+        )
     if output.suffix == ".npy" and (count := len(engine.spec.outputs)) > 1:
-        raise SourceError(f"{output} has room for one array, but the model has {count} outputs: use .npz.")
+        raise SourceError(
+            f"{output} has room for one array, but the model has {count} outputs: use .npz.", id="output-file-one-array"
+        )
     if not output.absolute().parent.is_dir():
-        raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
+        raise SourceError(
+            f"{output} cannot be written: the directory {output.parent} does not exist.", id="output-directory-missing"
+        )
 
 
 def _lines(outputs: Arrays, file: str) -> Array:
     """One line a frame: the values of every output side by side."""
     counts = sorted({a.shape[0] for a in outputs.values() if a.ndim})
     if len(counts) != 1:
-        raise SourceError(f"{file} takes one line a frame, but the outputs have {counts}: write an .npz with -o.")
+        raise SourceError(
+            f"{file} takes one line a frame, but the outputs have {counts}: write an .npz with -o.",
+            id="output-counts-differ",
+        )
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 
@@ -144,4 +160,4 @@ def _save(path: Path, outputs: Arrays, lines: Arrays) -> None:
             else:
                 np.savetxt(place, _lines(lines, str(path)), delimiter=",", fmt="%.9g")
     except OSError as error:
-        raise SourceError(f"{path} cannot be written: {error}") from error
+        raise SourceError(f"{path} cannot be written: {error}", id="output-not-written") from error

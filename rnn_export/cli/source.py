@@ -26,7 +26,9 @@ def read_source(
         load_weights(model, weights)
     known = {field.name for field in fields(ExportOptions)} - {"force", "progress"}
     if unknown := sorted({*options} - known):
-        raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
+        raise SourceError(
+            f"{source} gives the options {unknown}, but export knows {sorted(known)}.", id="source-options-unknown"
+        )
     return model, example, ExportOptions(**{**options, **keywords})
 
 
@@ -38,7 +40,8 @@ def load_source(source: str) -> Source:
     if Path(source).suffix.lower() in WEIGHTS:
         raise SourceError(
             f"{source} holds weights, and not the code of a model: write a function that makes the model, and give it "
-            f"with them, file.py:factory --weights {source}."
+            f"with them, file.py:factory --weights {source}.",
+            id="source-is-weights",
         )
     if source.endswith(".py"):
         source = f"{source}:factory"
@@ -53,10 +56,13 @@ def _checked(source: str, made: Any) -> Source:
     if len(parts) not in (2, 3) or not isinstance(parts[0], nn.Module):
         raise SourceError(
             f"{returned}, but must return (model, example_inputs) or (model, example_inputs, options), with a "
-            "torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
+            "torch.nn.Module, a tuple of tensors and a dict of export()'s keywords.",
+            id="source-returns-other",
         )
     model, example, options = (*parts, {})[:3]
     example = (example,) if isinstance(example, Tensor) else example
     if not isinstance(example, tuple | list) or not isinstance(options, Mapping):
-        raise SourceError(f"{returned}: example_inputs must be a tuple of tensors and options a dict.")
+        raise SourceError(
+            f"{returned}: example_inputs must be a tuple of tensors and options a dict.", id="source-types-wrong"
+        )
     return model, tuple(example), dict(options)

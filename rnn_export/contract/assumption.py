@@ -22,9 +22,15 @@ class Assumption:
 
     def __post_init__(self) -> None:
         if not self.at or len(self.at) > limits.NAME:
-            raise SpecError(f"an assumption is at {self.at[:80]!r}: it needs a place of 1 to {limits.NAME} characters.")
+            raise SpecError(
+                f"an assumption is at {self.at[:80]!r}: it needs a place of 1 to {limits.NAME} characters.",
+                id="assumption-place-length",
+            )
         if self.why not in ASSUMED:
-            raise SpecError(f"assumption {self.at!r}: why is {self.why!r}, but only {', '.join(ASSUMED)} exist.")
+            raise SpecError(
+                f"assumption {self.at!r}: why is {self.why!r}, but only {', '.join(ASSUMED)} exist.",
+                id="assumption-reason-unknown",
+            )
 
     @property
     def note(self) -> str:

@@ -15,7 +15,10 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) and value >= 0 for value in (self.atol, self.rtol)):
-            raise ExportError(f"atol={self.atol} and rtol={self.rtol}: both must be finite and at least 0.")
+            raise ExportError(
+                f"atol={self.atol} and rtol={self.rtol}: both must be finite and at least 0.",
+                id="tolerance-out-of-range",
+            )
 
 
 @dataclass(frozen=True)

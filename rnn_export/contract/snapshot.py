@@ -39,7 +39,8 @@ def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:
     """The snapshot as bytes."""
     if not spec.digest:
         raise StreamError(
-            "this model has no digest, so a snapshot could be restored into another one: export it again."
+            "this model has no digest, so a snapshot could be restored into another one: export it again.",
+            id="snapshot-without-digest",
         )
     rates = {t.name: t.rate.numerator for t in spec.inputs}
     waiting = next((a.shape[1] // rates[name] for name, a in snapshot.pending.items()), 0)
@@ -55,19 +56,25 @@ def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:
 def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
     """Read what `pack` wrote; raises StreamError where it is damaged or of another model or batch."""
     if not isinstance(data, bytes | bytearray | memoryview) or len(data) < HEADER.size:
-        raise StreamError("this is not a snapshot: give the bytes that stream.snapshot() returned.")
+        raise StreamError(
+            "this is not a snapshot: give the bytes that stream.snapshot() returned.", id="snapshot-not-bytes"
+        )
     data = bytes(data)
     magic, digest, rows, frames, waiting = HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise StreamError(f"this is not a snapshot: it starts with {magic!r}, not {MAGIC!r}.")
+        raise StreamError(
+            f"this is not a snapshot: it starts with {magic!r}, not {MAGIC!r}.", id="snapshot-magic-differs"
+        )
     if digest.hex() != spec.digest:
         raise StreamError(
             f"this snapshot is of another model: its digest starts with {digest.hex()[:12]}, this model's with "
-            f"{spec.digest[:12]}. A snapshot fits only the contract and weights it was taken with."
+            f"{spec.digest[:12]}. A snapshot fits only the contract and weights it was taken with.",
+            id="snapshot-of-other-model",
         )
     if rows != batch:
         raise StreamError(
-            f"this snapshot has {rows} rows, but the stream has {batch}: open engine.stream(batch={rows})."
+            f"this snapshot has {rows} rows, but the stream has {batch}: open engine.stream(batch={rows}).",
+            id="snapshot-rows-differ",
         )
     ended, waiting = bool(waiting & ENDED), waiting & ~ENDED
     shapes = [(s.name, (batch, *s.row), s.dtype) for s in spec.states]
@@ -76,16 +83,26 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in (*shapes, *held)]
     needed = HEADER.size + sum(sizes) + CHECK.size
     if waiting >= spec.chunk or len(data) != needed:
-        raise StreamError(f"this snapshot has {len(data)} bytes where {needed} are needed: it is truncated or damaged.")
+        raise StreamError(
+            f"this snapshot has {len(data)} bytes where {needed} are needed: it is truncated or damaged.",
+            id="snapshot-truncated",
+        )
     if frames >> 62:
-        raise StreamError(f"this snapshot is damaged: it says that {frames} frames were fed.")
+        raise StreamError(
+            f"this snapshot is damaged: it says that {frames} frames were fed.", id="snapshot-frame-count"
+        )
     if CHECK.pack(zlib.crc32(data[: -CHECK.size])) != data[-CHECK.size :]:
-        raise StreamError("this snapshot is damaged: its checksum is not that of its values.")
+        raise StreamError(
+            "this snapshot is damaged: its checksum is not that of its values.", id="snapshot-checksum-differs"
+        )
     arrays, at = [], HEADER.size
     for (name, shape, dtype), size in zip((*shapes, *held), sizes, strict=True):
         raw = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), math.prod(shape), at)
         if dtype == "bool" and raw.view(np.uint8).max(initial=0) > 1:
-            raise StreamError(f"this snapshot is damaged: {name!r} has a value that is neither true nor false.")
+            raise StreamError(
+                f"this snapshot is damaged: {name!r} has a value that is neither true nor false.",
+                id="snapshot-bool-damaged",
+            )
         arrays.append((name, raw.reshape(shape).astype(dtype)))
         at += size
     return Snapshot(frames, dict(arrays[: len(shapes)]), dict(arrays[len(shapes) :]), ended)

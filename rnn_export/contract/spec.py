@@ -87,7 +87,7 @@ class StreamSpec:
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
             for contradiction in check(self):
-                raise SpecError(contradiction)
+                raise SpecError(contradiction, id="contract-contradiction")
 
     @cached_property
     def has_time(self) -> bool:
@@ -252,7 +252,10 @@ class StreamSpec:
         optional = {name: kind for name, kind in OPTIONAL.items() if isinstance(data, dict) and name in data}
         fields = _fields(data, "the stream contract", {**tensors, **numbers, **optional})
         if (count := max(len(fields[name]) for name in tensors)) > limits.TENSORS:
-            raise SpecError(f"there are {count} tensors of a kind, over the limit of {limits.TENSORS}.")
+            raise SpecError(
+                f"there are {count} tensors of a kind, over the limit of {limits.TENSORS}.",
+                id="contract-too-many-tensors",
+            )
         tensor = {"name": str, "dtype": str, "shape": list | tuple}
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(
@@ -350,10 +353,15 @@ def _sizes(spec: StreamSpec) -> Iterator[str]:
 def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict) or set(data) != set(types):
         found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise SpecError(f"{what} must have exactly the fields {sorted(types)}, but has {found}.")
+        raise SpecError(
+            f"{what} must have exactly the fields {sorted(types)}, but has {found}.", id="contract-fields-differ"
+        )
     for key, kind in types.items():
         if not isinstance(data[key], kind) or (isinstance(data[key], bool) and kind is not bool):
-            raise SpecError(f"{what}: field {key!r} is {data[key]!r}, which is not of the type it must have.")
+            raise SpecError(
+                f"{what}: field {key!r} is {data[key]!r}, which is not of the type it must have.",
+                id="contract-field-type",
+            )
     return dict(data)
 
 

@@ -35,14 +35,16 @@ class TargetOptions:
         if self.state_precision not in ("fp32", self.precision):
             raise ExportError(
                 f"state_precision {self.state_precision!r} does not go with precision {self.precision!r}: "
-                f"states are {' or '.join(sorted({'fp32', self.precision}))}."
+                f"states are {' or '.join(sorted({'fp32', self.precision}))}.",
+                id="state-precision-unfit",
             )
         if self.calibration is not None and self.precision != "int8":
             raise ExportError(
-                f"a recording to calibrate on is for precision int8, not for {self.precision}: leave it out."
+                f"a recording to calibrate on is for precision int8, not for {self.precision}: leave it out.",
+                id="calibration-without-int8",
             )
         if expected := batch_problem(self.batch):
-            raise ExportError(f"batch is {shown(self.batch)}, but {expected}.")
+            raise ExportError(f"batch is {shown(self.batch)}, but {expected}.", id="batch-option-invalid")
 
     def of_rows(self, rows: int | None) -> TargetOptions:
         """The same for a contract of so many `rows`; None for any number."""
@@ -53,5 +55,6 @@ def check_batch(batch: tuple[int, int, int] | None, rows: int | None) -> None:
     """Raise ExportError where a batch is asked for that a contract of so many `rows` has not."""
     if rows is not None and batch not in (None, (rows,) * 3):
         raise ExportError(
-            f"batch is {batch}, but the model takes one stream at a time (rows: 1 in its contract): leave it out."
+            f"batch is {batch}, but the model takes one stream at a time (rows: 1 in its contract): leave it out.",
+            id="batch-of-one-row",
         )

@@ -348,14 +348,15 @@ def table_rows() -> list[dict[str, Any]]:
 def find_targets(names: Sequence[str], precision: str, opset: int | None) -> list[Target]:
     """The rows of `names`; raises ExportError where there is none, one stands twice or none of them has an opset."""
     if not names:
-        raise ExportError("targets is empty: name at least one, for example targets=('onnx',).")
+        raise ExportError("targets is empty: name at least one, for example targets=('onnx',).", id="targets-empty")
     rows = [find_target(name, precision, opset) for name in names]
     if len(set(names)) < len(names):
-        raise ExportError(f"targets names one twice: {', '.join(names)}.")
+        raise ExportError(f"targets names one twice: {', '.join(names)}.", id="target-named-twice")
     if opset is not None and not any(row.opsets for row in rows):
         raise ExportError(
             f"opset {opset} was asked for, but {', '.join(names)} holds no ONNX graph: leave the opset out, "
-            "or add the target 'onnx'."
+            "or add the target 'onnx'.",
+            id="opset-without-onnx",
         )
     return rows
 
@@ -363,20 +364,26 @@ def find_targets(names: Sequence[str], precision: str, opset: int | None) -> lis
 def find_target(name: str, precision: str, opset: int | None) -> Target:
     """The row `name`, which must know the precision, and the opset if it has any; raises ExportError with what is."""
     if name not in TARGETS:
-        raise ExportError(f"there is no target {name!r}: {_nearest(name)}.")
+        raise ExportError(f"there is no target {name!r}: {_nearest(name)}.", id="target-unknown")
     target = TARGETS[name]
     if precision not in target.precisions:
         choice, why = ", ".join(target.precisions), target.unsupported_reason(precision)
         reason = f" The reason: {why}." if why else ""
         others = ", ".join(row.name for row in TARGETS.values() if precision in row.precisions)
         others = f" Targets in {precision}: {others}." if others else ""
-        raise ExportError(f"target {name!r} is not written in {precision!r}: choose from {choice}.{reason}{others}")
+        raise ExportError(
+            f"target {name!r} is not written in {precision!r}: choose from {choice}.{reason}{others}",
+            id="target-precision-unwritten",
+        )
     if opset is not None and target.opsets is not None:
         low, high = target.opsets
         oldest = f" Its oldest TensorRT, {target.min_version_for(precision)}, reads no later one."
         why = oldest if target.jetpacks else ""
         if not low <= opset <= high:
-            raise ExportError(f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}.{why}")
+            raise ExportError(
+                f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}.{why}",
+                id="target-opset-unsupported",
+            )
     return target
 
 

@@ -119,17 +119,29 @@ class StateSpec:
     def __post_init__(self) -> None:
         _check_tensor(self.name, self.dtype, self.shape, (BATCH,))
         if self.shape[:1] != (BATCH,):
-            raise SpecError(f"state {self.name!r} has shape {self.shape}: axis 0 of every state must be 'batch'.")
+            raise SpecError(
+                f"state {self.name!r} has shape {self.shape}: axis 0 of every state must be 'batch'.",
+                id="state-without-batch-axis",
+            )
         if self.initial not in ("zeros", "stored"):
-            raise SpecError(f"state {self.name!r}: initial is {self.initial!r}, but only 'zeros' and 'stored' exist.")
+            raise SpecError(
+                f"state {self.name!r}: initial is {self.initial!r}, but only 'zeros' and 'stored' exist.",
+                id="state-initial-unknown",
+            )
         end = 0
         for part in self.parts:
             _check_tensor(part.name, self.dtype, part.shape, ())
             if type(part.offset) is not int or part.offset != end:
-                raise SpecError(f"{part.name!r} lies at {part.offset!r} of {self.name!r}: it must follow at {end}.")
+                raise SpecError(
+                    f"{part.name!r} lies at {part.offset!r} of {self.name!r}: it must follow at {end}.",
+                    id="packed-part-misplaced",
+                )
             end += part.size
         if self.parts and self.row != (end,):
-            raise SpecError(f"state {self.name!r} has shape {self.shape}, but what is packed in it has {end} entries.")
+            raise SpecError(
+                f"state {self.name!r} has shape {self.shape}, but what is packed in it has {end} entries.",
+                id="packed-size-differs",
+            )
 
     @property
     def row(self) -> tuple[int, ...]:
@@ -144,19 +156,27 @@ class StateSpec:
 
 def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:
     if not name or not isinstance(name, str):
-        raise SpecError(f"a tensor needs a name, not {name!r}.")
+        raise SpecError(f"a tensor needs a name, not {name!r}.", id="tensor-without-name")
     if len(name) > limits.NAME or len(shape) > limits.AXES:
         found = f"{len(name)} characters of name and {len(shape)} axes"
-        raise SpecError(f"tensor {name[:80]!r} has {found}, over the limits of {limits.NAME} and {limits.AXES}.")
+        raise SpecError(
+            f"tensor {name[:80]!r} has {found}, over the limits of {limits.NAME} and {limits.AXES}.",
+            id="tensor-over-limits",
+        )
     if dtype not in DTYPES:
-        raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
+        raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.", id="contract-dtype-unknown")
     for dim in shape:
         if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
             known = ", ".join(symbols)
-            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.")
+            raise SpecError(
+                f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.",
+                id="tensor-dimension-invalid",
+            )
     bases = [_symbol(d) for d in shape if isinstance(d, str)]
     if doubled := {d for d in bases if bases.count(d) > 1}:
-        raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
+        raise SpecError(
+            f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.", id="tensor-axis-twice"
+        )
 
 
 def sized(shape: Sequence[Dim], batch: int, frames: int) -> tuple[int, ...]:

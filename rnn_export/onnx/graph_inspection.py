@@ -57,7 +57,9 @@ def inspect_graph(file: str, raw: bytes, spec: StreamSpec, infer: Infer, any_flo
         model = b"".join(write_bytes(n, v) if not isinstance(v, int) else write_number(n, v) for n, v in _around(raw))
         values = _Inspection(model, spec, file == "step.onnx", infer).check(graph)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.", id="graph-file-unusable"
+        ) from error
     _check_contract(file, values, spec, any_float)
 
 
@@ -260,5 +262,6 @@ def _check_contract(file: str, values: Mapping[str, Inferred], spec: StreamSpec,
         if (dtype != port.dtype and not floats) or not fits:
             raise BundleError(
                 f"{file} {what} {name!r} as {dtype} {found.shape}, but the contract says {port.dtype} {wanted}. "
-                "Export the bundle again."
+                "Export the bundle again.",
+                id="graph-contract-differs",
             )

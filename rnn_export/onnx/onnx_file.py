@@ -77,7 +77,9 @@ def check_model(file: str, raw: bytes) -> None:
     try:
         read_model(raw)
     except ValueError as error:
-        raise BundleError(f"{file} cannot be used: {error}. Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be used: {error}. Export the bundle again.", id="graph-model-unusable"
+        ) from error
 
 
 def read_model(raw: bytes) -> Graph:

@@ -42,17 +42,19 @@ def run_isolated(module: str, function: str, files: Mapping[str, bytes], words: 
             )  # fmt: skip
         except OSError as error:
             raise ExportError(
-                f"no process can be started for {module}: {error}. Free memory, or raise ulimit -u."
+                f"no process can be started for {module}: {error}. Free memory, or raise ulimit -u.",
+                id="isolated-not-started",
             ) from error
         raised = Path(place, RAISED)
         if raised.exists():
-            kind, message = json.loads(raised.read_text())
-            raise getattr(errors, kind)(message)
+            kind, message, name = json.loads(raised.read_text())
+            raise getattr(errors, kind)(message, id=name)
         if done.returncode:
             last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
             raise ExportError(
                 f"the process that ran {module} {_end(done.returncode)}: {last}. Try again with more memory; if it "
-                "ends so again, the library that it uses does not take this model."
+                "ends so again, the library that it uses does not take this model.",
+                id="isolated-process-ended",
             )
         return _read(Path(place, MADE))
 
@@ -64,7 +66,7 @@ def answer(module: str, function: str, place: str, words: str) -> None:
     except RnnExportError as error:
         # Those that are made of more than a message go by that alone.
         kind = RnnExportError if "__init__" in vars(type(error)) else type(error)
-        Path(place, RAISED).write_text(json.dumps([kind.__name__, str(error)]))
+        Path(place, RAISED).write_text(json.dumps([kind.__name__, str(error), error.id]))
         return
     _write(Path(place, MADE), made)
 

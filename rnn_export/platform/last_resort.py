@@ -51,7 +51,7 @@ def last_resort(
             except Exception as error:
                 if any(error is e for e in own):
                     raise
-                raise kind(_unforeseen(name or call.__name__, error)) from error
+                raise _unforeseen(kind, name or call.__name__, error) from error
 
         return guarded
 
@@ -91,22 +91,24 @@ def failing_at(error: BaseException) -> str:
     return f", in {place}" if place else ""
 
 
-def _unforeseen(call: str, error: Exception) -> str:
-    """The message: the finding and its place, why that ends it, a fix."""
+def _unforeseen(kind: type[RnnExportError], call: str, error: Exception) -> RnnExportError:
+    """An error of `kind`: the finding and its place, why that ends it, a fix."""
     frame, line = next((f, n) for f, n in reversed(_frames(error)) if _package(f) == OURS)
     stage = f"{frame.f_globals['__name__'].partition('.')[2]}.{frame.f_code.co_name}"
     cause = f"{type(error).__name__}: {first_line(error)}"
     if not (place := place_in_code(error)):
-        return (
+        return kind(
             f"{call} met an error in {stage} (line {line}) that no check of it foresaw: {cause}. It cannot go on, and "
             "nothing was written. No code of the model raised it, so it is most likely a defect of rnn-export: report "
-            "it with the model and this message, whose cause has the whole traceback."
+            "it with the model and this message, whose cause has the whole traceback.",
+            id="unforeseen-error",
         )
-    return (
+    return kind(
         f"{place}: {cause}, when {call} ran this in {stage}. Copies of the model are run on other batch sizes, lengths "
         "and values than the example's, and traced, so the code must take these; nothing was written. Let the line do "
         "without what fails there; if it works on all of these, report it with the model and this message, whose "
-        "cause has the whole traceback."
+        "cause has the whole traceback.",
+        id="unforeseen-in-model",
     )
 
 

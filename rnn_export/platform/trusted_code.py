@@ -66,7 +66,7 @@ def remember(lines: Sequence[str]) -> None:
     lines = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
     path, why = record_path()
     if path is None:
-        raise TrustError(f"nothing is recorded as trusted, for {why}. Name a store of your own in {VARIABLE}.")
+        raise _not_recorded(why)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with host.locked(path.parent):
@@ -76,10 +76,13 @@ def remember(lines: Sequence[str]) -> None:
             others = [line for line in [*there, *lines] if not line.startswith("code ")]
             _replace(path, [*dict.fromkeys(others), *_newest(code)])
     except OSError as error:
-        why = f"{path} cannot be written: {error.strerror or error}"
-        raise TrustError(
-            f"nothing is recorded as trusted, for {why}. Name a store of your own in {VARIABLE}."
-        ) from error
+        raise _not_recorded(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _not_recorded(why: str) -> TrustError:
+    return TrustError(
+        f"nothing is recorded as trusted, for {why}. Name a store of your own in {VARIABLE}.", id="trust-not-recorded"
+    )
 
 
 def parse(path: Path, text: str) -> Trust:
@@ -94,7 +97,9 @@ def parse(path: Path, text: str) -> Trust:
             keys.add(value)
         elif kind and not kind.startswith("#"):
             what = "neither `code SHA256` nor `ed25519 KEY`"
-            raise TrustError(f"{path}: line {number} is {what}, as every line of a store must be: remove it.")
+            raise TrustError(
+                f"{path}: line {number} is {what}, as every line of a store must be: remove it.", id="trust-store-line"
+            )
     return Trust(frozenset(code), frozenset(keys))
 
 
@@ -103,11 +108,14 @@ def read_public_key(path: Path) -> str:
     try:
         found = parse(path, path.read_bytes()[:LIMIT].decode())
     except OSError as error:
-        raise TrustError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise TrustError(f"{path} cannot be read: {error.strerror or error}.", id="public-key-unreadable") from error
     except (UnicodeError, TrustError):
         found = Trust()
     if len(found.keys) != 1 or found.code:
-        raise TrustError(f"{path} is no public key: `rnn-export keygen NAME` writes one as NAME.pub, a line of text.")
+        raise TrustError(
+            f"{path} is no public key: `rnn-export keygen NAME` writes one as NAME.pub, a line of text.",
+            id="public-key-malformed",
+        )
     return next(iter(found.keys))
 
 
@@ -136,7 +144,9 @@ def _read_record(path: Path) -> Trust:
     try:
         _refuse_unsafe(path.parent, os.stat(path.parent), owners, "700")
     except OSError as error:
-        raise TrustError(f"{path.parent} cannot be read: {error.strerror or error}.") from error
+        raise TrustError(
+            f"{path.parent} cannot be read: {error.strerror or error}.", id="trust-record-unreadable"
+        ) from error
     return parse(path, _read(path, owners))
 
 
@@ -149,7 +159,9 @@ def _read_folder(folder: Path, owners: set[int | None]) -> Trust:
             found |= parse(path, _read(path, owners))
         return found
     except OSError as error:
-        raise TrustError(f"{folder} cannot be read: {error.strerror or error}.") from error
+        raise TrustError(
+            f"{folder} cannot be read: {error.strerror or error}.", id="trust-folder-unreadable"
+        ) from error
 
 
 def _read(path: Path, owners: set[int | None]) -> str:
@@ -158,13 +170,21 @@ def _read(path: Path, owners: set[int | None]) -> str:
         with os.fdopen(fd, "rb") as file:
             found = os.fstat(fd)
             if not host.is_plain(fd) or found.st_size > LIMIT:
-                raise TrustError(f"{path} is no store of what is trusted: a text file of at most {LIMIT} bytes.")
+                raise TrustError(
+                    f"{path} is no store of what is trusted: a text file of at most {LIMIT} bytes.",
+                    id="trust-store-too-large",
+                )
             _refuse_unsafe(path, found, owners, "600")
             return file.read(LIMIT).decode()
     except OSError as error:
-        raise TrustError(f"{path}, a store of what is trusted, cannot be read: {error.strerror or error}.") from error
+        raise TrustError(
+            f"{path}, a store of what is trusted, cannot be read: {error.strerror or error}.",
+            id="trust-store-unreadable",
+        ) from error
     except UnicodeError as error:
-        raise TrustError(f"{path} is no store of what is trusted: it is not text.") from error
+        raise TrustError(
+            f"{path} is no store of what is trusted: it is not text.", id="trust-store-not-text"
+        ) from error
 
 
 def _refuse_unsafe(path: Path, found: os.stat_result, owners: set[int | None], mode: str) -> None:
@@ -174,12 +194,14 @@ def _refuse_unsafe(path: Path, found: os.stat_result, owners: set[int | None], m
         who = " or ".join(str(owner) for owner in sorted(owner for owner in owners if owner is not None))
         raise TrustError(
             f"{path} belongs to user {found.st_uid}, so it cannot say what user {host.user()} trusts: "
-            f"it must belong to user {who} (chown)."
+            f"it must belong to user {who} (chown).",
+            id="trust-store-other-owner",
         )
     if found.st_mode & OTHERS_WRITE:
         raise TrustError(
             f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):o}), so nobody knows who wrote what "
-            f"it trusts: look at it, and then chmod {mode} it."
+            f"it trusts: look at it, and then chmod {mode} it.",
+            id="trust-store-writable",
         )
 
 

@@ -46,11 +46,15 @@ class Actor(nn.Module):
 def parts_of(player: Any, normalizer: Any) -> Parts:
     """The parts of a player."""
     if normalizer is not None:
-        raise SourceError("a policy of rl_games has its normaliser inside: leave normalizer= out.")
+        raise SourceError(
+            "a policy of rl_games has its normaliser inside: leave normalizer= out.", id="rl-games-normalizer"
+        )
     what = f"{type(player).__name__} of rl_games"
     model: Any = getattr(player, "model", None)
     if not hasattr(player, "get_action") or not hasattr(model, "a2c_network"):
-        raise SourceError(f"{what} is no player of an actor-critic: give runner.create_player(), restored.")
+        raise SourceError(
+            f"{what} is no player of an actor-critic: give runner.create_player(), restored.", id="rl-games-player"
+        )
     shape = observations(player.observation_space, what)
     if type(player.action_space).__name__ not in SPACES:
         raise unknown_actions(player.action_space, what, SPACES)

@@ -29,7 +29,9 @@ class Actor(nn.Module):
 def parts_of(policy: Any, normalizer: Any) -> Parts:
     """The parts of a runner, of an algorithm or of its actor."""
     if normalizer is not None:
-        raise SourceError("a policy of rsl_rl has its normaliser inside: leave normalizer= out.")
+        raise SourceError(
+            "a policy of rsl_rl has its normaliser inside: leave normalizer= out.", id="rsl-rl-normalizer"
+        )
     algorithm = getattr(policy, "alg", policy)
     model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else getattr(algorithm, "policy", algorithm)
     if hasattr(model, "act_inference") and hasattr(model, "actor_obs_normalizer"):
@@ -37,13 +39,15 @@ def parts_of(policy: Any, normalizer: Any) -> Parts:
     if not hasattr(model, "as_onnx"):
         raise SourceError(
             f"{type(policy).__name__} of rsl_rl has no policy as rsl_rl 5 and 3 have: give the runner, runner.alg, or "
-            "its policy. Of an older release, export a torch.nn.Module around its actor."
+            "its policy. Of an older release, export a torch.nn.Module around its actor.",
+            id="rsl-rl-without-policy",
         )
     inner: Any = taken(model.as_onnx(verbose=False))
     if not hasattr(inner, "input_size"):
         raise SourceError(
             f"{type(model).__name__} of rsl_rl takes images beside observations, and policy_of one tensor: export a "
-            "torch.nn.Module around model.as_onnx(verbose=False)."
+            "torch.nn.Module around model.as_onnx(verbose=False).",
+            id="rsl-rl-images",
         )
     memory: Memory = ()
     if model.is_recurrent:

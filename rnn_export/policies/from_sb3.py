@@ -90,7 +90,9 @@ def parts_of(algorithm: Any, normalizer: Any) -> Parts:
     policy = getattr(algorithm, "policy", algorithm)
     what = type(algorithm).__name__
     if not hasattr(policy, "predict") or not hasattr(policy, "action_space"):
-        raise SourceError(f"{what} has no policy: give the algorithm (model), or model.policy.")
+        raise SourceError(
+            f"{what} has no policy: give the algorithm (model), or model.policy.", id="sb3-without-policy"
+        )
     shape = observations(policy.observation_space, what)
     if type(policy.action_space).__name__ not in SPACES:
         raise unknown_actions(policy.action_space, what, SPACES)
@@ -98,7 +100,8 @@ def parts_of(algorithm: Any, normalizer: Any) -> Parts:
         normalizer = algorithm.get_vec_normalize_env()
     if normalizer is not None and not hasattr(normalizer, "norm_obs"):
         raise SourceError(
-            f"normalizer= is a {type(normalizer).__name__}, and must be the VecNormalize of the training."
+            f"normalizer= is a {type(normalizer).__name__}, and must be the VecNormalize of the training.",
+            id="sb3-normalizer-kind",
         )
     normaliser = Normaliser(normalizer) if normalizer is not None and normalizer.norm_obs else None
     mean, std = (torch.zeros(shape), torch.ones(shape)) if normaliser is None else (normaliser.mean, normaliser.std)

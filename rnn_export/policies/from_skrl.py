@@ -49,9 +49,14 @@ def parts_of(given: Any, normalizer: Any) -> Parts:
     policy: Any = given if hasattr(given, "compute") else getattr(given, "policy", None)
     what = f"{type(given).__name__} of skrl"
     if not hasattr(policy, "compute"):
-        raise SourceError(f"{what} has no policy: give an agent (runner.agent), or agent.policy.")
+        raise SourceError(
+            f"{what} has no policy: give an agent (runner.agent), or agent.policy.", id="skrl-without-policy"
+        )
     if not hasattr(policy, "state_space"):
-        raise SourceError(f"{what} is of a release before 2: train with skrl 2, or export a torch.nn.Module around it.")
+        raise SourceError(
+            f"{what} is of a release before 2: train with skrl 2, or export a torch.nn.Module around it.",
+            id="skrl-too-old",
+        )
     if policy is not given and normalizer is None:
         normalizer = getattr(given, "_observation_preprocessor", None)
     # An agent without one has a method in its place.

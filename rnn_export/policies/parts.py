@@ -72,7 +72,8 @@ def observations(space: Any, what: str) -> tuple[int, ...]:
     if name != "Box" or not str(space.dtype).startswith("float"):
         raise SourceError(
             f"{what} observes {space}: policy_of takes a Box of floats, one tensor. Write a torch.nn.Module around "
-            "the policy that takes the tensors apart, and export that."
+            "the policy that takes the tensors apart, and export that.",
+            id="policy-observation-space",
         )
     return tuple(space.shape)
 
@@ -81,5 +82,6 @@ def unknown_actions(space: Any, what: str, known: Sequence[str]) -> SourceError:
     """The error for a space of actions that is none of `known`."""
     return SourceError(
         f"{what} acts in {space}, and policy_of knows {', '.join(known)} of it. Write a torch.nn.Module around the "
-        "policy that returns the actions as tensors, and export that."
+        "policy that returns the actions as tensors, and export that.",
+        id="policy-action-space",
     )

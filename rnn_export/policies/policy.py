@@ -73,7 +73,8 @@ def policy_of(policy: Any, normalizer: Any = None) -> tuple[Policy, tuple[Tensor
         raise SourceError(
             f"{_named(policy)} is no policy that policy_of knows: it takes runners, agents, players and policies of "
             "rsl_rl, sb3_contrib, stable_baselines3, skrl and rl_games. Any other is exported as a torch.nn.Module: "
-            "export(model, example_inputs, path)."
+            "export(model, example_inputs, path).",
+            id="policy-library-unknown",
         )
     parts: Parts = load_module(LIBRARIES[library]).parts_of(policy, normalizer)
     model = Policy(parts).eval()
@@ -99,16 +100,20 @@ def _compare(model: Policy, parts: Parts, what: str) -> None:
                 given.append(model(x)["actions"])
         except Exception as error:  # of the library, and of the user's own code in it
             called = f"called with observations {tuple(obs.shape[1:])} it raised {type(error).__name__}: {error}"
-            raise SourceError(f"{what} is not what policy_of knows: {called}.") from error
+            raise SourceError(f"{what} is not what policy_of knows: {called}.", id="policy-not-comparable") from error
     model.reset()
     got = torch.stack(given)
     if got.shape != own.shape:
-        raise ParityError(f"{what} gives actions {tuple(own.shape)}, but taken apart {tuple(got.shape)}. {_ADVICE}")
+        raise ParityError(
+            f"{what} gives actions {tuple(own.shape)}, but taken apart {tuple(got.shape)}. {_ADVICE}",
+            id="policy-action-shape",
+        )
     difference, size = float((got.double() - own.double()).abs().max()), float(own.double().abs().max())
     if not difference <= TOLERANCE * max(size, 1.0):
         raise ParityError(
             f"{what}, taken apart, gives actions that differ by up to {difference:.3g} from its own over {STEPS} steps "
-            f"of {ROWS} rows. {_ADVICE}"
+            f"of {ROWS} rows. {_ADVICE}",
+            id="policy-actions-differ",
         )
 
 

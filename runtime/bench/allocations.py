@@ -67,12 +67,14 @@ def count_all(bundle: Path, core: int, backends: Sequence[str], trust: bool = Fa
         try:
             done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
-            raise BackendUnavailable(f"no process could count them: {error}") from error
+            raise BackendUnavailable(f"no process could count them: {error}", id="allocations-no-process") from error
     try:
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BackendUnavailable(f"the process that counts them failed: {last}") from None
+        raise BackendUnavailable(
+            f"the process that counts them failed: {last}", id="allocations-process-failed"
+        ) from None
     return found
 
 

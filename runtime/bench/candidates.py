@@ -58,7 +58,9 @@ def candidates(bundle: Bundle, backends: Sequence[str] = ()) -> list[Candidate]:
     """Every pair of backend and row, of all backends or of `backends`; raises BackendUnavailable on an unknown one."""
     if unknown := [name for name in backends if name not in BACKENDS]:
         names = ", ".join(map(repr, unknown))
-        raise BackendUnavailable(f"there is no backend {names}: choose from {', '.join(BACKENDS)}.")
+        raise BackendUnavailable(
+            f"there is no backend {names}: choose from {', '.join(BACKENDS)}.", id="bench-backend-unknown"
+        )
     found = []
     for backend in dict.fromkeys(backends or BACKENDS):
         rows = [row for row in bundle.targets if _runs(backend, row)]
@@ -188,7 +190,10 @@ def runners(
         found.append(runner_of(engine, candidate, golden, off))
     if not found:
         reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
-        raise BackendUnavailable(f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}")
+        raise BackendUnavailable(
+            f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}",
+            id="bench-nothing-timed",
+        )
     for candidate in candidates(bundle, ["onnxruntime"])[:1]:
         try:
             baseline = OrtBaseline(bundle, candidate, golden)

@@ -112,7 +112,7 @@ class Limit:
         self.size = min(max(1, -(-nbytes // UNIT)) * UNIT, LARGEST)
         self.buffer = reader.library.allocate(self.size)
         if not self.buffer:
-            raise BackendUnavailable(f"no room for {self.size:,} bytes")
+            raise BackendUnavailable(f"no room for {self.size:,} bytes", id="bench-no-memory")
         first = max(1.0, float(self._read(1, 5).min()))
         self.passes = max(1, math.ceil(SAMPLE_NS / first))
         self.samples = max(1, int(BLOCK_NS / first / self.passes))

@@ -117,7 +117,9 @@ def frames_of(rows: Arrays, spec: StreamSpec) -> Arrays:
     timed = {t.name for t in spec.inputs if spec.timed(t)}
     steps = min(rows[t.name].shape[1] // t.frames_of(spec.chunk) for t in spec.inputs if t.name in timed)
     if not steps:
-        raise StreamError(f"the recording has fewer frames than one step takes, {spec.chunk}.")
+        raise StreamError(
+            f"the recording has fewer frames than one step takes, {spec.chunk}.", id="bench-recording-short"
+        )
 
     def of_steps(tensor: TensorSpec) -> Array:
         frames = tensor.frames_of(spec.chunk)

@@ -48,7 +48,9 @@ def bench(
     """
     bundle = open_bundle(path)
     if bundle.spec.sequence_only:
-        raise StreamError(f"{path} takes whole sequences only: it has no step that could be timed.")
+        raise StreamError(
+            f"{path} takes whole sequences only: it has no step that could be timed.", id="no-step-to-time"
+        )
     candidates(bundle, backends)
     with pinned(core) as chosen, no_collections():
         machine = {**describe(chosen), "libraries": dict(_versions())}

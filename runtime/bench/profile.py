@@ -69,9 +69,14 @@ def profile(
     """
     bundle = open_bundle(path)
     if bundle.spec.sequence_only:
-        raise StreamError(f"{path} takes whole sequences only: it has no step that could be timed.")
+        raise StreamError(
+            f"{path} takes whole sequences only: it has no step that could be timed.", id="no-step-to-time"
+        )
     if others := [name for name in backends if name not in PROFILED]:
-        raise BackendUnavailable(f"{', '.join(others)} does not tell operators apart: profile {' or '.join(PROFILED)}.")
+        raise BackendUnavailable(
+            f"{', '.join(others)} does not tell operators apart: profile {' or '.join(PROFILED)}.",
+            id="profile-backend-unable",
+        )
     found, skipped = [], []
     with pinned(core) as chosen, no_collections():
         for candidate in candidates(bundle, backends or PROFILED):
@@ -83,7 +88,7 @@ def profile(
         machine = describe(chosen)
     if not found:
         reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
-        raise BackendUnavailable(f"nothing of {bundle.path} can be profiled here.{reasons}")
+        raise BackendUnavailable(f"nothing of {bundle.path} can be profiled here.{reasons}", id="profile-nothing-found")
     shown = {"bundle": str(path), "frames_a_step": bundle.spec.chunk, "machine": machine}
     return {**shown, "profiles": found, "skipped": skipped}
 
@@ -119,11 +124,16 @@ def _native(bundle: Bundle, candidate: Candidate, golden: Golden, trust: bool) -
     """Its sources compiled once more, with their clock, and held to the golden vectors like any other build."""
     origin = find_origin(bundle, "c", candidate.precision, trust)
     if origin is None:
-        raise BackendUnavailable("the bundle has no C sources: rnn-export build NAME.rnnx --target c writes them.")
+        raise BackendUnavailable(
+            "the bundle has no C sources: rnn-export build NAME.rnnx --target c writes them.",
+            id="profile-without-sources",
+        )
     refuse_untrusted_sources(origin)
     sources, name = origin.c_sources, c_name(origin.row)
     if b"RNN_PROFILE" not in sources.get(f"{name}.h", b""):
-        raise BackendUnavailable("its C sources were written before they had a profile: export the bundle again.")
+        raise BackendUnavailable(
+            "its C sources were written before they had a profile: export the bundle again.", id="profile-old-sources"
+        )
     made = compile_native(sources, name, bundle.spec, extension=False, profile=True)
     place = f"targets/c-{origin.row.precision}"
     files = {f"{place}/{path}": data for path, data in (*sources.items(), *made.items())}

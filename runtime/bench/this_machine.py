@@ -26,13 +26,16 @@ def pinned(core: int | None) -> Iterator[int]:
     if not hasattr(os, "sched_setaffinity"):
         raise BackendUnavailable(
             f"{platform.system()} pins no process to a core (Python's os.sched_setaffinity is missing), and a figure "
-            "that wanders between cores says little: run the bench on Linux."
+            "that wanders between cores says little: run the bench on Linux.",
+            id="bench-no-pinning",
         )
     allowed = os.sched_getaffinity(0)
     chosen = max(allowed) if core is None else core
     if chosen not in allowed:
         cores = ", ".join(map(str, sorted(allowed)))
-        raise BackendUnavailable(f"core {chosen} is none of those that this process may use: {cores}.")
+        raise BackendUnavailable(
+            f"core {chosen} is none of those that this process may use: {cores}.", id="bench-core-unusable"
+        )
     os.sched_setaffinity(0, {chosen})
     try:
         yield chosen
@@ -85,7 +88,7 @@ def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str
             refused.append(error)
             continue
         return f"{compiler.title}: {' '.join(options)}"
-    raise BackendUnavailable(str(refused[0]))
+    raise BackendUnavailable(str(refused[0]), id=refused[0].id)
 
 
 class Sweep:

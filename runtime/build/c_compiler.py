@@ -35,14 +35,14 @@ class Compiler:
         if done.returncode:
             lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             first = next((line for line in lines if _ERROR.search(line)), (lines or ["no word"])[0])
-            raise BuildError(f"{self.title} stopped with exit code {done.returncode}: {first}")
+            raise BuildError(f"{self.title} stopped with exit code {done.returncode}: {first}", id="compiler-failed")
 
     def macros(self, flags: Sequence[str], folder: Path) -> frozenset[str]:
         """The names that it defines by itself, given `flags`; raises BuildError where it does not know one."""
         done = self._run([*flags, "-dM", "-E", "-x", "c", os.devnull], folder)
         if done.returncode:
             first = (done.stderr.strip().splitlines() or ["no word"])[0]
-            raise BuildError(f"{self.title} refuses {' '.join(flags)}: {first}")
+            raise BuildError(f"{self.title} refuses {' '.join(flags)}: {first}", id="compiler-flags-refused")
         return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
 
     def _run(self, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -52,7 +52,7 @@ class Compiler:
             command = [*self.command, *arguments]
             return subprocess.run(command, cwd=folder, env=there, capture_output=True, text=True, errors="replace")
         except OSError as error:
-            raise BuildError(f"{self.title} cannot be started: {error}") from error
+            raise BuildError(f"{self.title} cannot be started: {error}", id="compiler-not-started") from error
 
 
 def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
@@ -77,4 +77,6 @@ def work_folder() -> Iterator[Path]:
             yield Path(place)
     except OSError as error:
         why = f"{error.filename or 'the temporary folder'} cannot be written: {error.strerror or error}"
-        raise BuildError(f"{why}. Make room there, or set TMPDIR to another folder.") from error
+        raise BuildError(
+            f"{why}. Make room there, or set TMPDIR to another folder.", id="work-folder-unusable"
+        ) from error

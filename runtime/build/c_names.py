@@ -67,7 +67,8 @@ def c_name(row: TargetRow) -> str:
     if source_name(name) != name:
         raise BundleError(
             f"target 'c' ({row.precision}) calls its sources {name!r}, but that is a name of C itself. Export the "
-            "bundle again."
+            "bundle again.",
+            id="c-name-reserved",
         )
     return name
 

@@ -56,7 +56,10 @@ def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> Targ
         rows = [row for row in rows if row.precision == "fp32"] or rows
     if len(rows) > 1:
         precisions = ", ".join(row.precision for row in rows)
-        raise BuildError(f"{on_disk(bundle).path} has {target!r} in {precisions}: say which, --precision P.")
+        raise BuildError(
+            f"{on_disk(bundle).path} has {target!r} in {precisions}: say which, --precision P.",
+            id="build-precision-unsaid",
+        )
     return rows[0] if rows else None
 
 
@@ -77,7 +80,10 @@ def on_disk(bundle: Bundle | Draft) -> Bundle:
     """The bundle itself, or the one that a draft is to be added to; raises BuildError where it has none."""
     found = bundle.base if isinstance(bundle, Draft) else bundle
     if found is None:
-        raise BuildError("this draft is to become a bundle of its own: write it first, and build what it has then.")
+        raise BuildError(
+            "this draft is to become a bundle of its own: write it first, and build what it has then.",
+            id="build-of-draft",
+        )
     return found
 
 

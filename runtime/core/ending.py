@@ -99,10 +99,15 @@ def held_inputs(spec: StreamSpec, batch: int, held: Any) -> dict[str, Array]:
     tensors = [t for t in spec.inputs if not spec.timed(t)]
     names = [t.name for t in tensors]
     if held is None and names:
-        raise StreamError(f"the inputs {names} have no frames: give them to finish too, as they were fed.")
+        raise StreamError(
+            f"the inputs {names} have no frames: give them to finish too, as they were fed.", id="finish-inputs-missing"
+        )
     given = {} if held is None else dict(held if isinstance(held, Mapping) else dict.fromkeys(names[:1], held))
     if set(given) != set(names):
-        raise StreamError(f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.")
+        raise StreamError(
+            f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.",
+            id="finish-inputs-given",
+        )
     rows = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in tensors}
     bare = {t.name: rows[t.name].ndim == len(t.frame) and batch == 1 for t in tensors}
     shapes = {t.name: t.frame if bare[t.name] else (batch, *t.frame) for t in tensors}

@@ -9,6 +9,8 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
+from rnn_export.errors import StreamError
+
 FIX = "Load the bundle in this process, or start processes with the method 'spawn'"
 
 
@@ -25,14 +27,18 @@ def watch(opened: Watched) -> None:
     _watched.add(opened)
 
 
-def why_over(what: str, survives: bool, held: bool) -> str | None:
-    """Why `what` cannot be used in the child; None where it can."""
+def why_over(what: str, survives: bool, held: bool) -> StreamError | None:
+    """The error that `what` cannot be used in the child; None where it can. Raise it `with_traceback(None)`."""
     if not survives:
-        return (
-            f"{what} was opened before a fork, and its backend has threads and locks that only the parent has. {FIX}."
+        return StreamError(
+            f"{what} was opened before a fork, and its backend has threads and locks that only the parent has. {FIX}.",
+            id="opened-before-fork",
         )
     if held:
-        return f"another thread was inside {what} when this process was forked, and is not here to come out. {FIX}."
+        return StreamError(
+            f"another thread was inside {what} when this process was forked, and is not here to come out. {FIX}.",
+            id="thread-inside-at-fork",
+        )
     return None
 
 

@@ -44,14 +44,16 @@ def check_values(
     """
     array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
-        raise StreamError(f"{name!r} {other_dtype(array.dtype, dtype)}")
+        raise StreamError(f"{name!r} {other_dtype(array.dtype, dtype)}", id="wrong-dtype-of-input")
     if array.shape != shape:
-        raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
+        raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.", id="wrong-shape-of-input")
     result = np.asarray(array, dtype)
     if finite and not np.isfinite(result).all() and (bad := unfit(result, initial)).any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f"index {index}" if index else "its only value"
-        raise StreamError(f"{name!r} holds NaN or Inf at {where}: it was not fed, the state is unchanged.")
+        raise StreamError(
+            f"{name!r} holds NaN or Inf at {where}: it was not fed, the state is unchanged.", id="frame-not-finite"
+        )
     return result
 
 
@@ -66,11 +68,16 @@ def check_states(spec: StreamSpec, batch: int, states: Any, initial: Arrays) -> 
     """
     names = [s.name for s in spec.states]
     if not isinstance(states, Mapping):
-        raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
+        raise StreamError(
+            f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.", id="states-not-a-dict"
+        )
     missing, unknown = [n for n in names if n not in states], sorted(str(n) for n in states if n not in names)
     found = (("missing", missing), ("unknown", unknown))
     if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found if wrong]:
-        raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
+        raise StreamError(
+            f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.",
+            id="states-do-not-fit",
+        )
     checked = {}
     for state in spec.states:
         whole, dtype = (batch, *state.row), np.dtype(state.dtype)
@@ -95,15 +102,17 @@ def check_snapshot(spec: StreamSpec, batch: int, data: bytes, initial: Arrays) -
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
     """Arrays and numpy's scalars as they are, anything else as numpy reads it, in `dtype` if it has none of its own."""
     if is_masked(x):
-        raise StreamError(f"{name!r} {MASKED}.")
+        raise StreamError(f"{name!r} {MASKED}.", id="frame-masked")
     if isinstance(x, np.ndarray | np.generic):
         return x
     if isinstance(x, Mapping):
-        raise StreamError(f"{name!r} is given as a {type(x).__name__}: give the array itself.")
+        raise StreamError(f"{name!r} is given as a {type(x).__name__}: give the array itself.", id="frame-not-an-array")
     try:
         found = np.asarray(x)
     except Exception as error:  # a foreign __array__ has its own
-        raise StreamError(f"{name!r} is a {type(x).__name__} that numpy cannot read: {error}.") from None
+        raise StreamError(
+            f"{name!r} is a {type(x).__name__} that numpy cannot read: {error}.", id="frame-unreadable"
+        ) from None
     cast = exact_cast(found, dtype) if without_precision(x) else None
     return found if cast is None else cast
 
@@ -156,15 +165,17 @@ def check_out(name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...])
     """Raise StreamError if `out` cannot take such an output."""
     if type(out) is not np.ndarray or out.dtype != dtype or out.shape != shape:
         found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise StreamError(f"out for {name!r} is {found}, but must be an array of {dtype} {shape}.")
+        raise StreamError(
+            f"out for {name!r} is {found}, but must be an array of {dtype} {shape}.", id="out-does-not-fit"
+        )
     if not out.flags.writeable:
-        raise StreamError(f"out for {name!r} is read-only.")
+        raise StreamError(f"out for {name!r} is read-only.", id="out-read-only")
 
 
 def check_limit(spec: StreamSpec, fed: int, frames: int, who: str = "") -> None:
     """Raise StreamError where a stream that was fed `fed` frames, named in `who`, cannot take `frames` more."""
     if (beyond := spec.beyond(fed, frames)) is not None:
-        raise StreamError(f"{who}{beyond}")
+        raise StreamError(f"{who}{beyond}", id="frames-beyond-limit")
 
 
 def without_delay(

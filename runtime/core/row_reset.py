@@ -16,23 +16,35 @@ from rnn_export.platform.arrays import Array, is_masked
 def check_rows(spec: StreamSpec, batch: int, rows: Any) -> Array:
     """The mask `rows` as bool (batch,); raises StreamError where it is none, or rows cannot begin again alone."""
     if batch == 1:
-        raise StreamError("rows= chooses among the rows of a batch, but this stream has one: call reset() if it ended.")
+        raise StreamError(
+            "rows= chooses among the rows of a batch, but this stream has one: call reset() if it ended.",
+            id="reset-rows-of-one",
+        )
     if why := _one_count(spec):
         raise StreamError(
             f"rows of this stream cannot be reset alone: {why}, and a stream counts the frames of all of its rows as "
-            "one. Use a pool, which counts them for each: pool.reset(ids)."
+            "one. Use a pool, which counts them for each: pool.reset(ids).",
+            id="reset-rows-counted",
         )
     if is_masked(rows):
-        raise StreamError("rows= is a masked array: fill it, rows.filled(False).")
+        raise StreamError("rows= is a masked array: fill it, rows.filled(False).", id="reset-rows-masked")
     try:
         mask = np.asarray(rows)
     except Exception as error:  # a foreign __array__ has its own
-        raise StreamError(f"rows= is a {type(rows).__name__} that numpy cannot read: {error}.") from None
+        raise StreamError(
+            f"rows= is a {type(rows).__name__} that numpy cannot read: {error}.", id="reset-rows-unreadable"
+        ) from None
     if mask.dtype != np.bool_:
         why = "convert zeros and ones with .astype(bool); of indices make mask = np.zeros(batch, bool); mask[indices] ="
-        raise StreamError(f"rows= is {mask.dtype}, but must be a mask of bool, True where a row is reset: {why} True.")
+        raise StreamError(
+            f"rows= is {mask.dtype}, but must be a mask of bool, True where a row is reset: {why} True.",
+            id="reset-rows-dtype",
+        )
     if mask.shape != (batch,):
-        raise StreamError(f"rows= has shape {mask.shape}, but must be ({batch},): one bool for each row of the stream.")
+        raise StreamError(
+            f"rows= has shape {mask.shape}, but must be ({batch},): one bool for each row of the stream.",
+            id="reset-rows-shape",
+        )
     return mask
 
 

@@ -11,4 +11,4 @@ class Uncopied:
     _not_copied: ClassVar[str]
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise StreamError(self._not_copied)
+        raise StreamError(self._not_copied, id="stream-not-copied")

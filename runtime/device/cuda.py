@@ -42,7 +42,7 @@ def cuda_runtime() -> Any:
         return load_module("cuda.bindings.runtime")
     except ImportError as error:
         fix = "pip install 'cuda-python>=12.6', and below 13 where the driver is of CUDA 12 (JetPack 6)"
-        raise BackendUnavailable(f"cuda-python is not here ({error}): {fix}.") from error
+        raise BackendUnavailable(f"cuda-python is not here ({error}): {fix}.", id="cuda-python-missing") from error
 
 
 class CudaDevice:

@@ -99,9 +99,11 @@ class DeviceStateStore(StateStore):
             except DeviceError as error:
                 self.under_way = None
                 if not rows.start:
-                    raise StreamError(f"{self.backend} refused the round: {error}") from error
+                    raise StreamError(
+                        f"{self.backend} refused the round: {error}", id="device-round-refused"
+                    ) from error
                 done = f"after {rows.start} of its {len(round_.slots)} streams were stepped, the others not"
-                raise RoundBroken(f"{self.backend} refused the round {done}: {error}") from error
+                raise RoundBroken(f"{self.backend} refused the round {done}: {error}", id="round-broken") from error
             batch.give(_cut(round_.results, rows), round_.nan_rows[rows])
             round_.filled = None
             round_.done += 1

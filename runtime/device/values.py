@@ -36,7 +36,7 @@ def encode(name: str, array: Array, kind: str) -> Array:
     if lost.any():
         why = f"which is beyond the {kind} of this engine: nothing was fed, the state is unchanged"
         fix = "Scale the model's values, or export it with --precision fp32 --state-precision fp32"
-        raise StreamError(f"{name!r} holds {array[lost][0]}, {why}. {fix}.")
+        raise StreamError(f"{name!r} holds {array[lost][0]}, {why}. {fix}.", id="frame-value-lost")
     return bits
 
 
@@ -80,4 +80,4 @@ def as_stream_error(what: str) -> Iterator[None]:
     try:
         yield
     except DeviceError as error:
-        raise StreamError(f"{what}: {error}") from error
+        raise StreamError(f"{what}: {error}", id="device-call-failed") from error

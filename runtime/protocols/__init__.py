@@ -208,13 +208,14 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
         if precision in (None, row.precision):
             if row.precision not in PRECISIONS:
                 raise BackendUnavailable(
-                    f"the bundle has {target!r} in {row.precision!r}, which is no precision: upgrade."
+                    f"the bundle has {target!r} in {row.precision!r}, which is no precision: upgrade.",
+                    id="target-precision-unknown",
                 )
             return row
     if not rows:
         raise not_in_bundle(target, artefacts.targets)
     has = ", ".join(row.precision for row in rows)
-    raise BackendUnavailable(f"the bundle has {target!r} in {has}, not in {precision}.")
+    raise BackendUnavailable(f"the bundle has {target!r} in {has}, not in {precision}.", id="target-precision-missing")
 
 
 def not_in_bundle(target: str, rows: Iterable[TargetRow]) -> NotInBundle:
@@ -225,7 +226,8 @@ def not_in_bundle(target: str, rows: Iterable[TargetRow]) -> NotInBundle:
     add = f", or {place} --target {target}"
     of_graphs = target in TARGETS and target != "onnx" and not TARGETS[target].from_torch
     return NotInBundle(
-        f"the bundle has no target {target!r}, only {has}: export it with --target {target}{add if of_graphs else ''}."
+        f"the bundle has no target {target!r}, only {has}: export it with --target {target}{add if of_graphs else ''}.",
+        id="target-not-in-bundle",
     )
 
 

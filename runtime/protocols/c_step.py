@@ -38,7 +38,9 @@ def check_indices(backend: str, table_rows: Mapping[str, int], what: str, inputs
         wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
         if wrong.any():
             why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
-            raise StreamError(f"{backend} refused the {what}: {name!r} is out of its table, {why}.")
+            raise StreamError(
+                f"{backend} refused the {what}: {name!r} is out of its table, {why}.", id="index-beyond-table"
+            )
 
 
 class WrongIndices(NamedTuple):
@@ -58,7 +60,9 @@ class WrongIndices(NamedTuple):
     def check(self, backend: str, what: str, structs: Array) -> None:
         """Raise StreamError where one of the structs has a number."""
         if found := int(self.numbers(structs).max()):
-            raise StreamError(f"{backend} refused the {what}: {self.texts[found - 1]}.")
+            raise StreamError(
+                f"{backend} refused the {what}: {self.texts[found - 1]}.", id="computed-index-beyond-table"
+            )
 
 
 class StatePlace(NamedTuple):

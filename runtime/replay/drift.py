@@ -205,7 +205,8 @@ class ParityReport:
         raise ParityError(
             f"on {self.backend} the check {first.check!r} diverges from the model: {first.tensor!r} is first outside "
             f"the tolerance at {unit} {first.step} of {end}{kind}; the largest error is {first.error:.3g} where "
-            f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
+            f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}",
+            id="parity-diverges",
         )
 
 

@@ -36,15 +36,19 @@ def task_figures(engine: Engine, golden: Golden, accept: Accept) -> dict[str, fl
     try:
         given = accept(_own(vectors.outputs), _own(outputs))
     except AssertionError as error:
-        raise ParityError(f"{name} refuses what {engine.backend} gives: {str(error) or _place(error)}.") from error
+        raise ParityError(
+            f"{name} refuses what {engine.backend} gives: {str(error) or _place(error)}.", id="metric-refuses-result"
+        ) from error
     except Exception as error:  # it is the user's code
-        raise SourceError(f"{name} raised {type(error).__name__}: {error} ({_place(error)})") from error
+        raise SourceError(
+            f"{name} raised {type(error).__name__}: {error} ({_place(error)})", id="metric-raised"
+        ) from error
     if isinstance(given, Mapping):
         return {key: _number(name, value, key) for key, value in given.items()}
     if given is None or _plain(given) is True:
         return {}
     if _plain(given) is False:
-        raise ParityError(f"{name} refuses what {engine.backend} gives: it returned False.")
+        raise ParityError(f"{name} refuses what {engine.backend} gives: it returned False.", id="metric-returned-false")
     return {name: _number(name, given)}
 
 
@@ -64,7 +68,8 @@ def _number(name: str, value: Any, key: Any = "") -> float:
         at = f" for {key!r}" if key != "" else ""
         raise SourceError(
             f"{name} returned {type(value).__name__} {str(value)[:60]!r}{at}: it must return a number, a dict of "
-            "numbers by name, or nothing; False, or an assert that fails, refuses."
+            "numbers by name, or nothing; False, or an assert that fails, refuses.",
+            id="metric-returned-other",
         )
     return float(plain)
 

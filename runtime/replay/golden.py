@@ -216,7 +216,9 @@ class Golden:
                 trials._check(spec)
                 golden = replace(golden, trials=trials)
         except (KeyError, ValueError, ExportError) as error:
-            raise BundleError(f"{FILE} does not fit the contract: {error}. Export the bundle again.") from error
+            raise BundleError(
+                f"{FILE} does not fit the contract: {error}. Export the bundle again.", id="golden-does-not-fit"
+            ) from error
         return golden
 
     def _check(self, spec: StreamSpec) -> None:

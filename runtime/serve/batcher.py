@@ -44,10 +44,12 @@ class Batcher(Uncopied, Generic[Y]):
         """`max_batch` is of streams in a round, None for the pool's capacity; `max_waiting` of frames in the queue."""
         max_batch = pool.capacity if max_batch is None else max_batch
         if not (isinstance(max_delay_ms, int | float | np.number) and max_delay_ms >= 0):
-            raise StreamError(f"max_delay_ms={max_delay_ms!r}: give milliseconds, 0 for no delay.")
+            raise StreamError(
+                f"max_delay_ms={max_delay_ms!r}: give milliseconds, 0 for no delay.", id="max-delay-invalid"
+            )
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
             if not isinstance(value, int | np.integer) or value < 1:
-                raise StreamError(f"{name}={value!r}: give a whole number of at least 1.")
+                raise StreamError(f"{name}={value!r}: give a whole number of at least 1.", id="batcher-number-invalid")
         self.pool, self.max_delay_ms, self.max_batch, self.max_waiting = pool, max_delay_ms, max_batch, max_waiting
         self.wait, self.latency = Histogram(), Histogram()
         self._frame = Rounds(pool.spec).frame
@@ -79,7 +81,9 @@ class Batcher(Uncopied, Generic[Y]):
         BatcherStopped after `close`.
         """
         if not isinstance(stream, int | np.integer) or not 0 < stream < 1 << 63:
-            raise StreamError(f"{stream!r} is no id of a stream: give one that pool.open() gave.")
+            raise StreamError(
+                f"{stream!r} is no id of a stream: give one that pool.open() gave.", id="batcher-stream-id"
+            )
         rows, seconds = self._frame(frame), _seconds(deadline_ms)
         now = monotonic()
         submission: Submission[Y] = Submission(int(stream), rows, now, now + seconds, self._leave, self._aside)
@@ -87,13 +91,16 @@ class Batcher(Uncopied, Generic[Y]):
             if self._died is not None:
                 raise _stopped(self._died)
             if self._closing:
-                raise BatcherStopped("the batcher is closed and takes no frames: open another on the same pool.")
+                raise BatcherStopped(
+                    "the batcher is closed and takes no frames: open another on the same pool.", id="batcher-closed"
+                )
             if len(self._waiting) >= self.max_waiting:
                 self._counts["refused"] += 1
                 raise Overloaded(
                     f"{len(self._waiting)} frames wait already, which is max_waiting: frames come faster than rounds "
                     "take them. Drop this frame or send it later; serve fewer streams, or raise max_waiting if it was "
-                    "a burst."
+                    "a burst.",
+                    id="batcher-overloaded",
                 )
             # First, so that an interrupt leaves no frame of which the worker does not know; it waits for the lock.
             if self._waiting.streams + 1 >= self._enough or self._due_by(submission) < self._alarm:
@@ -106,7 +113,8 @@ class Batcher(Uncopied, Generic[Y]):
         with self._changed:
             if any(s.stream == stream for s in (*self._waiting.all(), *self._taken)):
                 raise StreamError(
-                    f"frames of stream {stream} still wait for a round: take their results before its end."
+                    f"frames of stream {stream} still wait for a round: take their results before its end.",
+                    id="batcher-frames-waiting",
                 )
         return self.pool.finish([stream], x)[0]
 
@@ -128,32 +136,49 @@ class Batcher(Uncopied, Generic[Y]):
         Raises StreamError where that takes more than `timeout` seconds; waiting frames have failed then.
         """
         if threading.current_thread() is self._aside.thread:
-            raise StreamError("a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.")
+            raise StreamError(
+                "a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.",
+                id="batcher-closed-inside-callback",
+            )
         end = math.inf if timeout is None else monotonic() + timeout
         with self._changed:
             self._closing = True
             dropped = [] if drain else self._claim_all()
             self._changed.notify()
-        self._fail(dropped, BatcherStopped("the batcher was closed before this frame's round: it was not fed."))
+        self._fail(
+            dropped,
+            BatcherStopped(
+                "the batcher was closed before this frame's round: it was not fed.", id="frame-closed-unfed"
+            ),
+        )
         self._worker.join(timeout)
         if self._worker.is_alive():
             with self._changed:
                 left = self._claim_all()
-            self._fail(left, BatcherStopped(f"the batcher was closed, and {timeout} s later this frame was not fed."))
+            self._fail(
+                left,
+                BatcherStopped(
+                    f"the batcher was closed, and {timeout} s later this frame was not fed.", id="frame-unfed-in-time"
+                ),
+            )
             raise StreamError(
                 f"the batcher did not end within {timeout} s: {len(left)} frames that waited were failed, and the "
-                "round at work ends by itself. Give it a longer timeout, or drain=False."
+                "round at work ends by itself. Give it a longer timeout, or drain=False.",
+                id="batcher-end-late",
             )
         self._aside.end()
         if not self._aside.join(None if timeout is None else max(0.0, end - monotonic())):
             raise StreamError(
                 f"all frames were answered, but callbacks of them did not end within {timeout} s: they go on in a "
-                "thread of their own. Give it a longer timeout, or let callbacks hand long work on."
+                "thread of their own. Give it a longer timeout, or let callbacks hand long work on.",
+                id="callbacks-end-late",
             )
 
     def after_fork(self) -> None:
         """See `runtime.forks`: the worker is not here, the frames are the parent's."""
-        self._died = StreamError(f"this batcher was opened before a fork, and its thread is the parent's. {FIX}.")
+        self._died = StreamError(
+            f"this batcher was opened before a fork, and its thread is the parent's. {FIX}.", id="batcher-after-fork"
+        )
         left, self._changed = [*self._waiting.all(), *self._taken], Condition()
         self._waiting, self._taken = Waiting(), []
         self._aside = Aside("rnn-export callbacks")
@@ -287,7 +312,9 @@ def _splits(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Sub
 
 def _stopped(died: BaseException) -> BatcherStopped:
     fix = "Frames that waited were not fed. Mend the cause and open another batcher on the pool"
-    error = BatcherStopped(f"the batcher's worker died of {type(died).__name__}: {died}. {fix}.")
+    error = BatcherStopped(
+        f"the batcher's worker died of {type(died).__name__}: {died}. {fix}.", id="batcher-worker-died"
+    )
     error.__cause__ = died
     return error
 
@@ -296,7 +323,9 @@ def _seconds(deadline_ms: float | None) -> float:
     if deadline_ms is None:
         return math.inf
     if not isinstance(deadline_ms, int | float | np.number) or math.isnan(deadline_ms):
-        raise StreamError(f"deadline_ms={deadline_ms!r}: give milliseconds from now, or None for no deadline.")
+        raise StreamError(
+            f"deadline_ms={deadline_ms!r}: give milliseconds from now, or None for no deadline.", id="deadline-invalid"
+        )
     return float(deadline_ms) / 1e3
 
 

@@ -103,9 +103,12 @@ def collector(pool: Pool, batcher: Batcher | None = None, name: str = "rnn_expor
     Raises SourceError where prometheus-client is missing or `name` is no name of a metric.
     """
     if find_spec("prometheus_client") is None:
-        raise SourceError(f"prometheus-client is not here: {pip_install('metrics')}.")
+        raise SourceError(f"prometheus-client is not here: {pip_install('metrics')}.", id="prometheus-client-missing")
     if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
-        raise SourceError(f"name={name!r} is no name of a metric: use letters, digits and _, and no digit first.")
+        raise SourceError(
+            f"name={name!r} is no name of a metric: use letters, digits and _, and no digit first.",
+            id="metric-name-malformed",
+        )
     return Figures(pool, batcher, name)
 
 
@@ -127,5 +130,5 @@ def serve(pool: Pool, batcher: Batcher | None = None, port: int = 9464, address:
             why = "is taken. Choose another with port=, or 0 for a free one."
         else:
             why = f"cannot serve ({error}). Give an address= of this machine, and a port= up to 65535."
-        raise SourceError(f"port {port} of {address} {why}") from error
+        raise SourceError(f"port {port} of {address} {why}", id="metrics-port-unusable") from error
     return Endpoint(server, thread)

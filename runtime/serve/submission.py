@@ -72,7 +72,8 @@ class Submission(Future[Y | None], Generic[Y]):
         waited = (now - self.since) * 1e3
         return DeadlineExceeded(
             f"no round took this frame of stream {self.stream} by its deadline: it waited {waited:.1f} ms and was not "
-            "fed; the stream goes on without it. Give it more time, serve fewer streams, or lower max_delay_ms."
+            "fed; the stream goes on without it. Give it more time, serve fewer streams, or lower max_delay_ms.",
+            id="frame-past-deadline",
         )
 
 

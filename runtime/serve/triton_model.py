@@ -39,12 +39,15 @@ class TritonPythonModel:
         trust = Trust(frozenset(parameters.get("rnn_export.trusted", "").split()))
         engine = load(bundle, backend, cast(Precision, parameters["rnn_export.precision"]), trust=trust)
         if engine.spec.dumps() != parameters["rnn_export.spec"]:
-            raise BundleError(f"{bundle} is of another model than config.pbtxt: write the repository again.")
+            raise BundleError(
+                f"{bundle} is of another model than config.pbtxt: write the repository again.", id="triton-other-model"
+            )
         low, high = engine.batches
         if low > 1 or (high is not None and high < config["max_batch_size"]):
             raise BackendUnavailable(
                 f"the {engine.backend} engine takes {low} to {high} streams in a step, but max_batch_size is "
-                f"{config['max_batch_size']}: build it for more, or write the repository with a smaller --batch."
+                f"{config['max_batch_size']}: build it for more, or write the repository with a smaller --batch.",
+                id="triton-batch-over-engine",
             )
         self.name, self.spec, self.rounds = args["model_name"], engine.spec, Rounds(engine.spec)
         self.dims = {tensor["name"]: [int(n) for n in tensor["dims"]] for tensor in config["output"]}
@@ -97,10 +100,12 @@ class TritonPythonModel:
         if self._control(request, "START"):
             return self._start(sequence, seed)
         if seed:
-            raise StreamError(f"{SEED} goes with the START flag alone: leave it empty in the other requests.")
+            raise StreamError(
+                f"{SEED} goes with the START flag alone: leave it empty in the other requests.", id="seed-without-start"
+            )
         if sequence not in self.streams:
             fix = "the next request must specify the START flag"
-            raise StreamError(f"sequence {sequence} is not, or no longer, known here: {fix}.")
+            raise StreamError(f"sequence {sequence} is not, or no longer, known here: {fix}.", id="sequence-unknown")
         return self.streams[sequence]
 
     def _start(self, sequence: int, seed: bytes) -> int:

@@ -49,7 +49,9 @@ class PackageServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             why = "is taken" if taken else f"cannot be served ({error})"
-            raise SourceError(f"port {port} of {LOOPBACK} {why}: choose another, or 0 for a free one.") from error
+            raise SourceError(
+                f"port {port} of {LOOPBACK} {why}: choose another, or 0 for a free one.", id="web-port-unusable"
+            ) from error
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ def gain_before_circular(self, x):
     return self.conv(F.pad(x, (2, 0), mode="circular"))
 
 
-def calls_beside_rates(self, audio, video):
+def count_of_calls_with_rates(self, audio, video):
     self.calls = self.calls + 1
     return self.out(torch.cat([self.conv(audio).transpose(1, 2), video], -1)) * torch.cos(self.calls)
 
@@ -91,7 +91,7 @@ CASES = [
         "data-dependent",
     ),
     (
-        Call(calls_beside_rates, conv=nn.Conv1d(1, 8, 4, 4), out=nn.Linear(13, 8), calls=CALLS),
+        Call(count_of_calls_with_rates, conv=nn.Conv1d(1, 8, 4, 4), out=nn.Linear(13, 8), calls=CALLS),
         ((torch.randn(2, 1, 32), torch.randn(2, 8, 5)), {}),
         ("state 'calls' moves once per call", "Other readings were refused too: ", "one frame a call"),
         "more than one axis",

@@ -39,11 +39,11 @@ class DecomposeRecurrent(InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         for node in self.chosen(model):
-            raise _error(node, "it is still there, which is a fault of rnn-export")
+            raise _error(node, "it is still there, which is a fault of rnn-export", id="recurrent-node-left")
 
 
-def _error(node: ir.Node, reason: str) -> ExportError:
-    return ExportError(f"node {node.name!r} ({node.op_type}) cannot be decomposed: {reason}.")
+def _error(node: ir.Node, reason: str, *, id: str) -> ExportError:
+    return ExportError(f"node {node.name!r} ({node.op_type}) cannot be decomposed: {reason}.", id=id)
 
 
 def _first_states(node: ir.Node) -> list[ir.Value | None]:
@@ -53,19 +53,21 @@ def _first_states(node: ir.Node) -> list[ir.Value | None]:
 def _refuse(node: ir.Node) -> None:
     x, bias = input_of(node, 0), input_of(node, 3)
     if x is None or x.shape is None or not isinstance(x.shape[0], int):
-        raise _error(node, "its time axis is dynamic: only a step graph can be written out")
+        raise _error(
+            node, "its time axis is dynamic: only a step graph can be written out", id="recurrent-dynamic-time"
+        )
     if node.attributes.get_int("layout", 0):
-        raise _error(node, "it has layout 1")
+        raise _error(node, "it has layout 1", id="recurrent-batch-layout")
     unknown = any(input_of(node, index) is not None for index in (4, 7))
     if unknown or "clip" in node.attributes or node.attributes.get_int("input_forget", 0) != 0:
-        raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget")
+        raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget", id="recurrent-rare-attributes")
     if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
-        raise _error(node, "its activations have an alpha or beta of their own")
+        raise _error(node, "its activations have an alpha or beta of their own", id="recurrent-activation-parameters")
     weights = [input_of(node, 1), input_of(node, 2), *([bias] if bias is not None else [])]
     if any(weight is None or weight.const_value is None for weight in weights):
-        raise _error(node, "its weights are not constant")
+        raise _error(node, "its weights are not constant", id="recurrent-computed-weights")
     if None in _first_states(node):
-        raise _error(node, "it starts from an implicit zero state")
+        raise _error(node, "it starts from an implicit zero state", id="recurrent-implicit-state")
 
 
 def _write(node: ir.Node) -> None:

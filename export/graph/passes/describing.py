@@ -32,7 +32,10 @@ class Describe(InPlacePass):
     def requires(self, model: ir.Model) -> None:
         found = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
         if set(found) != set(self.docs):
-            raise ExportError(f"the graph has the inputs and outputs {found}, but the contract says {[*self.docs]}.")
+            raise ExportError(
+                f"the graph has the inputs and outputs {found}, but the contract says {[*self.docs]}.",
+                id="described-ports-differ",
+            )
 
     def call(self, model: ir.Model) -> PassResult:
         model.producer_name, model.producer_version = "rnn-export", __version__

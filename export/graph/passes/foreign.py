@@ -27,7 +27,9 @@ def foreign_graph(file: str, raw: bytes, spec: StreamSpec, any_float: bool = Fal
         raise
     except Exception as error:  # protobuf, onnx, onnx_ir, onnxscript and onnxruntime each have their own
         why = f"{type(error).__name__}: {first_line(error).removesuffix('.')}"
-        raise ExportError(f"{file} of the bundle cannot be rewritten: {why}. Export the bundle again.") from error
+        raise ExportError(
+            f"{file} of the bundle cannot be rewritten: {why}. Export the bundle again.", id="bundle-graph-damaged"
+        ) from error
 
 
 def infer_shapes(model: bytes, dims: Mapping[str, int]) -> Iterator[tuple[str, str, Sequence[object]]]:

@@ -71,7 +71,8 @@ class ToMixedPrecision(InPlacePass):
         if precision not in FLOAT_TYPES or state_precision not in ("fp32", precision):
             raise ExportError(
                 f"asked for precision {precision!r} with states in {state_precision!r}: the precision is one of "
-                f"{', '.join(FLOAT_TYPES)}, and states are in fp32 or in the precision itself."
+                f"{', '.join(FLOAT_TYPES)}, and states are in fp32 or in the precision itself.",
+                id="mixed-precision-unknown",
             )
         self.precision, self.state_precision = precision, state_precision
 
@@ -99,20 +100,25 @@ def _refuse_foreign(node: ir.Node, precision: str) -> None:
     if node.op_type in RECURRENT or any(a.type in graphs for a in node.attributes.values()):
         raise ExportError(
             f"node {node.name!r} ({node.op_type}) cannot be typed: it has a loop or a graph of its own inside. "
-            "Decompose the step graph first, or take fp32."
+            "Decompose the step graph first, or take fp32.",
+            id="untypable-control-flow",
         )
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype not in (None, FLOAT) and value.dtype.is_floating_point():
             raise ExportError(
                 f"node {node.name!r} ({node.op_type}) has {value.name!r} in {value.dtype.name.lower()}: "
-                f"{precision} is written from an fp32 graph. Call model.float() before the export."
+                f"{precision} is written from an fp32 graph. Call model.float() before the export.",
+                id="graph-not-fp32",
             )
 
 
 def spec_of(model: ir.Model) -> StreamSpec:
     """The contract that a graph carries; raises ExportError if it has none."""
     if METADATA_KEY not in model.metadata_props:
-        raise ExportError(f"the graph has no {METADATA_KEY!r} among its metadata: export it with rnn-export.")
+        raise ExportError(
+            f"the graph has no {METADATA_KEY!r} among its metadata: export it with rnn-export.",
+            id="graph-without-contract",
+        )
     return StreamSpec.from_json(json.loads(model.metadata_props[METADATA_KEY]))
 
 
@@ -237,7 +243,8 @@ class _Typing:
             raise ExportError(
                 f"weight {value.name!r} of node {node.name!r} ({node.op_type}) holds {np.abs(array[lost]).max():.6g}, "
                 f"which would become Inf: {self.precision} ends at {PRECISIONS[self.precision].largest:.6g}. "
-                f"Take {'bf16 or ' if self.precision == 'fp16' else ''}fp32, or scale the weight."
+                f"Take {'bf16 or ' if self.precision == 'fp16' else ''}fp32, or scale the weight.",
+                id="weight-becomes-inf",
             )
         made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.low))
         made.const_value = ir.tensor(low, name=name)

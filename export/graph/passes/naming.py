@@ -67,9 +67,14 @@ class NameByModules(InPlacePass):
         for names in ([node.name for node in nodes], [value.name for value in given if value.name != ""]):
             twice = [name for name, times in Counter(names).items() if times > 1 and name not in self.keep]
             if twice or None in names:
-                raise ExportError(f"the names {twice[:3]} stand twice or nowhere, which is a fault of rnn-export.")
+                raise ExportError(
+                    f"the names {twice[:3]} stand twice or nowhere, which is a fault of rnn-export.",
+                    id="node-names-twice",
+                )
         if _ports(model) != self.ports:
-            raise ExportError(f"inputs and outputs were {self.ports} and are {_ports(model)} now.")
+            raise ExportError(
+                f"inputs and outputs were {self.ports} and are {_ports(model)} now.", id="graph-ports-renamed"
+            )
 
 
 def _ports(model: ir.Model) -> list[str | None]:

@@ -39,7 +39,8 @@ class ConvertOpset(InPlacePass):
         found, others = model.opset_imports.get("", 0), sorted(domain for domain in model.opset_imports if domain)
         if found != self.opset or others:
             raise ExportError(
-                f"asked for opset {self.opset}, but the graph has {found} and the domains {others}: choose another."
+                f"asked for opset {self.opset}, but the graph has {found} and the domains {others}: choose another.",
+                id="opset-not-reached",
             )
 
 
@@ -61,22 +62,25 @@ class _Lowering:
             self.check(node)
         self.model.opset_imports[""] = self.opset
 
-    def refuse(self, node: ir.Node, reason: str) -> ExportError:
+    def refuse(self, node: ir.Node, reason: str, *, id: str) -> ExportError:
         return ExportError(
             f"node {node.name!r} ({node.op_type}) cannot be lowered from opset {self.newer} to {self.opset}: {reason}. "
-            f"Write this part of the model in other operators, or ask for a target and opset of {self.newer} or later."
+            f"Write this part of the model in other operators, or ask for a target and opset of {self.newer} or later.",
+            id=id,
         )
 
     def schema(self, node: ir.Node, opset: int) -> onnx.defs.OpSchema:
         try:
             return onnx.defs.get_schema(node.op_type, opset, node.domain)
         except onnx.defs.SchemaError:
-            raise self.refuse(node, "the operator does not exist there") from None
+            raise self.refuse(node, "the operator does not exist there", id="lowering-unknown-operator") from None
 
     def constant(self, node: ir.Node, index: int) -> Array:
         value = node.inputs[index]
         if value is None or value.const_value is None:
-            raise self.refuse(node, f"its input {value.name if value else ''!r} is not constant")
+            raise self.refuse(
+                node, f"its input {value.name if value else ''!r} is not constant", id="lowering-computed-input"
+            )
         array: Array = value.const_value.numpy()
         return array
 
@@ -84,7 +88,9 @@ class _Lowering:
         """The sizes of the first input."""
         value = node.inputs[0]
         if value is None or value.shape is None:
-            raise self.refuse(node, f"the shape of its input {value.name if value else ''!r} is unknown")
+            raise self.refuse(
+                node, f"the shape of its input {value.name if value else ''!r} is unknown", id="lowering-unknown-shape"
+            )
         return value.shape
 
     def set_input(self, node: ir.Node, index: int, name: str, values: list[int]) -> None:
@@ -128,7 +134,7 @@ class _Lowering:
         if len(node.inputs) < 2:
             size, parts = self.shape(node)[node.attributes.get_int("axis", 0)], len(node.outputs)
             if not isinstance(size, int):
-                raise self.refuse(node, "the size of what it splits is not fixed")
+                raise self.refuse(node, "the size of what it splits is not fixed", id="lowering-split-size")
             part = -(-size // parts)
             self.set_input(node, 1, f"{node.name}.sizes", [part] * (parts - 1) + [size - part * (parts - 1)])
         node.attributes.pop("num_outputs", None)
@@ -146,12 +152,22 @@ class _Lowering:
         schema = self.schema(node, self.opset)
         unknown = [name for name in node.attributes if name not in schema.attributes]
         if unknown:
-            raise self.refuse(node, f"it has the attributes {unknown}, which are not known there")
+            raise self.refuse(
+                node, f"it has the attributes {unknown}, which are not known there", id="lowering-unknown-attributes"
+            )
         if len(node.inputs) > schema.max_input:
-            raise self.refuse(node, f"it has {len(node.inputs)} inputs where {schema.max_input} are allowed")
+            raise self.refuse(
+                node,
+                f"it has {len(node.inputs)} inputs where {schema.max_input} are allowed",
+                id="lowering-too-many-inputs",
+            )
         allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
         for value, formal in zip(node.inputs, schema.inputs, strict=False):
             if value is not None and value.dtype is not None and formal.type_str in allowed:
                 text = f"tensor({value.dtype.name.lower()})"
                 if text not in allowed[formal.type_str]:
-                    raise self.refuse(node, f"its input {value.name!r} is {text}, which is not allowed there")
+                    raise self.refuse(
+                        node,
+                        f"its input {value.name!r} is {text}, which is not allowed there",
+                        id="lowering-input-refused",
+                    )

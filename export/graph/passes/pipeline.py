@@ -15,7 +15,9 @@ def parse(graph: bytes) -> ir.Model:
     proto = onnx.load_from_string(graph)
     for node in proto.graph.node:
         if any(attribute.type == onnx.AttributeProto.SPARSE_TENSOR for attribute in node.attribute):
-            raise ExportError(f"node {node.name!r} ({node.op_type}) holds a sparse tensor: make it a dense one.")
+            raise ExportError(
+                f"node {node.name!r} ({node.op_type}) holds a sparse tensor: make it a dense one.", id="sparse-tensor"
+            )
     return ir.from_proto(proto)
 
 

@@ -37,7 +37,9 @@ class WriteOutRoundings(InPlacePass):
 
     def __init__(self, accumulate: str = "fp32") -> None:
         if accumulate not in ACCUMULATIONS:
-            raise ExportError(f"accumulate is {accumulate!r}: sums are in {' or in '.join(ACCUMULATIONS)}.")
+            raise ExportError(
+                f"accumulate is {accumulate!r}: sums are in {' or in '.join(ACCUMULATIONS)}.", id="accumulation-unknown"
+            )
         self.accumulate = accumulate
 
     def call(self, model: ir.Model) -> PassResult:
@@ -78,7 +80,8 @@ def _refuse_wide_sums(node: ir.Node, value: ir.Value) -> None:
     if value.dtype is not None and value.dtype is not FLOAT16:
         raise ExportError(
             f"node {node.name!r} ({node.op_type}) is in {value.dtype.name.lower()}, and sums in fp16 were asked for: "
-            "tensor cores add up such products in fp32 alone. Take accumulate='fp32'."
+            "tensor cores add up such products in fp32 alone. Take accumulate='fp32'.",
+            id="fp16-sums-unfit",
         )
 
 
@@ -107,7 +110,8 @@ def _sum_in_fp16(node: ir.Node) -> None:
     if node.op_type not in PRODUCTS:
         raise ExportError(
             f"node {node.name!r} ({node.op_type}) cannot be summed up in fp16 here, only {', '.join(PRODUCTS)} can: "
-            "take accumulate='fp32'."
+            "take accumulate='fp32'.",
+            id="fp16-sums-unsupported",
         )
     sums = _Sums(node)
     sums.put([{"Gemm": sums.gemm, "MatMul": sums.matmul}.get(node.op_type, sums.convolution)()])
@@ -166,7 +170,10 @@ class _Sums(Replacement):
         """The same convolution, channel by channel, with each tap alone gives the terms; their sum is a product."""
         node, weight, output = self.node, self.b.const_value, self.node.outputs[0]
         if weight is None or self.a.shape is None or not isinstance(channels := self.a.shape[1], int):
-            raise ExportError(f"node {node.name!r} ({node.op_type}) has weights or channels that are computed.")
+            raise ExportError(
+                f"node {node.name!r} ({node.op_type}) has weights or channels that are computed.",
+                id="fp16-sums-computed-weights",
+            )
         w, groups = weight.numpy(), node.attributes.get_int("group", 1)
         kernel, taps = w.shape[2:], math.prod(w.shape[2:])
         w = w.reshape(groups, len(w) // groups, -1, taps)

@@ -118,6 +118,7 @@ def _odd_order(model: FlatModel, axes: Axes) -> NoBatchAxis:
         [(0,) * len(model.inputs)],
         alone=False,
         advice=[Advice({"time_axis": times}, "If it is meant so, say {}.")],
+        id="unusual-axis-order",
     )
 
 
@@ -131,7 +132,8 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
             f"inputs with time must have as many frames as each other, or stand in a ratio that the code holds to, but "
             f"in the example {found}, and none was found. Give all of them the same number, several values in one "
             "frame where one has more (N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None} "
-            "(--time-axis NAME=AXIS --time-axis OTHER=none)."
+            "(--time-axis NAME=AXIS --time-axis OTHER=none).",
+            id="unequal-frame-counts",
         )
 
 
@@ -207,7 +209,9 @@ def requested_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
     if isinstance(time_axis, Mapping):
         unknown = sorted(set(time_axis) - set(names))
         if unknown:
-            raise LiftError(f"time_axis (--time-axis) names {unknown}, but the inputs are {names}.")
+            raise LiftError(
+                f"time_axis (--time-axis) names {unknown}, but the inputs are {names}.", id="time-axis-unknown-input"
+            )
         return tuple(_axis(model, i, time_axis.get(leaf.name)) for i, leaf in enumerate(model.inputs))
     return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))
 
@@ -218,5 +222,6 @@ def _axis(model: FlatModel, number: int, axis: int | None) -> int | None:
     if axis is None or -rank <= axis < rank:
         return None if axis is None else axis % rank
     raise LiftError(
-        f"{keyword('time_axis', axis)}: input {leaf.name!r} has only {rank} axes, {tuple(leaf.example.shape)}."
+        f"{keyword('time_axis', axis)}: input {leaf.name!r} has only {rank} axes, {tuple(leaf.example.shape)}.",
+        id="time-axis-beyond-rank",
     )

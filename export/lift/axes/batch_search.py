@@ -77,6 +77,7 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
         + "\n".join(tried[:TRIED] or ["  no axis"]),
         free,
         alone,
+        id="no-batch-axis",
     )
 
 

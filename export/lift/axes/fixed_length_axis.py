@@ -156,5 +156,6 @@ def refuse_first_frames(axes: FixedAxes, times: Assignment, frames: int) -> None
         raise LiftError(
             f"of {frames} frames along axis {axis} of input {name!r} the model reads the first {read} alone, whatever "
             f"comes behind them, as a loop over range({read}) does. If that axis is time, let the code go over all of "
-            f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read}."
+            f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read}.",
+            id="first-frames-alone",
         )

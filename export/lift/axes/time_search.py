@@ -101,6 +101,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
                 f"{keyword('time_axis', probe.by_name(requested))}: the model cannot run at other lengths. "
                 f"{probe.failure}.",
                 advice=[at_most(min(leaf.example.shape[t] for leaf, t in ports if t is not None))],
+                id="time-axis-fixed-length",
             )
         return found
     best = search.best()
@@ -108,7 +109,11 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
     if not best or best[0].rank:
         search.refuse_bounded(times if any(not candidate.causal for candidate in best) else ())
     if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
-        raise LiftError(f"{fixed} Along others no frame was seen to know of another.", advice=[*times, ONE_FRAME])
+        raise LiftError(
+            f"{fixed} Along others no frame was seen to know of another.",
+            advice=[*times, ONE_FRAME],
+            id="axis-of-fixed-length",
+        )
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if best and not best[0].has_output_time and search.has_states():
         # A call may be one frame, of which an input, or a part of it, is not read.
@@ -119,6 +124,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew{f': {fixed}' if fixed else '.'}",
             advice=[*_declared_so(probe.model), ONE_FRAME, *([] if fixed else [SEQUENCES])],
+            id="recurrent-without-time",
         )
     if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):
         # What is of all entries may be a pool over the features of one frame, or over an image.
@@ -132,11 +138,12 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
     if len(best) > 1:
         times = [if_time(probe.by_name(candidate.inputs)) for candidate in best]
         if best[0].has_output_time:
-            raise SeveralReadings("more than one axis could be time. Say which.", advice=times)
+            raise SeveralReadings("more than one axis could be time. Say which.", advice=times, id="several-time-axes")
         raise SeveralReadings(
             "no output has a time axis, and several axes of the inputs can be of any length: if an output is the "
             "answer at the last frame, which of them is time must be said.",
             advice=[*times, ONE_FRAME],
+            id="answer-without-time-axis",
         )
     return best[0]
 
@@ -181,12 +188,17 @@ class TimeSearch:
         fixed = self.fixed_axes.time()
         if not (loop := written_loop(model, self.rows.inputs)):
             if fixed:
-                raise LiftError(f"nothing is kept, so each call would start anew: {fixed}", advice=[ONE_FRAME])
+                raise LiftError(
+                    f"nothing is kept, so each call would start anew: {fixed}",
+                    advice=[ONE_FRAME],
+                    id="nothing-kept-fixed-length",
+                )
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
             "kept: each call would start anew. If that axis is time, let the code take it of any length, x.shape[1].",
             advice=[*_declared_so(model), ONE_FRAME],
+            id="nothing-kept-in-loop",
         )
 
     @property
@@ -270,6 +282,7 @@ class TimeSearch:
                     f"which axis is time must be said: axis {axis} of input {port} may only be up to {longest} long, "
                     "and along the others an output depends on later frames.",
                     advice=[at_most(longest), *others],
+                    id="time-axis-undecided",
                 )
             beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
             raise BoundedAxis(port, axis, longest, beyond)

@@ -31,7 +31,8 @@ def refuse_beyond_entries(flat: FlatModel) -> None:
             if not -size <= value < size:
                 raise LiftError(
                     f"{place}: call {call} of the model picks entry {value} of {size}: there it fails, but a stream "
-                    f"has no end. Let the number come back, as of a ring: self.i = (self.i + 1) % {size}."
+                    f"has no end. Let the number come back, as of a ring: self.i = (self.i + 1) % {size}.",
+                    id="counter-beyond-table",
                 )
 
 

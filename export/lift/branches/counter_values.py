@@ -87,7 +87,8 @@ class Runs:
             except Exception as error:  # the user's code may raise anything
                 raise LiftError(
                     f"call {len(self.held)} of the model fails{line_of(error)}: {first_line(error)}. A stream has "
-                    "no end: let numbers that pick entries come back, as of a ring: self.i = (self.i + 1) % N."
+                    "no end: let numbers that pick entries come back, as of a ring: self.i = (self.i + 1) % N.",
+                    id="counted-call-fails",
                 ) from error
             self.numbers.append(seen.numbers)
             self.asked |= {provenance(t) for tensors in seen.tensors.values() for t in tensors}

@@ -86,7 +86,10 @@ def run_passes(stage: str, passes: Sequence[Pass[S]], subject: S) -> None:
     watch, known = _Watch(stage, subject), set[Property]()
     for step in passes:
         if missing := set(step.requires) - known:
-            raise WrongPass(f"pass {step.name!r} requires {_names(missing)}, which no pass before it ensures.")
+            raise WrongPass(
+                f"pass {step.name!r} requires {_names(missing)}, which no pass before it ensures.",
+                id="pass-requirement-missing",
+            )
         step.apply(subject)
         known |= set(step.ensures)
         watch.after(step, subject)
@@ -108,14 +111,20 @@ class _Watch:
         if not (self.folder or self.checks):
             return
         if broken := [one for one in step.ensures if not one(subject.module.graph)]:
-            raise WrongPass(f"pass {step.name!r} should ensure {_names(broken)}, but the graph is not so.")
+            raise WrongPass(
+                f"pass {step.name!r} should ensure {_names(broken)}, but the graph is not so.", id="pass-promise-broken"
+            )
         before = self.values
         if not self._look(step.name, subject) or before is None or step.changes_values(subject):
             return
         if self.values is None:
-            raise WrongPass(f"the graph ran on sample inputs before pass {step.name!r}, and fails after it.")
+            raise WrongPass(
+                f"the graph ran on sample inputs before pass {step.name!r}, and fails after it.", id="pass-breaks-run"
+            )
         if wrong := [i for i, pair in enumerate(zip(self.values, before, strict=True)) if not same(*pair, CLOSED_LOOP)]:
-            raise WrongPass(f"pass {step.name!r} changed results {wrong} of the graph on sample inputs.")
+            raise WrongPass(
+                f"pass {step.name!r} changed results {wrong} of the graph on sample inputs.", id="pass-changes-results"
+            )
 
     def _look(self, name: str, subject: Subject) -> bool:
         """Dump and run the graph if it is another one than at the last look."""

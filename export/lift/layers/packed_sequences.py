@@ -51,7 +51,7 @@ def _packed(
 ) -> FullRows:
     frames = input.transpose(0, 1) if batch_first else input
     if not torch.compiler.is_exporting() and bool((torch.as_tensor(lengths) != frames.shape[0]).any()):
-        raise LiftError(UNEQUAL)
+        raise LiftError(UNEQUAL, id="unequal-packed-lengths")
     return full_rows(frames)
 
 

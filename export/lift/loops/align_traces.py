@@ -37,8 +37,12 @@ class Alignment:
         return next(((i, join) for i, join in joins if join is not None), None)
 
 
-def cannot_roll(reason: str) -> LiftError:
-    return LiftError(f"its loop over time cannot be rolled up: {reason}.")
+def cannot_roll(reason: str, *, id: str) -> LiftError:
+    return LiftError(f"its loop over time cannot be rolled up: {reason}.", id=id)
+
+
+def unlike_frames(numbered: str = "") -> LiftError:
+    return cannot_roll(f"its frames are not computed alike{numbered}", id="loop-frames-unlike")
 
 
 def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignment:
@@ -63,7 +67,7 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
                 if (numbers := short.numbered)
                 else ""
             )
-            raise cannot_roll(f"its frames are not computed alike{numbered}")
+            raise unlike_frames(numbered)
         counterparts[short.tokens[i]] = long.tokens[j]
         i, j = i + 1, j + 1
     alike = list(counterparts.items())
@@ -88,11 +92,11 @@ def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping
         if (loop := begins.get(i)) is not None:
             there = next((at for at in loops_at(other, j) if len(at.copies[0]) == len(loop.copies[0])), None)
             if there is None:
-                raise cannot_roll("its frames are not computed alike")
+                raise unlike_frames()
             i, j = i + loop.size, j + there.size
             continue
         if i >= len(short.tokens) or j >= len(other.tokens) or short.tokens[i].target is not other.tokens[j].target:
-            raise cannot_roll("its frames are not computed alike")
+            raise unlike_frames()
         counterparts[short.tokens[i]] = other.tokens[j]
         i, j = i + 1, j + 1
     for a, b in list(counterparts.items()):
@@ -160,7 +164,7 @@ def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
         if (source := alignment.value_of(ref)) is not None:
             loop, value = source
             if alignment.loops[loop].places[ref.base].copy != len(alignment.loops[loop].copies) - 1:
-                raise cannot_roll("a single frame of it is used elsewhere")
+                raise cannot_roll("a single frame of it is used elsewhere", id="loop-frame-used-elsewhere")
             found[loop][value] = None
 
     for node in graph.nodes:

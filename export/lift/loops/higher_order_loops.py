@@ -29,7 +29,8 @@ def roll_operators(module: fx.GraphModule) -> None:
         raise LiftError(
             f"{place_of(loop)}: while_loop is lifted where the number of its iterations follows from constants, up to "
             f"{MOST}. Here it does not, and which frame each takes is a value in it. Loop over the frames in Python, "
-            "or with torch's scan."
+            "or with torch's scan.",
+            id="while-loop-by-value",
         )
     for i, node in enumerate([n for n in by_name if by_name[n] == "scan"]):
         name = f"scan{i}"

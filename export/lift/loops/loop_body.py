@@ -24,7 +24,7 @@ from rnn_export.export.lift.loops.loop_operands import (
     Operand,
     Scan,
 )
-from rnn_export.export.lift.loops.loop_prologue import STARTS, Iteration, Taken
+from rnn_export.export.lift.loops.loop_prologue import Iteration, Taken, starts_otherwise
 from rnn_export.export.lift.loops.value_references import Path, Ref, node_at, value_at
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def body_inputs(
         for at, ref in zip(range(oldest - 1, -1, -1), starts, strict=False):
             start = known[at]
             if start is not None and (start.path != ref.path or not same_value(start.base, ref.base)):
-                raise cannot_roll(STARTS)
+                raise starts_otherwise()
             known[at] = start or ref
 
     for j, row in enumerate(loop.operands):
@@ -119,7 +119,9 @@ def body_module(
     after = {value: body.made(value) for value in values}
     if iterations:
         if any(value not in iteration.values for value in results.last for iteration in iterations):
-            raise cannot_roll("what its first iterations give as their last value is not known")
+            raise cannot_roll(
+                "what its first iterations give as their last value is not known", id="loop-last-value-unknown"
+            )
         firsts = body.first_values(iterations)
         after = {value: body.chosen(value, firsts, node) for value, node in after.items()}
     return body.module(after, results, owner)
@@ -190,7 +192,7 @@ class _Body:
         """`memory` (batch, 1), reshaped to broadcast with a value of `shape`."""
         sizes = by_row(shape)
         if sizes is None or (-1 not in sizes and not self.one_row):
-            raise cannot_roll(f"{what}, with values that have no batch axis")
+            raise cannot_roll(f"{what}, with values that have no batch axis", id="loop-values-without-batch")
         shaped = self.graph.call_function(aten.reshape.default, (memory, sizes))
         shaped.meta = meta
         return shaped

@@ -15,7 +15,14 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
-from rnn_export.export.lift.loops.align_traces import Alignment, align, align_between, cannot_roll, results_of
+from rnn_export.export.lift.loops.align_traces import (
+    Alignment,
+    align,
+    align_between,
+    cannot_roll,
+    results_of,
+    unlike_frames,
+)
 from rnn_export.export.lift.loops.loop_body import COUNT, ITERATION, body_inputs, body_module
 from rnn_export.export.lift.loops.loop_iterations import Join, Loop
 from rnn_export.export.lift.loops.loop_operands import BodyValue, Scan
@@ -118,7 +125,8 @@ class _Emitter:
         if isinstance(here, Tensor) and isinstance(there, Tensor) and here.shape != there.shape:
             raise cannot_roll(
                 f"it makes a table of the length (of {len(here)} rows, then of {len(there)}), whose entries neither "
-                "follow from how far two frames are apart nor come back every few frames"
+                "follow from how far two frames are apart nor come back every few frames",
+                id="loop-table-of-length",
             )
 
     def _argument(self, leaf: Any) -> Any:
@@ -134,7 +142,7 @@ class _Emitter:
         here, tree = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda x: x is None)
         there, other_tree = pytree.tree_flatten((other.args, other.kwargs), is_leaf=lambda x: x is None)
         if len(here) != len(there) or str(tree) != str(other_tree):
-            raise cannot_roll("its frames are not computed alike")
+            raise unlike_frames()
         steps = self._between(node, len(here))
         columns = zip(here, there, *steps, strict=True)
         numbers = [self._number(a, b, (node, other), [a, *c, b] if c else ()) for a, b, *c in columns]
@@ -158,7 +166,7 @@ class _Emitter:
             return self._by_steps(steps)
         if type(a) is not int or a == b:
             if type(a) in (bool, float) and a != b:
-                raise cannot_roll("a number in it depends on the length of the sequence")
+                raise cannot_roll("a number in it depends on the length of the sequence", id="loop-number-of-length")
             return a
         if (size := self._size_of_taken(a, b, at)) is not None:
             return size
@@ -222,11 +230,11 @@ class _Emitter:
             iterations = first_iterations(loop, joins, self._grows)
             inputs = body_inputs(loop, self.old.same_value, iterations, joins)
             if not inputs.scans:
-                raise cannot_roll("it takes no frames of an input")
+                raise cannot_roll("it takes no frames of an input", id="loop-without-frames")
             for scan in inputs.scans:
                 sequence = value_at(self.old.values[scan.sequence.base], scan.sequence.path)
                 if sequence.shape[scan.axis] != loop.first + len(loop.copies):
-                    raise cannot_roll("it does not run over all frames")
+                    raise cannot_roll("it does not run over all frames", id="loop-over-part")
             body = body_module(
                 loop, inputs, self.used[index], self.old.module, iterations, isinstance(self._batch(), int)
             )
@@ -257,7 +265,8 @@ class _Emitter:
             fed = (n for n in placeholders(self.old.graph) if str(size) in map(str, n.meta["val"].shape))
             if (source := next(fed, None)) is None:
                 raise cannot_roll(
-                    "its first iterations do something else, with values that merge the batch with another axis"
+                    "its first iterations do something else, with values that merge the batch with another axis",
+                    id="loop-start-merges-batch",
                 )
             axis = [str(n) for n in source.meta["val"].shape].index(str(size))
             sizes.append(self.new.call_function(aten.sym_size.int, (self._node(source), axis)))

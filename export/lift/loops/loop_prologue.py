@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.align_traces import cannot_roll
 from rnn_export.export.lift.loops.loop_iterations import Join, Loop
 from rnn_export.export.lift.loops.loop_operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.value_references import Path, Ref, resolve
 
-# Why a loop is none whose memory would have two values.
-STARTS = "one value of it starts differently in two places"
 # What an iteration takes: an operand, and the part of it.
 Taken = tuple[Operand, Path]
 
@@ -35,6 +34,11 @@ class Iteration:
     values: Mapping[BodyValue, Taken]
 
 
+def starts_otherwise() -> LiftError:
+    """A loop is none whose memory would have two values."""
+    return cannot_roll("one value of it starts differently in two places", id="loop-starts-otherwise")
+
+
 def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, int], bool]) -> list[Iteration]:
     """The iterations of `loop` before its first copy; `grows` is True for an axis of frames of a value.
 
@@ -48,13 +52,13 @@ def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, in
         depths[value] = max(depths.get(value, 0), join.depth)
         for k, ref in enumerate(join.before[join.depth :]):
             if given[k].setdefault(value, ref) != ref:
-                raise cannot_roll(STARTS)
+                raise starts_otherwise()
     for operand in [o for row in loop.operands for o in row]:
         if isinstance(operand, Carry) and isinstance(value := operand.value, BodyValue):
             depths[value] = max(depths.get(value, 0), operand.depth)
             for iteration, ref in enumerate(operand.initial, loop.first - operand.depth):
                 if iteration >= 0 and given[iteration].setdefault(value, ref) != ref:
-                    raise cannot_roll(STARTS)
+                    raise starts_otherwise()
     return [_Reader(loop, given, depths, grows, k).iteration() for k in range(loop.first)]
 
 
@@ -82,7 +86,7 @@ class _Reader:
         if (known := self._given_before(ref) or self._frame(ref)) is not None:
             return known
         if ref.base in self.loop.places:
-            raise cannot_roll("its first iterations take what later iterations make")
+            raise cannot_roll("its first iterations take what later iterations make", id="loop-start-takes-later")
         if self._is_of_frames(ref.base):
             return Local(BodyValue(self._own(ref.base))), ref.path
         return Invariant(ref), ()
@@ -112,7 +116,7 @@ class _Reader:
                 scan = Scan(Ref(ref.base, ref.path[:i]), (part._replace(entry=0), *ref.path[i + 1 :]))
                 before = self.number - part.entry
                 if before < 0:
-                    raise cannot_roll("its first iterations take later frames")
+                    raise cannot_roll("its first iterations take later frames", id="loop-start-looks-ahead")
                 return (Carry(scan, before, ()) if before else scan), ()
         return None
 

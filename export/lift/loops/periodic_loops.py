@@ -23,7 +23,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, placeholders, size_of
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.loops.align_traces import cannot_roll
+from rnn_export.export.lift.loops.align_traces import unlike_frames
 from rnn_export.export.lift.loops.frame_segments import (
     CUT,
     FILLED,
@@ -169,6 +169,6 @@ def end_short(module: fx.GraphModule) -> None:
             cut.meta = {key: known for key, known in node.meta.items() if key not in ("val", CUT)}
             node.replace_all_uses_with(cut, lambda user, cut=cut: user is not cut)
     if fed is None:
-        raise cannot_roll("its frames are not computed alike")
+        raise unlike_frames()
     graph.lint()
     module.recompile()

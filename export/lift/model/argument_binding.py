@@ -32,7 +32,8 @@ def bind(
         bound = signature.bind_partial(*example)
     except TypeError as error:
         raise LiftError(
-            f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}."
+            f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}.",
+            id="example-does-not-fit",
         ) from None
     arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
@@ -44,12 +45,21 @@ def bind(
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
         if name not in (*named, *arguments):
-            raise LiftError(f"states (--state) names the argument {name!r}, but forward has {list(parameters)}.")
+            raise LiftError(
+                f"states (--state) names the argument {name!r}, but forward has {list(parameters)}.",
+                id="state-names-no-argument",
+            )
         arguments.setdefault(name, None)
     if missing:
-        raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
+        raise LiftError(
+            f"forward needs {', '.join(map(repr, missing))}, which the example does not give.",
+            id="forward-argument-missing",
+        )
     if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
-        raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
+        raise LiftError(
+            "the example holds no tensor that goes in: give a tuple of tensors that forward can take.",
+            id="example-without-tensors",
+        )
     by_position = [n for n in bound.arguments if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY]
     return tuple(f"*{n}" if n in starred else n for n in by_position), arguments
 
@@ -57,10 +67,14 @@ def bind(
 def _check_example(name: str, value: Any, is_state: bool) -> None:
     for path, leaf in leaves_by_path(value):
         if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
-            raise LiftError(f"input {name + suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
+            raise LiftError(
+                f"input {name + suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.",
+                id="example-not-a-tensor",
+            )
         if isinstance(leaf, Tensor) and not leaf.numel() and not is_state:
             raise LiftError(
-                f"input {name + suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
+                f"input {name + suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty.",
+                id="example-axis-empty",
             )
 
 

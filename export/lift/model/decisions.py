@@ -121,7 +121,9 @@ def user_assumptions(assume: Mapping[str, bool] | None) -> Decisions:
     for at, value in items:
         file, colon, line = at.rpartition(":")
         if not (file and colon and line.isdigit()) or type(value) is not bool:
-            raise LiftError(f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.')
+            raise LiftError(
+                f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.', id="assume-malformed"
+            )
     return Decisions(tuple(Assumption(at, value, "said") for at, value in items))
 
 
@@ -219,7 +221,8 @@ class Deciding(TorchFunctionMode):
             raise LiftError(
                 f"{known.at} is a line of {' and of '.join(files)}, and each of them decides by the value of a tensor: "
                 f'say of both how, with their folders, assume={{"FOLDER/{known.at}": True}} (--assume '
-                f"FOLDER/{known.at}=true)."
+                f"FOLDER/{known.at}=true).",
+                id="assume-line-ambiguous",
             )
         if decisions.checked:
             value = ask()
@@ -233,7 +236,8 @@ class Deciding(TorchFunctionMode):
         if self._often[known.at] > OFTEN:
             raise LiftError(
                 f"{known.at}: {source_line(file, line)} is decided more than {OFTEN} times in one call where it is "
-                f"always {known.value}: a loop that ends by a value of a tensor never ends so."
+                f"always {known.value}: a loop that ends by a value of a tensor never ends so.",
+                id="assumed-loop-endless",
             )
         return known.value
 

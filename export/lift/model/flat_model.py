@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered
 from rnn_export.export.lift.model.call.pytree import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
 from rnn_export.export.lift.model.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.model.folded_inputs import Rated
+from rnn_export.export.lift.model.leaves import Leaf, named_leaves
 from rnn_export.export.lift.model.module_attributes import AttributePath, swapped
 from rnn_export.export.lift.model.number_states import (
     HELD,
@@ -40,14 +41,6 @@ from rnn_export.export.lift.model.outside_values import Outside
 from rnn_export.export.lift.model.script.script_modules import signature_of
 from rnn_export.export.lift.model.select_branches import Variant, both_branches
 from rnn_export.platform.last_resort import failing_at
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One named tensor of a call, with its example value."""
-
-    name: str
-    example: Tensor
 
 
 class FlatModel(nn.Module):
@@ -94,8 +87,8 @@ class FlatModel(nn.Module):
             zeros = pytree.tree_map_only((Tensor, *NUMBERS), zero_like, self._back(result, called, name))
             self.arguments[name] = zeros
         self._hold(result, called)
-        self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
-        self.states = _named(list(self.refs), self.arguments, None)
+        self.inputs = named_leaves([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
+        self.states = named_leaves(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
         self.left_out = {
             str(key): type(object_in(value)).__name__
@@ -299,7 +292,8 @@ class FlatModel(nn.Module):
         except Exception as error:  # the user's code may raise anything
             raise LiftError(
                 f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
-                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there."
+                f"{failing_at(error)}. Give inputs that model(*example_inputs) takes, or mend it there.",
+                id="example-call-fails",
             ) from error
         self.written = tuple(n for n, value in called.items() if any(t._version for _, t in tensors_of(value)))
         return result, called
@@ -357,10 +351,11 @@ class FlatModel(nn.Module):
                 raise LiftError(
                     f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. If the "
                     "next call takes it, declare that argument as a state, states={argument: output} (--state "
-                    "argument=output); else return tensors or None, in a tuple, dict, named tuple or dataclass."
+                    "argument=output); else return tensors or None, in a tuple, dict, named tuple or dataclass.",
+                    id="output-not-a-tensor",
                 )
         if not leaves:
-            raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
+            raise LiftError("the model returns no tensor: a stream needs an output. Return one.", id="no-output-tensor")
         return renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
@@ -373,7 +368,9 @@ class FlatModel(nn.Module):
             key = key_of(result, ref)
             assert key is not None
             if key in owners:
-                raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
+                raise LiftError(
+                    f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.", id="output-of-two-states"
+                )
             owners[key] = name
 
     def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
@@ -383,18 +380,15 @@ class FlatModel(nn.Module):
             if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
                 raise LiftError(
                     f"state {name!r} goes in as {described(fed)} but comes back as {described(back)}: it must come "
-                    "back in the shape and dtype that it is fed in. Is it the right output?"
+                    "back in the shape and dtype that it is fed in. Is it the right output?",
+                    id="state-comes-back-otherwise",
                 )
 
     def check_names(self) -> None:
         """Raise LiftError if an output has the name of an input or a state."""
         fed = {leaf.name for leaf in (*self.inputs, *self.states)}
         if name := next((name for name in self.outputs if name in fed), None):
-            raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
-
-
-def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
-    tensors = [(name + path, leaf) for name in arguments for path, leaf in tensors_of(values[name])]
-    leaves = [part for name, leaf in tensors for part in named_parts(name, leaf)]
-    names = renamed([name for name, _ in leaves], wanted, "input")
-    return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
+            raise LiftError(
+                f"{name!r} names both an input and an output: choose other names, output_names=[...].",
+                id="input-output-same-name",
+            )

@@ -48,7 +48,8 @@ def _copied(model: nn.Module, memo: Memo) -> nn.Module:
     except Exception as error:  # as above
         raise LiftError(
             f"the model cannot be copied, so it cannot be tried out: {first_line(error)}. Let copy.deepcopy(model) "
-            "work: make in forward what cannot be copied, or keep it out of the model."
+            "work: make in forward what cannot be copied, or keep it out of the model.",
+            id="model-not-copyable",
         ) from error
 
 
@@ -71,7 +72,8 @@ def _with_uncopied(model: nn.Module, known: Memo, stack: contextlib.ExitStack) -
         elif advice := _advice(value):
             raise LiftError(
                 f"{str(path)!r} ({type(value).__name__}) cannot be copied ({first_line(refused)}), and lifting tries "
-                f"out copies of the model. {advice}"
+                f"out copies of the model. {advice}",
+                id="part-not-copyable",
             ) from refused
         elif getattr(type(value), "__deepcopy__", None) is not None:
             with contextlib.suppress(TypeError):

@@ -34,7 +34,8 @@ def hold(model: nn.Module, held: dict[str, Any], back: Mapping[str, Any]) -> Non
         # A copy of it has no other attributes than its own.
         raise LiftError(
             f"{moved!r} goes into a ScriptModule as {held[moved]!r} and comes back as {back[moved]!r}, but only a "
-            f"module in Python can have a state that is a number. Make it a tensor: torch.tensor({held[moved]!r})."
+            f"module in Python can have a state that is a number. Make it a tensor: torch.tensor({held[moved]!r}).",
+            id="script-number-state",
         )
 
 
@@ -49,7 +50,8 @@ def next_of(held: Mapping[str, Any], back: Mapping[str, Any]) -> dict[str, Any]:
             raise LiftError(
                 f"{name!r} goes in as {before!r} with a declared state, and {comes}: every part of a state that "
                 "calls change must be a tensor or a number, which a graph can compute. Return it as a tensor, "
-                "torch.tensor(0), or as a number (of a word, its index in a list); or return it as it came."
+                "torch.tensor(0), or as a number (of a word, its index in a list); or return it as it came.",
+                id="state-part-not-numeric",
             )
     return {name: back[name] for name in held}
 
@@ -58,7 +60,9 @@ def next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
     """The value at `path` after a call, as a tensor like `fed`."""
     value = path.get(model)
     if value is None:
-        raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
+        raise LiftError(
+            f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.", id="state-part-set-none"
+        )
     if isinstance(value, Tensor):
         return value
     made = torch.full_like(fed, value)

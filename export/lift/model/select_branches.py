@@ -65,7 +65,7 @@ def both_branches(model: nn.Module, call: Callable[[Variant], tuple[Tensor, ...]
         nonlocal variants
         variants += 1
         if variants > MOST:
-            raise LiftError(f"the code has more than {MOST} ways by the values that it decides by.")
+            raise LiftError(f"the code has more than {MOST} ways by the values that it decides by.", id="too-many-ways")
         variant = Variant(taken)
         results = call(variant)
         after = _held(model)
@@ -92,7 +92,7 @@ def _chosen(asked: Tensor, yes: tuple[Tensor, ...], no: tuple[Tensor, ...]) -> t
     condition = asked.reshape(()) if asked.dtype == torch.bool else asked.reshape(()) != 0
     pairs = list(zip(yes, no, strict=True))
     if not all(_are_alike(a, b) for a, b in pairs):
-        raise LiftError("two ways of the code give results of other types or shapes.")
+        raise LiftError("two ways of the code give results of other types or shapes.", id="ways-give-other-types")
     return tuple(a if a is b else _where(condition, a, b) for a, b in pairs)
 
 

@@ -59,12 +59,15 @@ class PairWriter(NodeWriter):
                 rule = rules.get(node.target)
                 found = NotImplemented if rule is None else rule(self, node)
                 if found is NotImplemented and _name_of(node).endswith("stft"):
-                    raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_WINDOWS} ({_name_of(node)}).")
+                    raise LiftError(
+                        f"{place_of(node)}: {TRANSFORM_OF_WINDOWS} ({_name_of(node)}).", id="transform-of-windows"
+                    )
                 if found is NotImplemented:
                     raise LiftError(
                         f"{place_of(node)}: {_name_of(node)} of complex values has no form in pairs of real ones that "
                         "is known here, and neither ONNX nor C has complex numbers. Compute with the real and the "
-                        "imaginary part, or with magnitude and angle."
+                        "imaginary part, or with magnitude and angle.",
+                        id="complex-operator-unknown",
                     )
                 if isinstance(found, Pair):
                     self.pairs[node] = self._whole(found)

@@ -245,7 +245,7 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     one = a.im if a.re is None else a.re
     size, wanted = write.value_of(one).shape[dim], given["n"]
     if not isinstance(size, int) or (wanted is not None and not isinstance(wanted, int)):
-        raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_LENGTH} ({name}).")
+        raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_LENGTH} ({name}).", id="transform-of-length")
     inverse = name in ("fft_ifft", "fft_irfft")
     there = (wanted or 2 * (size - 1)) if name == "fft_irfft" else (wanted or size)
     used = min(size, there // 2 + 1 if name == "fft_irfft" else there)

@@ -128,7 +128,7 @@ def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...
                 what = (
                     f"axis {axis} of input {port} must be of any size, but what is done with it holds for {size} alone"
                 )
-                raise FrozenAxis(f"{what}, which is another size of the model too.", port, axis)
+                raise FrozenAxis(f"{what}, which is another size of the model too.", port, axis, id="size-of-model-too")
 
 
 def _make_ragged(subject: Flattening) -> None:
@@ -146,7 +146,8 @@ def _make_ragged(subject: Flattening) -> None:
                 f"{', then '.join(here)}: the values of a tensor say how many entries another one has (entries picked "
                 "by a mask, nonzero, a slice that ends where a value says), but every step of a stream has the same "
                 "sizes. Keep all entries, and mask those that are left out: torch.where, or a product with zeros and "
-                "ones."
+                "ones.",
+                id="sizes-by-value",
             )
 
 
@@ -203,7 +204,7 @@ def _unbound(equal: Mapping[Any, Any], write: NodeWriter, node: fx.Node) -> None
     symbols = size.node.expr.subs(equal).free_symbols if isinstance(size, torch.SymInt) else ()
     for port, axis in [axes[str(n)] for n in symbols if str(n) in axes]:
         what = f"axis {axis} of input {port} must be of any size, but the code takes its entries apart"
-        raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis)
+        raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis, id="unbound-axis")
     if isinstance(size, torch.SymInt) and node.target is aten.unbind.int:
         _select_each(write.graph, node, arguments)
 
@@ -222,7 +223,12 @@ def _refuse_single_windows(subject: Flattening) -> None:
                 if isinstance(size, torch.SymInt) and isinstance(made, int) and made == 1:
                     port, axis = _axis_of(graph, size)
                     what = f"axis {axis} of input {port} must be of any size, but what is made of it was 1 long"
-                    raise FrozenAxis(f"{place_of(node)}: {what}, and torch.export took it for 1.", port, axis)
+                    raise FrozenAxis(
+                        f"{place_of(node)}: {what}, and torch.export took it for 1.",
+                        port,
+                        axis,
+                        id="single-windows-taken",
+                    )
 
 
 def _axis_of(graph: fx.Graph, size: torch.SymInt) -> tuple[int, int]:

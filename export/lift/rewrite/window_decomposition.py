@@ -108,7 +108,10 @@ def _held(write: NodeWriter, node: fx.Node) -> Tensor:
         result: Tensor = target(*args, **kwargs)
         return result
     if node.op != "get_attr":
-        raise LiftError(f"{place_of(node)}: the window is computed from the input, so it is another one in each call.")
+        raise LiftError(
+            f"{place_of(node)}: the window is computed from the input, so it is another one in each call.",
+            id="window-computed",
+        )
     held: Any = write.module
     for name in str(node.target).split("."):
         held = getattr(held, name)

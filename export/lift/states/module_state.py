@@ -66,7 +66,8 @@ def with_states(flat: FlatModel) -> FlatModel:
     except Exception as error:  # the user's code may raise anything
         raise LiftError(
             f"the model fails on noise in the shape of its example: {first_line(error)}{failing_at(error)}. A stream "
-            "may be fed any values, and its tensors are dense and on the CPU: let the code take and make such."
+            "may be fed any values, and its tensors are dense and on the CPU: let the code take and make such.",
+            id="fails-on-noise",
         ) from error
 
 
@@ -186,17 +187,21 @@ def _as_state(path: AttributePath, model: nn.Module, before: Sequence[Tensor]) -
     """The value left by a call at `path`, as a tensor; `before` are earlier ones."""
     value, what = path.get(model), f"{kind_of(path, model)} {str(path)!r}"
     if value is None:
-        raise LiftError(f"{what} is set to None by a call: a state must be a tensor of one shape.")
+        raise LiftError(
+            f"{what} is set to None by a call: a state must be a tensor of one shape.", id="state-set-to-none"
+        )
     if not isinstance(value, Tensor | int | float):
         raise LiftError(
             f"{what}, which calls of the model change and read, is a {type(value).__name__}: a state must be a tensor "
-            f"or a number. {INSTEAD}"
+            f"or a number. {INSTEAD}",
+            id="state-not-a-tensor",
         )
     tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
     if before and before[0].shape != tensor.shape:
         raise LiftError(
             f"{what} changes its shape from call to call, from {tuple(before[0].shape)} to {tuple(tensor.shape)}: a "
-            "state must keep its shape. Keep a fixed number of frames in it."
+            "state must keep its shape. Keep a fixed number of frames in it.",
+            id="state-shape-changes",
         )
     return tensor
 
@@ -287,7 +292,8 @@ def _first_used(
         "makes of weights and constants: register the state as a buffer with the value that it starts from. Where no "
         "value makes them alike, as of a mean that starts at its first frame, register a flag beside it, "
         "`started`, zeros of (batch, 1) and torch.bool; let each call compute both, choose by "
-        "torch.where(self.started, later, first), and set the flag to torch.ones_like(self.started)."
+        "torch.where(self.started, later, first), and set the flag to torch.ones_like(self.started).",
+        id="first-call-sets-state",
     )
 
 
@@ -306,13 +312,17 @@ def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
         names = ", ".join(dict.fromkeys(repr(str(path)) for path in hidden.grown))
         raise LiftError(
             f"the model remembers more with each call, in {names}: a state must keep its shape. Keep a fixed number of "
-            "frames in it."
+            "frames in it.",
+            id="memory-grows-with-calls",
         )
     if hidden.read:
         names = ", ".join(dict.fromkeys(repr(str(path.root)) for path in hidden.read))
-        raise LiftError(f"the model remembers {names} between calls in a way that was not followed. {INSTEAD}")
+        raise LiftError(
+            f"the model remembers {names} between calls in a way that was not followed. {INSTEAD}",
+            id="memory-not-followed",
+        )
     if hidden.other:
-        raise LiftError(_random_state(flat, noise))
+        raise LiftError(_random_state(flat, noise), id="state-drawn-at-random")
 
 
 def _random_state(flat: FlatModel, noise: Noise) -> str:
@@ -345,10 +355,10 @@ def _refuse_random_state(flat: FlatModel, noise: Noise) -> None:
     arguments = _draw(flat, noise, module_states=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
     if any(bool(torch.isnan(t).any()) for t in once):
-        raise LiftError(f"the model gives NaN for ordinary noise: {why_nan(flat, arguments)}")
+        raise LiftError(f"the model gives NaN for ordinary noise: {why_nan(flat, arguments)}", id="noise-gives-nan")
     called(*arguments)
     if not all(_same(a, b, MEMORY) for a, b in zip(once, called(*arguments), strict=True)):
-        raise LiftError(_random_state(flat, noise))
+        raise LiftError(_random_state(flat, noise), id="state-drawn-at-random")
 
 
 def _same(a: Tensor | None, b: Tensor | None, tolerance: Tolerance) -> bool:

@@ -59,4 +59,5 @@ def refuse_left_out(flat: FlatModel) -> None:
             f"{name!r} of what the model returns is a {kind}, which the next call may take, and one call is one frame: "
             "it is a state.",
             advice=[Advice({"states": {name: name}}, "Declare it: {}.")],
+            id="state-left-out",
         )

@@ -55,7 +55,8 @@ def refuse_undefined_start(flat: FlatModel, axes: Axes, values: Mapping[str, Ten
         zeros = "" if bool(values[found].any()) else ", zeros,"
         raise LiftError(
             f"{found!r} is a state from whose first value{zeros} the model makes NaN, so no stream can start there: "
-            f"{SAY.format(found)}."
+            f"{SAY.format(found)}.",
+            id="state-starts-nan",
         )
 
 

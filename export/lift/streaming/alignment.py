@@ -43,7 +43,9 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
         return value
     frames = lag - info.lag
     if info.layout.outer != 1:
-        raise refusal(before, "frames of different lags meet where time and batch are one axis.")
+        raise refusal(
+            before, "frames of different lags meet where time and batch are one axis.", id="lags-in-merged-axis"
+        )
     if info.history >= frames:
         source, delayed = value, replace(info.delayed(frames), history=info.history - frames)
     else:

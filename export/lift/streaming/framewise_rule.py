@@ -60,17 +60,19 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     reflections = _reflections(context, node)
     arguments = _with_as_many_frames(context, node)
     if context.last_frame_of_arguments(node):
-        raise refusal(node, LAST_FRAME_FOR_ALL)
+        raise refusal(node, LAST_FRAME_FOR_ALL, id="last-frame-for-all")
     infos = [context.timed(n) for n in arguments]
     try:
         layouts = {n: i.layout for n, i in zip(arguments, infos, strict=True)}
         dependences = context.operators.dependences(node, layouts)
     except NotDecided as error:
-        raise refusal(node, f"what {name_of(node)} does along time could not be tried: {error}") from None
+        raise refusal(
+            node, f"what {name_of(node)} does along time could not be tried: {error}", id="time-use-not-tried"
+        ) from None
     except IndicesMixed:
-        raise refusal(node, _why_not_frame_local(node)) from None
+        raise refusal(node, _why_not_frame_local(node), id="not-frame-local") from None
     if len({i.rate for i in infos}) > 1:
-        raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
+        raise refusal(node, f"{name_of(node)} takes values of different rates over time.", id="different-rates")
     first = context.lag_after(context.first_frames_of_arguments(node), infos[0].rate)
     lags = [n for n in (_lag(infos), first) if n is not None]
     history = align(context, node, arguments, max(lags, default=None))
@@ -100,7 +102,7 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
                 node.replace_input_with(value, context.alias(value, context.timed(value).by_entry(), node))
         arguments = context.timed_arguments(node)
         if len({context.frames_in(n) for n in arguments}) > 1:
-            raise refusal(node, f"{name_of(node)} takes values of different lengths over time.")
+            raise refusal(node, f"{name_of(node)} takes values of different lengths over time.", id="different-lengths")
     return arguments
 
 
@@ -146,7 +148,11 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
     value, longer = context.runs.base[node], context.runs.longer[node]
     last, first = context.last_frame_of_arguments(node), context.first_frames_of_arguments(node)
     if last and first and first.steps * context.chunk > last.input_lag:
-        raise refusal(node, "a value as of the last frame meets first frames that are not all there when it is.")
+        raise refusal(
+            node,
+            "a value as of the last frame meets first frames that are not all there when it is.",
+            id="last-meets-first-frames",
+        )
     known = last or first
     if not isinstance(value, Tensor):
         return [known] * len(value)
@@ -155,7 +161,7 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
         _refuse_length(context, node)
         return known
     if last:
-        raise refusal(node, LAST_FRAME_FOR_ALL)
+        raise refusal(node, LAST_FRAME_FOR_ALL, id="last-frame-for-all")
     _refuse_length(context, node)
     axis = growing[0]
     whole = value if first is None else longer
@@ -164,6 +170,7 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
             node,
             "positions over time: this value is another one at each frame, and starts again with each piece of a "
             "stream. Count the frames in a buffer, and compute it from that.",
+            id="positions-over-time",
         )
     rate = Fraction(longer.shape[axis] - value.shape[axis], context.runs.longer_frames - context.runs.frames)
     return TimeAxisInfo(AxisLayout(axis), rate, context.lag_after(first, rate))
@@ -172,7 +179,11 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
     by_length = not context.sizes.isdisjoint(numbers_taken(node))
     if by_length or (context.is_constant(node) and not _is_of_any_length(context, node)):
-        raise refusal(node, f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none.")
+        raise refusal(
+            node,
+            f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none.",
+            id="length-used-as-value",
+        )
 
 
 def _is_of_any_length(context: StreamingContext, node: fx.Node) -> bool:

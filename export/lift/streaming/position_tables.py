@@ -73,7 +73,8 @@ def refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
             "end.",
             at_most(frames),
             ONE_FRAME,
+            id="position-table-ends",
         )
     if max_frames > frames:
         reason = f"{name_of(node)} has a table for {frames} frames: {keyword('max_frames', frames)} is the most."
-        raise refusal(node, reason)
+        raise refusal(node, reason, id="position-table-too-short")

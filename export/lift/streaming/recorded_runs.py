@@ -76,7 +76,8 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
         raise LiftError(
             f"a frame of the model may depend on {receptive_field} frames, by its windows and strides, and over the "
             f"{frames} that it is followed over, {first_line(error)}. Shorten its context: smaller kernels, "
-            "dilations, strides."
+            "dilations, strides.",
+            id="receptive-field-too-long",
         ) from None
     return RecordedRuns(frames, frames + unit, few, more, others, sample)
 
@@ -90,5 +91,7 @@ def _recorded(module: fx.GraphModule, tensors: Sequence[Tensor], frames: int) ->
         raise
     except Exception as error:  # a length that an operator does not take may raise anything
         assert recorder.at is not None
-        raise refusal(recorder.at, f"it fails over {frames} frames: {first_line(error)}") from error
+        raise refusal(
+            recorder.at, f"it fails over {frames} frames: {first_line(error)}", id="fails-over-frames"
+        ) from error
     return dict(recorder.env)

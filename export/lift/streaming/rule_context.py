@@ -279,6 +279,7 @@ def receptive_field(graph: fx.Graph, rules: Rules) -> tuple[int, int]:
                 node,
                 f"{name_of(node)} reaches over as many frames as the sequence has, and a stream has no end. Let it "
                 "take the last N frames, or compute the recurrence that it stands for.",
+                id="reaches-whole-sequence",
             )
         reaches[node] = Reach(field + frames * unit, unit * stride)
     return math.lcm(*(r.stride for r in reaches.values())), max(r.frames for r in reaches.values())

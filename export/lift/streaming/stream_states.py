@@ -200,7 +200,8 @@ class States:
         if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in rows):
             raise LiftError(
                 f"{name}: its initial value differs between the rows of a batch, so no row can start alone. "
-                "Use one learned vector for all rows."
+                "Use one learned vector for all rows.",
+                id="initial-differs-by-row",
             )
         state = LiftedState(name, row.detach().clone(), kind, why)
         added = self._new_input(f"state_{len(self._added)}", state)
@@ -224,6 +225,7 @@ class States:
                 layout_of,
                 "a value that is kept from frame to frame has no batch axis, so all streams of a batch would share it: "
                 "make it in the shape of the batch, x.new_zeros(x.shape[0], ...).",
+                id="kept-value-without-batch",
             )
         at = self.rows.of(layout_of)
         factor = value.shape[axes[0]] // BATCH
@@ -232,7 +234,7 @@ class States:
             outer = inner = 1
         if outer * inner != factor or 1 not in (outer, inner):
             reason = "the rows of the batch are mixed with others in a way that cannot be told apart."
-            raise refusal(layout_of, reason)
+            raise refusal(layout_of, reason, id="kept-rows-mixed")
         return StateLayout.of(value, AxisLayout(axes[0], outer, inner))
 
     def set_next(self, own: fx.Node, value: fx.Node, input_lag: Fraction = Fraction(0)) -> None:

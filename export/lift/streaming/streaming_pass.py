@@ -233,13 +233,16 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
     info = context.info.get(node)
     if not isinstance(info, TimeAxisInfo):
         if axis is not None:
-            raise refusal(node, "an output over time does not depend on the input over time.")
+            raise refusal(
+                node, "an output over time does not depend on the input over time.", id="output-without-input-time"
+            )
         if _is_of_end(context, node):
             raise refusal(
                 node,
                 "an output without frames is as of the last frame of a sequence, which here only its end gives, since "
                 "that frame looks ahead: give all frames as the output, and take the last one that finish() gives; or "
                 "look back alone.",
+                id="last-frame-looks-ahead",
             )
         if isinstance(info, FirstFrames) and info.steps:
             raise refusal(
@@ -247,10 +250,11 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
                 "an output is made of first frames alone, which are not all there when it is given. Let the code go "
                 "over all frames (x.shape[1] in place of a number).",
                 ONE_FRAME,
+                id="output-of-first-frames",
             )
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:
-        raise refusal(node, "the frames of an output stand in another axis than time.")
+        raise refusal(node, "the frames of an output stand in another axis than time.", id="output-frames-moved")
     # An output that ends early is late by so much at least: no stream gives frames that the model does not.
     short = int(context.runs.frames * info.rate) - context.frames_in(node)
     return Fraction(max(info.lag or 0, short, 0)) / info.rate
@@ -303,7 +307,11 @@ def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
     if isinstance(info, FirstFrames):
         lag = Fraction(info.steps * context.chunk)
     if lag > 0 and (lag / context.chunk).denominator != 1:
-        raise refusal(new, f"a state of the model moves {lag} frames late, which is no multiple of the chunk.")
+        raise refusal(
+            new,
+            f"a state of the model moves {lag} frames late, which is no multiple of the chunk.",
+            id="state-late-by-part",
+        )
     return context.states.held(new, old, context.rank(new), lag)
 
 

@@ -145,9 +145,9 @@ Info = TimeAxisInfo | LastFrame | FirstFrames | Unsupported | None
 NodeInfo = Info | list[Info]
 
 
-def refusal(node: fx.Node, reason: str, *advice: Advice) -> LiftError:
+def refusal(node: fx.Node, reason: str, *advice: Advice, id: str) -> LiftError:
     """A LiftError with source location, reason and advice."""
-    return LiftError(f"{place_of(node)}: {reason}", advice=advice)
+    return LiftError(f"{place_of(node)}: {reason}", advice=advice, id=id)
 
 
 # The beginnings of the names of operators that have a stride; others put frames together.

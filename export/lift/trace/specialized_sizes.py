@@ -40,4 +40,5 @@ def frozen_axis(port: int, axis: int, size: int) -> FrozenAxis:
         "len(x), where x.shape[0] is meant, by int(), or a size written out.",
         port,
         axis,
+        id="axis-made-number",
     )

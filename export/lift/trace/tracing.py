@@ -190,12 +190,14 @@ def lift_error(error: Exception) -> LiftError:
         return LiftError(
             f"the model writes to .data of a tensor{line_of(error)}, or computes in a thread of its own, behind the "
             "back of every exporter: drop .data, and use torch.no_grad() where no gradient is wanted; compute in the "
-            "thread in which forward is called."
+            "thread in which forward is called.",
+            id="writes-behind-exporter",
         )
     if DATA_DEPENDENT in text:
         return decided_by_value(error)
     message = f"{type(error).__name__}: {first_line(error)}"
     why = next((why for pattern, why in WHY.items() if re.search(pattern, message)), ELSE)
     return TraceFailed(
-        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {message.rstrip('.')}. {why}"
+        f"{place_in_code(error) or 'the model'}: torch.export cannot follow this: {message.rstrip('.')}. {why}",
+        id="trace-failed",
     )

@@ -27,7 +27,9 @@ def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) ->
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise ExportError(f"calibration runs the step on onnxruntime: {pip_install('cpu')}.") from error
+        raise ExportError(
+            f"calibration runs the step on onnxruntime: {pip_install('cpu')}.", id="c-calibration-without-onnxruntime"
+        ) from error
     model, watched = _watching(step)
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -48,7 +50,10 @@ def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) ->
         for _ in loop.of_rows(slice(row, row + 1)).steps(StepDriver(spec, call, start)):
             pass
     if not most:
-        raise ExportError(f"the recording to calibrate on has not one whole step of {spec.chunk} frames.")
+        raise ExportError(
+            f"the recording to calibrate on has not one whole step of {spec.chunk} frames.",
+            id="c-calibration-too-short",
+        )
     return {key: max(found) for key, found in most.items() if max(found) <= STEADY * float(np.median(found))}
 
 

@@ -143,5 +143,6 @@ def refuse_unknown(nodes: Sequence[ir.Node] | ir.Graph) -> None:
         raise ExportError(
             f"node {first.name!r} ({first.op_type}) cannot be written in C: there is no code for that operator"
             + (f", nor for {', '.join(others)}" if others else "")
-            + f". Known are {', '.join(sorted(OPERATORS))}. Say the same with those, or take the target onnx."
+            + f". Known are {', '.join(sorted(OPERATORS))}. Say the same with those, or take the target onnx.",
+            id="c-operator-unknown",
         )

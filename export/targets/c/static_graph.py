@@ -34,14 +34,17 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
     try:
         inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise ExportError(f"the shapes of the step do not fit a batch of {batch}: {first_line(error)}.") from error
+        raise ExportError(
+            f"the shapes of the step do not fit a batch of {batch}: {first_line(error)}.", id="c-shapes-misfit-batch"
+        ) from error
     result = ir.from_proto(inferred)
     for node in result.graph:
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static() or value.dtype is None):
                 raise ExportError(
                     f"node {node.name!r} ({node.op_type}) gives {value.name!r} of a shape that is not fixed "
-                    f"({value.shape}): C has no arrays that change their size. Make the shape depend on sizes alone."
+                    f"({value.shape}): C has no arrays that change their size. Make the shape depend on sizes alone.",
+                    id="c-shape-not-fixed",
                 )
     return result
 

@@ -18,7 +18,9 @@ from rnn_export.runtime.backends.coreml.package_names import MODEL, PLACES, WEIG
 try:
     import coremltools as ct
 except ImportError as error:
-    raise ExportError(f"coremltools is not here ({error}): {pip_install('coreml')}.") from error
+    raise ExportError(
+        f"coremltools is not here ({error}): {pip_install('coreml')}.", id="coremltools-missing"
+    ) from error
 
 ADVICE = "Leave coreml out, or write that part of the model otherwise."
 PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
@@ -46,7 +48,7 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
     except Exception as error:  # the converter raises many kinds
         found = _NO_OPERATOR.search(str(error))
         why = f"has no operator for {found[1]} of the step" if found else f"cannot convert the step: {_reason(error)}"
-        raise ExportError(f"coremltools {ct.__version__} {why}. {ADVICE}") from error
+        raise ExportError(f"coremltools {ct.__version__} {why}. {ADVICE}", id="coremltools-refuses-step") from error
     made.user_defined_metadata[METADATA_KEY] = spec.dumps()
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, "step.mlpackage")

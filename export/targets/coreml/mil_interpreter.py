@@ -100,7 +100,8 @@ class _Call:
             if np.shape(value) != shape:
                 raise ExportError(
                     f"{self.operation.title} gives {np.shape(value)} in numpy where coremltools says {shape}: "
-                    "leave coreml out, and report this."
+                    "leave coreml out, and report this.",
+                    id="coreml-shape-differs",
                 )
             values[name] = np.asarray(value).astype(dtype, copy=False)
 
@@ -111,7 +112,8 @@ def check_known(program: Program) -> None:
     if unknown:
         raise ExportError(
             f"coremltools makes {', '.join(unknown)} of the step, which nothing here can verify: leave coreml out, or "
-            "write that part of the model otherwise."
+            "write that part of the model otherwise.",
+            id="coreml-operators-unverified",
         )
 
 

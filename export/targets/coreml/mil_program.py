@@ -46,5 +46,7 @@ def traced(step: fx.GraphModule, spec: StreamSpec, initial: Arrays, precision: s
         try:
             torch.jit.save(torch.jit.trace(whole, given, check_trace=False), file)  # type: ignore[no-untyped-call]
         except Exception as error:  # the tracer raises many kinds
-            raise ExportError(f"the step cannot be traced for Core ML: {first_line(error)}") from error
+            raise ExportError(
+                f"the step cannot be traced for Core ML: {first_line(error)}", id="coreml-trace-fails"
+            ) from error
     return file.getvalue()

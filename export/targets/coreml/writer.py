@@ -70,7 +70,8 @@ def _check_states(spec: StreamSpec) -> None:
         if state.dtype not in DTYPES:
             raise ExportError(
                 f"state {state.name!r} is {state.dtype}, which Core ML does not compute in: keep it as one of "
-                f"{', '.join(DTYPES)}, or leave coreml out."
+                f"{', '.join(DTYPES)}, or leave coreml out.",
+                id="coreml-state-dtype",
             )
 
 
@@ -87,7 +88,8 @@ def _converted(step: "fx.GraphModule", spec: StreamSpec, initial: Arrays, option
     except ValueError as error:
         raise ExportError(
             f"what coremltools makes of the step is none that a bundle holds: {error}. Leave coreml out, or write that "
-            "part of the model otherwise."
+            "part of the model otherwise.",
+            id="coreml-package-unusable",
         ) from error
     place = f"{folder('coreml', options.precision)}/{PACKAGE}"
     return {f"{place}/{PLACES[name]}": data for name, data in {**made, MANIFEST: manifest()}.items()}

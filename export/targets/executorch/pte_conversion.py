@@ -45,13 +45,19 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
     except BackendUnavailable:
         raise
     except Exception as error:  # the converter has many kinds
-        raise ExportError(f"ExecuTorch cannot take the step: {reason(str(error))}. {advice}") from error
+        raise ExportError(
+            f"ExecuTorch cannot take the step: {reason(str(error))}. {advice}", id="executorch-refuses-step"
+        ) from error
     try:
         check_program(FILE, raw, spec)
     except BackendUnavailable as error:
-        raise ExportError(f"the step as ExecuTorch's file does not run: {reason(str(error))}. {advice}") from error
+        raise ExportError(
+            f"the step as ExecuTorch's file does not run: {reason(str(error))}. {advice}", id=error.id
+        ) from error
     except BundleError as error:
-        raise ExportError(f"the step as ExecuTorch's file is none that a bundle holds: {error} {advice}") from error
+        raise ExportError(
+            f"the step as ExecuTorch's file is none that a bundle holds: {error} {advice}", id=error.id
+        ) from error
     return raw
 
 
@@ -80,7 +86,8 @@ def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool,
         from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
     except ImportError as error:
         raise BackendUnavailable(
-            f"executorch is not here, or not all of it ({error}): {pip_install('export,executorch')}."
+            f"executorch is not here, or not all of it ({error}): {pip_install('export,executorch')}.",
+            id="executorch-export-missing",
         ) from error
     kept = [buffer_name(n) for n in range(len(spec.states))]
     parts = [XnnpackPartitioner()] if xnnpack else None

@@ -27,7 +27,10 @@ def ranges(raw: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) -> 
         for _ in loop.of_rows(slice(row, row + 1)).steps(StepDriver(spec, watch.step, start)):
             pass
     if not watch.seen:
-        raise ExportError(f"the recording to calibrate on has not one whole step of {spec.chunk} frames.")
+        raise ExportError(
+            f"the recording to calibrate on has not one whole step of {spec.chunk} frames.",
+            id="litert-calibration-too-short",
+        )
     for state in spec.states:
         # With one range a state goes out and in again without a rounding between.
         if state.input in watch.seen and state.output in watch.seen:

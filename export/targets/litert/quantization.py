@@ -29,7 +29,9 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
         from ai_edge_quantizer import recipe
         from ai_edge_quantizer.quantizer import Quantizer
     except ImportError as error:
-        raise ExportError(f"ai-edge-quantizer is not here ({error}): {pip_install('litert-export')}.") from error
+        raise ExportError(
+            f"ai-edge-quantizer is not here ({error}): {pip_install('litert-export')}.", id="ai-edge-quantizer-missing"
+        ) from error
     known, how = None, recipe.dynamic_wi8_afp32()
     if ranges is not None:
         known = {name: {"min": _cell(low), "max": _cell(high)} for name, (low, high) in ranges.items()}
@@ -39,7 +41,10 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
             warnings.simplefilter("ignore")
             made = bytes(Quantizer(raw, how).quantize(known).quantized_model)
     except Exception as error:  # the quantizer raises many kinds
-        raise ExportError(f"ai-edge-quantizer cannot take the step: {first_line(error)[:400]} {ADVICE}") from error
+        raise ExportError(
+            f"ai-edge-quantizer cannot take the step: {first_line(error)[:400]} {ADVICE}",
+            id="ai-edge-quantizer-refuses",
+        ) from error
     return packed(_with_float_ports(_with_constants_inside(made)))
 
 

@@ -47,7 +47,9 @@ def _opened(raw: bytes, spec: StreamSpec) -> bytes:
         check_model(FILE, raw, spec)
         new_interpreter(raw, 1)
     except (BackendUnavailable, BundleError, RuntimeError, ValueError) as error:
-        raise ExportError(f"the step as LiteRT's file is none that a bundle holds: {cause(error)} {ADVICE}") from error
+        raise ExportError(
+            f"the step as LiteRT's file is none that a bundle holds: {cause(error)} {ADVICE}", id="litert-file-unusable"
+        ) from error
     return raw
 
 
@@ -59,7 +61,7 @@ def converted(program: bytes) -> bytes:
         import litert_torch
     except ImportError as error:
         raise BackendUnavailable(
-            f"litert-torch is not here ({error}): {pip_install('export,litert-export')}."
+            f"litert-torch is not here ({error}): {pip_install('export,litert-export')}.", id="litert-torch-missing"
         ) from error
     step = torch.export.load(io.BytesIO(program))
     try:
@@ -67,7 +69,9 @@ def converted(program: bytes) -> bytes:
         made = litert_torch.convert(step.module(), step.example_inputs[0], enable_x64=True)
         return bytes(made.model_content())
     except Exception as error:  # the converter has many kinds
-        raise ExportError(f"litert-torch cannot take the step: {reason(str(error))}. {ADVICE}") from error
+        raise ExportError(
+            f"litert-torch cannot take the step: {reason(str(error))}. {ADVICE}", id="litert-torch-refuses"
+        ) from error
 
 
 def reason(message: str) -> str:

@@ -37,7 +37,9 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
         try:
             check_layers(graph, len(weights))
         except ValueError as error:
-            raise ExportError(f"the step in OpenVINO's IR is none that a bundle holds: {error}. {ADVICE}") from error
+            raise ExportError(
+                f"the step in OpenVINO's IR is none that a bundle holds: {error}. {ADVICE}", id="openvino-ir-unusable"
+            ) from error
     return {**graphs, WEIGHTS: weights}
 
 
@@ -48,8 +50,13 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
     except RuntimeError as error:
         if unknown := _NO_RULE.search(str(error)):
             operators = re.sub(r"-\d+", "", unknown[1]).strip()
-            raise ExportError(f"OpenVINO {version()} has no operator for {operators} of the step. {ADVICE}") from error
-        raise ExportError(f"OpenVINO {version()} cannot read the step: {_reason(error)}. {ADVICE}") from error
+            raise ExportError(
+                f"OpenVINO {version()} has no operator for {operators} of the step. {ADVICE}",
+                id="openvino-operator-missing",
+            ) from error
+        raise ExportError(
+            f"OpenVINO {version()} cannot read the step: {_reason(error)}. {ADVICE}", id="openvino-reading-fails"
+        ) from error
     ports: dict[str, TensorSpec | StateSpec] = {**{t.name: t for t in spec.inputs}, **{s.input: s for s in spec.states}}
     try:
         model.reshape({name: list(sized(port.shape, rows, spec.chunk)) for name, port in ports.items()})
@@ -58,7 +65,8 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
         passes.run_passes(model)
     except RuntimeError as error:
         raise ExportError(
-            f"OpenVINO {version()} cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}"
+            f"OpenVINO {version()} cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}",
+            id="openvino-rows-refused",
         ) from error
     return model
 
@@ -70,7 +78,9 @@ def serialised(model: Any, precision: str) -> tuple[bytes, bytes]:
     try:
         ov.Core().compile_model(model, "CPU", SETTINGS)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO {version()} cannot compile the step: {_reason(error)}. {ADVICE}") from error
+        raise ExportError(
+            f"OpenVINO {version()} cannot compile the step: {_reason(error)}. {ADVICE}", id="openvino-compile-fails"
+        ) from error
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, STATEFUL)
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")

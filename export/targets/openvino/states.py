@@ -24,10 +24,14 @@ def check_states(spec: StreamSpec) -> None:
         if state.dtype not in DTYPES:
             raise ExportError(
                 f"state {state.name!r} is {state.dtype}, and OpenVINO {version()} on a CPU loses states that are not "
-                f"{', '.join(DTYPES)}: keep it as one of these, or leave openvino out."
+                f"{', '.join(DTYPES)}: keep it as one of these, or leave openvino out.",
+                id="openvino-state-dtype",
             )
     if len({variable(state) for state in spec.states}) < len(spec.states):
-        raise ExportError("two states would have one name in OpenVINO, which is that of input and output together.")
+        raise ExportError(
+            "two states would have one name in OpenVINO, which is that of input and output together.",
+            id="openvino-state-names",
+        )
 
 
 def make_stateful(model: Any, spec: StreamSpec, initial: Arrays) -> None:

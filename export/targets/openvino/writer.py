@@ -31,7 +31,8 @@ class Writer(StepWriter):
         if options.calibration is not None:
             raise ExportError(
                 "openvino in int8 has its weights alone in int8, which needs no recording: leave calibrate "
-                "(--calibrate) out."
+                "(--calibrate) out.",
+                id="openvino-int8-calibration",
             )
         stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
         given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}

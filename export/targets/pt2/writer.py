@@ -34,7 +34,9 @@ class Writer(TargetWriter):
                 aten_step(model), example(spec, spec.rows or 3), dynamic_shapes=(*shapes,), strict=False
             )
         except Exception as error:  # torch.export raises many kinds
-            raise ExportError(f"torch.export cannot follow the step: {first_line(error)}") from error
+            raise ExportError(
+                f"torch.export cannot follow the step: {first_line(error)}", id="pt2-trace-fails"
+            ) from error
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
                 node.meta = {key: value for key, value in node.meta.items() if key in KEPT}
@@ -53,5 +55,5 @@ class Writer(TargetWriter):
         try:
             step = torch.export.load(io.BytesIO(artefacts.read(name))).module()
         except Exception as error:  # torch.export raises many kinds
-            raise BundleError(f"{name} cannot be loaded: {first_line(error)}") from error
+            raise BundleError(f"{name} cannot be loaded: {first_line(error)}", id="pt2-program-unloadable") from error
         return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]

@@ -62,7 +62,7 @@ def refuse(findings: Sequence[Finding], target: str) -> None:
     lines = [f"target {target!r} does not take this graph:", *(f"- {finding}" for finding in findings[:SHOWN])]
     if len(findings) > SHOWN:
         lines.append(f"- and {len(findings) - SHOWN} more.")
-    raise ExportError("\n".join(lines))
+    raise ExportError("\n".join(lines), id="tensorrt-rules-broken")
 
 
 class _Linter:

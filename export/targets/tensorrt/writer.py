@@ -98,7 +98,10 @@ def emulated_session(spec: StreamSpec, graph: bytes, accumulate: str) -> OrtSess
     """
     rounding = WriteOutRoundings(accumulate)
     if spec.sequence_only:
-        raise BackendUnavailable("the numeric executor computes steps, and a model of whole sequences only has none.")
+        raise BackendUnavailable(
+            "the numeric executor computes steps, and a model of whole sequences only has none.",
+            id="emulated-sequence-only",
+        )
     model = parse(graph)
     found = {v.dtype for node in with_shapes(model).graph for v in (*node.inputs, *node.outputs) if v} & set(NARROW)
     session = graph_session(spec, {"step.onnx": serialise(apply(model, rounding))}, optimise=False)
@@ -116,7 +119,7 @@ def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> b
     try:
         apply(model, DecomposeRecurrent(), ConvertOpset(options.opset), NameByModules(keep=names_in(model)))
     except ExportError as error:
-        raise ExportError(f"target {target.name!r} does not take this graph: {error}") from error
+        raise ExportError(f"target {target.name!r} does not take this graph: {error}", id=error.id) from error
     apply(model, ToMixedPrecision(options.precision, options.state_precision))
     _refuse_nothing_typed(model.graph, target, options)
     apply(model, SayConstantsOfSelu(), IndexFromTheFront())
@@ -132,7 +135,8 @@ def _refuse_nothing_typed(graph: ir.Graph, target: Target, options: TargetOption
         names = " and ".join(sorted({op for op, _ in products}))
         raise ExportError(
             f"target {target.name!r} in {options.precision} would be fp32 throughout: {names} has "
-            f"no {options.precision} form at opset {options.opset}. Choose --precision fp16."
+            f"no {options.precision} form at opset {options.opset}. Choose --precision fp16.",
+            id="nothing-in-precision",
         )
 
 

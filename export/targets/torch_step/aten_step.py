@@ -16,7 +16,8 @@ try:
     from torch import Tensor, fx, nn
 except ImportError as error:
     raise ExportError(
-        f"what is written in torch's operators needs torch, which is not here ({error}): {pip_install('export')}."
+        f"what is written in torch's operators needs torch, which is not here ({error}): {pip_install('export')}.",
+        id="torch-operators-without-torch",
     ) from error
 
 from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec, sized
@@ -52,7 +53,9 @@ def step_of_graph(step: bytes, spec: StreamSpec) -> fx.GraphModule:
     except ExportError:
         raise
     except Exception as error:  # torch.export raises many kinds
-        raise ExportError(f"torch.export cannot follow the step of the bundle: {first_line(error)}") from error
+        raise ExportError(
+            f"torch.export cannot follow the step of the bundle: {first_line(error)}", id="bundle-step-untraceable"
+        ) from error
     return _AtenGraph(program.module(check_guards=False), spec).written()
 
 
@@ -68,7 +71,9 @@ def saved_program(step: nn.Module, given: Sequence[Tensor]) -> bytes:
     try:
         torch.export.save(torch.export.export(step, tuple(given), strict=False), file)
     except Exception as error:  # torch.export raises many kinds
-        raise ExportError(f"torch.export cannot follow the step of one stream: {first_line(error)}") from error
+        raise ExportError(
+            f"torch.export cannot follow the step of one stream: {first_line(error)}", id="one-stream-step-untraceable"
+        ) from error
     return file.getvalue()
 
 
@@ -108,7 +113,8 @@ class _AtenGraph:
         if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in TORCHS:
             raise ExportError(
                 f"the step holds {node.target}, which is not one of torch's own operators, so no other program could "
-                "load it: write this part of the model in torch's operators, or leave the target out."
+                "load it: write this part of the model in torch's operators, or leave the target out.",
+                id="foreign-torch-operator",
             )
         if _is_pure(node) and not any(isinstance(self.values[n], fx.Node) for n in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)

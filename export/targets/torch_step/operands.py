@@ -27,7 +27,7 @@ class Operands:
     def __getitem__(self, index: int) -> Tensor:
         value = input_of(self.node, index)
         if value is None:
-            raise self.refusal(f"its input {index} is left out")
+            raise self.refusal(f"its input {index} is left out", id="torch-operand-left-out")
         return self.tensors[str(value.name)]
 
     def all(self) -> list[Tensor]:
@@ -39,7 +39,7 @@ class Operands:
         if value is None:
             return None
         if value.name not in self.constants:
-            raise self.refusal(f"its input {index} ({value.name!r}) is no constant")
+            raise self.refusal(f"its input {index} ({value.name!r}) is no constant", id="torch-operand-not-constant")
         return self.constants[str(value.name)]
 
     def is_constant(self, index: int) -> bool:
@@ -54,7 +54,7 @@ class Operands:
     def required(self, index: int) -> list[int]:
         found = self.ints(index)
         if found is None:
-            raise self.refusal(f"its input {index} is left out")
+            raise self.refusal(f"its input {index} is left out", id="torch-operand-left-out")
         return found
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -69,10 +69,11 @@ class Operands:
         found = self.ints(index) if self.given(index) else self.attribute("axes")
         return None if found is None else [int(axis) for axis in found]
 
-    def refusal(self, reason: str) -> ExportError:
+    def refusal(self, reason: str, *, id: str) -> ExportError:
         return ExportError(
             f"node {self.node.name!r} ({self.node.op_type}) cannot be written in torch's operators: {reason}. Export "
-            "the PyTorch module itself with this target, or leave the target out."
+            "the PyTorch module itself with this target, or leave the target out.",
+            id=id,
         )
 
 

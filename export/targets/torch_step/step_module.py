@@ -50,7 +50,8 @@ class OnnxStep(nn.Module):
             first = next(iter(unknown.values()))
             raise ExportError(
                 f"no program of torch's is made of {', '.join(sorted(unknown))} (node {first.name!r}): export the "
-                "PyTorch module itself with this target, or leave the target out."
+                "PyTorch module itself with this target, or leave the target out.",
+                id="torch-operator-unknown",
             )
         self.constants: dict[str, Array] = {}
         self.places: dict[str, str] = {}

@@ -84,7 +84,7 @@ def _pad(x: Operands) -> Tensor:
         value = x.numbers(2)
         return F.pad(x[0], flat, value=0.0 if value is None or not value.size else value.item())
     if mode not in MODES:
-        raise x.refusal(f"its mode is {mode!r}")
+        raise x.refusal(f"its mode is {mode!r}", id="torch-pad-mode")
     result = x[0]
     for axis, ends in by_axis.items():
         if any(ends):
@@ -112,7 +112,7 @@ def _gather_elements(x: Operands) -> Tensor:
 
 def _scatter_elements(x: Operands) -> Tensor:
     if x.attribute("reduction", "none") != "none":
-        raise x.refusal(f"its reduction is {x.attribute('reduction')!r}")
+        raise x.refusal(f"its reduction is {x.attribute('reduction')!r}", id="torch-scatter-reduction")
     return torch.scatter(x[0], x.attribute("axis", 0), x[1].to(torch.int64), x[2])
 
 

@@ -59,7 +59,7 @@ def _clip(x: Operands) -> Tensor:
 def _cast(x: Operands) -> Tensor:
     number = int(x.attribute("to"))
     if number not in DTYPES:
-        raise x.refusal(f"it gives values of kind {number}")
+        raise x.refusal(f"it gives values of kind {number}", id="torch-cast-kind")
     return x[0].to(DTYPES[number])
 
 

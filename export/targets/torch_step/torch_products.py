@@ -53,7 +53,7 @@ def _conv_transpose(x: Operands) -> Tensor:
     axes = x[1].dim() - 2
     strides, dilations = x.attribute("strides", [1] * axes), x.attribute("dilations", [1] * axes)
     if x.attribute("auto_pad", "NOTSET") != "NOTSET" or x.attribute("output_shape") is not None:
-        raise x.refusal("its padding follows from the size of its result")
+        raise x.refusal("its padding follows from the size of its result", id="torch-transposed-padding")
     pads, extra = x.attribute("pads", [0] * 2 * axes), x.attribute("output_padding", [0] * axes)
     convolve = _by_axes(x, axes, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d))
     bias = x[2] if x.given(2) else None
@@ -70,7 +70,7 @@ def _max_pool(x: Operands) -> Tensor:
     kernel = x.attribute("kernel_shape")
     strides, dilations = x.attribute("strides", [1] * len(kernel)), x.attribute("dilations", [1] * len(kernel))
     if x.attribute("ceil_mode", 0) or len(x.node.outputs) > 1:
-        raise x.refusal("it rounds its size up, or gives places too")
+        raise x.refusal("it rounds its size up, or gives places too", id="torch-max-pool-form")
     pool = _by_axes(x, len(kernel), (F.max_pool1d, F.max_pool2d, F.max_pool3d))
     padded = _padded(x[0], _padding(x, kernel, strides, dilations), float("-inf"))
     return pool(padded, kernel, strides, 0, dilations)
@@ -81,15 +81,15 @@ def _average_pool(x: Operands) -> Tensor:
     strides = x.attribute("strides", [1] * len(kernel))
     pads = _padding(x, kernel, strides, [1] * len(kernel))
     if x.attribute("ceil_mode", 0) or x.attribute("dilations") not in (None, [1] * len(kernel)):
-        raise x.refusal("it rounds its size up, or leaves values out")
+        raise x.refusal("it rounds its size up, or leaves values out", id="torch-average-pool-ceil")
     if any(pads) and not x.attribute("count_include_pad", 0):
-        raise x.refusal("it has padding that it does not count")
+        raise x.refusal("it has padding that it does not count", id="torch-average-pool-padding")
     return _by_axes(x, len(kernel), (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d))(_padded(x[0], pads), kernel, strides)
 
 
 def _by_axes(x: Operands, axes: int, functions: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
     if not 1 <= axes <= len(functions):
-        raise x.refusal(f"it has windows of {axes} axes")
+        raise x.refusal(f"it has windows of {axes} axes", id="torch-window-axes")
     return functions[axes - 1]
 
 
@@ -133,7 +133,7 @@ def _cumulative(x: Operands) -> Tensor:
 def _place(function: Callable[..., Tensor]) -> Operator:
     def write(x: Operands) -> Tensor:
         if x.attribute("select_last_index", 0):
-            raise x.refusal("of several places it takes the last")
+            raise x.refusal("of several places it takes the last", id="torch-last-of-places")
         return function(x[0], x.attribute("axis", 0), keepdim=bool(x.attribute("keepdims", 1)))
 
     return write

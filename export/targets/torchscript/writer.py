@@ -33,7 +33,9 @@ class Writer(TargetWriter):
             try:
                 scripted = torch.jit.script(module)
             except Exception as error:  # the compiler has many kinds
-                raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
+                raise ExportError(
+                    f"the step cannot be said in TorchScript: {first_line(error)}", id="torchscript-unwritable"
+                ) from error
             torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
         return {f"{folder('torchscript', options.precision)}/step.pt": file.getvalue()}
 

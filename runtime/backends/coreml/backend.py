@@ -39,9 +39,13 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     """Load the bundle's package; `device` is None or "cpu" for the CPU alone, "gpu", "ane" or "all"."""
     row, where = target_row(artefacts, "coreml", precision), "cpu" if device is None else device
     if where not in UNITS:
-        raise BackendUnavailable(f"coreml has no device {device!r}: use {', '.join(map(repr, UNITS))}.")
+        raise BackendUnavailable(
+            f"coreml has no device {device!r}: use {', '.join(map(repr, UNITS))}.", id="coreml-device-unknown"
+        )
     if threads > 1:
-        raise BackendUnavailable(f"threads={threads}: Core ML takes as many as it likes. Leave threads out.")
+        raise BackendUnavailable(
+            f"threads={threads}: Core ML takes as many as it likes. Leave threads out.", id="coreml-threads-option"
+        )
     files, program = read_package(artefacts, row)
     place = tempfile.mkdtemp(prefix="rnn-export-")
     try:

@@ -19,19 +19,27 @@ def open_model(package: Path, compute: str) -> Any:
     if platform.system() != "Darwin":
         raise BackendUnavailable(
             f"coreml runs on macOS alone, and this is {platform.system()}: verify the bundle on a Mac, `rnn-export "
-            "verify NAME.rnnx --backend coreml`."
+            "verify NAME.rnnx --backend coreml`.",
+            id="coreml-needs-macos",
         )
     release = platform.mac_ver()[0]
     if int(release.partition(".")[0] or 0) < MACOS:
-        raise BackendUnavailable(f"coreml keeps states from macOS {MACOS} on, and this is macOS {release}: update it.")
+        raise BackendUnavailable(
+            f"coreml keeps states from macOS {MACOS} on, and this is macOS {release}: update it.",
+            id="coreml-macos-too-old",
+        )
     try:
         tools = load_module("coremltools")
     except ImportError as error:
-        raise BackendUnavailable(f"coremltools is not here ({error}): {pip_install('coreml')}.") from error
+        raise BackendUnavailable(
+            f"coremltools is not here ({error}): {pip_install('coreml')}.", id="coremltools-not-here"
+        ) from error
     try:
         return tools.models.MLModel(str(package), compute_units=getattr(tools.ComputeUnit, compute))
     except Exception as error:  # Core ML's own errors come as several kinds
-        raise BackendUnavailable(f"Core ML cannot compile {package.name}: {first_line(error)}") from error
+        raise BackendUnavailable(
+            f"Core ML cannot compile {package.name}: {first_line(error)}", id="coreml-cannot-compile"
+        ) from error
 
 
 class ModelPrediction:
@@ -44,7 +52,7 @@ class ModelPrediction:
         try:
             given: Mapping[str, Array] = self.model.predict(dict(inputs), self.state)
         except Exception as error:  # Core ML's own errors come as several kinds
-            raise StreamError(f"coreml refused the frame: {first_line(error)}") from error
+            raise StreamError(f"coreml refused the frame: {first_line(error)}", id="coreml-frame-refused") from error
         return given
 
     def read_state(self, name: str) -> Array:

@@ -43,7 +43,10 @@ def read_package(artefacts: Artefacts, row: TargetRow) -> tuple[dict[str, bytes]
     for name in (MODEL, WEIGHTS, MANIFEST):
         path = row.file(name)
         if path is None:
-            raise BundleError(f"target 'coreml' lists {', '.join(row.files)}, but no {name}. Export the bundle again.")
+            raise BundleError(
+                f"target 'coreml' lists {', '.join(row.files)}, but no {name}. Export the bundle again.",
+                id="coreml-file-missing",
+            )
         files[name] = artefacts.read(path)
     try:
         if files[MANIFEST] != manifest():
@@ -52,7 +55,10 @@ def read_package(artefacts: Artefacts, row: TargetRow) -> tuple[dict[str, bytes]
         check_program(program, artefacts.spec, row.precision)
     except ValueError as error:
         path = row.file(MODEL)
-        raise BundleError(f"{path} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
+        raise BundleError(
+            f"{path} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.",
+            id="coreml-package-invalid",
+        ) from error
     return files, program
 
 

@@ -45,7 +45,9 @@ class ExecuTorchBuffers(CountedBuffers):
             self.session, self.program = session, open_program(session.raw)
             self.method = self.program.load_method(METHOD)
         except RuntimeError as error:
-            raise BackendUnavailable(f"ExecuTorch cannot open {FILE} once more: {cause(error)}") from error
+            raise BackendUnavailable(
+                f"ExecuTorch cannot open {FILE} once more: {cause(error)}", id="executorch-cannot-reopen"
+            ) from error
         self.inputs = {t.name: np.zeros(shape, dtype) for t in spec.inputs for dtype, shape in [form(t, spec.chunk)]}
         self.fed = [torch.from_numpy(a) for a in self.inputs.values()]
         self.given = [t.numpy() for t in self.method.get_outputs(clone_outputs=False)]
@@ -58,7 +60,7 @@ class ExecuTorchBuffers(CountedBuffers):
             self.method.set_inputs(self.fed)
             self.turn()
         except RuntimeError as error:
-            raise StreamError(f"executorch refused the frame: {cause(error)}") from error
+            raise StreamError(f"executorch refused the frame: {cause(error)}", id="executorch-frame-refused") from error
         for output, given in zip(self.outputs.values(), self.given, strict=True):
             output[...] = given
 
@@ -75,11 +77,12 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     if device not in (None, "cpu"):
         raise BackendUnavailable(
             f"executorch has no device {device!r} here: it was tried on 'cpu' alone. For a GPU or an NPU lower the "
-            "step by ExecuTorch's own partitioner for it, and hold it to the golden vectors."
+            "step by ExecuTorch's own partitioner for it, and hold it to the golden vectors.",
+            id="executorch-device-untried",
         )
     if threads > 1:
         why = "ExecuTorch has one pool of threads for the whole process, so an engine has no number of its own"
-        raise BackendUnavailable(f"threads={threads}: {why}. Leave threads out.")
+        raise BackendUnavailable(f"threads={threads}: {why}. Leave threads out.", id="executorch-threads-option")
     there = {row.target for row in artefacts.targets}
     return open_target(artefacts, next((name for name in TARGETS if name in there), TARGETS[0]), precision)
 
@@ -89,7 +92,10 @@ def open_target(artefacts: Artefacts, target: str, precision: str | None) -> Exe
     row, spec = target_row(artefacts, target, precision), artefacts.spec
     name = row.file(FILE)
     if name is None:
-        raise BundleError(f"target {target!r} lists {', '.join(row.files)}, but no {FILE}. Export the bundle again.")
+        raise BundleError(
+            f"target {target!r} lists {', '.join(row.files)}, but no {FILE}. Export the bundle again.",
+            id="executorch-file-missing",
+        )
     raw = artefacts.read(name)
     check_program(name, raw, spec)
     return ExecuTorchSession(spec, raw, row.precision)

@@ -23,7 +23,8 @@ try:
     from executorch.extension.pybindings import _C
 except ImportError as error:
     raise BackendUnavailable(
-        f"executorch, or torch which it needs in Python, is not here ({error}): {pip_install('executorch')}."
+        f"executorch, or torch which it needs in Python, is not here ({error}): {pip_install('executorch')}.",
+        id="executorch-missing",
     ) from error
 
 __all__ = ["cause", "has_xnnpack", "open_program", "torch", "version"]

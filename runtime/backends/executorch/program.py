@@ -36,11 +36,16 @@ def check_program(file: str, raw: bytes, spec: StreamSpec) -> None:
         _check_contract(program, spec)
         _check_ports(program, spec)
     except ValueError as error:
-        raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.",
+            id="executorch-program-invalid",
+        ) from error
     try:
         method = program.load_method(METHOD)
     except RuntimeError as error:
-        raise BackendUnavailable(f"ExecuTorch {version()} cannot run {file}: {cause(error)}") from error
+        raise BackendUnavailable(
+            f"ExecuTorch {version()} cannot run {file}: {cause(error)}", id="executorch-cannot-run"
+        ) from error
     _check_states(file, method, spec)
 
 
@@ -78,11 +83,14 @@ def _check_states(file: str, method: Any, spec: StreamSpec) -> None:
         try:
             kept = method.get_attribute(buffer_name(number))
         except RuntimeError as error:
-            raise BundleError(f"{file} does not keep the state {state.name!r}: {cause(error)}") from error
+            raise BundleError(
+                f"{file} does not keep the state {state.name!r}: {cause(error)}", id="executorch-state-lost"
+            ) from error
         found = str(kept.dtype).removeprefix("torch."), tuple(kept.shape)
         if found != form(state, spec.chunk):
             raise BundleError(
-                f"{file} keeps {state.name!r} as {found}, but the contract says {form(state, spec.chunk)}."
+                f"{file} keeps {state.name!r} as {found}, but the contract says {form(state, spec.chunk)}.",
+                id="executorch-state-differs",
             )
 
 

@@ -44,7 +44,9 @@ class LiteRtBuffers(StreamBuffers):
         try:
             self.interpreter = new_interpreter(session.raw, session.threads)
         except (RuntimeError, ValueError) as error:
-            raise BackendUnavailable(f"LiteRT {version()} cannot open {FILE}: {cause(error)}") from error
+            raise BackendUnavailable(
+                f"LiteRT {version()} cannot open {FILE}: {cause(error)}", id="litert-cannot-open"
+            ) from error
         self.fed = tuple(zip(session.inputs[:count], self.inputs.values(), strict=True))
         self.fed_states = session.inputs[count:]
         self.given = tuple(zip(session.outputs, self.outputs.values(), strict=False))
@@ -60,7 +62,7 @@ class LiteRtBuffers(StreamBuffers):
                 interpreter.set_tensor(number, state)
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise StreamError(f"litert refused the frame: {cause(error)}") from error
+            raise StreamError(f"litert refused the frame: {cause(error)}", id="litert-frame-refused") from error
         for number, output in self.given:
             output[...] = interpreter.get_tensor(number)
         states = [interpreter.get_tensor(number) for number in self.given_states]
@@ -81,11 +83,15 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     if device not in (None, "cpu"):
         raise BackendUnavailable(
             f"litert has no device {device!r} here: it was tried on 'cpu' alone. On a GPU or an NPU give {FILE} of the "
-            "bundle to a delegate of LiteRT's yourself, and hold it to the golden vectors."
+            "bundle to a delegate of LiteRT's yourself, and hold it to the golden vectors.",
+            id="litert-device-untried",
         )
     name = row.file(FILE)
     if name is None:
-        raise BundleError(f"target 'litert' lists {', '.join(row.files)}, but no {FILE}. Export the bundle again.")
+        raise BundleError(
+            f"target 'litert' lists {', '.join(row.files)}, but no {FILE}. Export the bundle again.",
+            id="litert-file-missing",
+        )
     return LiteRtSession(spec, check_model(name, artefacts.read(name), spec), row.precision, threads)
 
 

@@ -38,4 +38,6 @@ def check_ids(tables: Mapping[str, int], inputs: Mapping[str, Array]) -> None:
         wrong = np.asarray((inputs[name] < 0) | (inputs[name] >= rows))
         if wrong.any():
             why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [0,{rows - 1}]"
-            raise StreamError(f"litert refused the frame: {name!r} is out of its table, {why}.")
+            raise StreamError(
+                f"litert refused the frame: {name!r} is out of its table, {why}.", id="litert-index-beyond-table"
+            )

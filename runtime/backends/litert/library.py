@@ -10,7 +10,9 @@ try:
     import ai_edge_litert.interpreter as _interpreter
     import ai_edge_litert.schema_py_generated as _schema
 except ImportError as error:
-    raise BackendUnavailable(f"ai-edge-litert is not here ({error}): {pip_install('litert')}.") from error
+    raise BackendUnavailable(
+        f"ai-edge-litert is not here ({error}): {pip_install('litert')}.", id="ai-edge-litert-missing"
+    ) from error
 
 __all__ = ["cause", "new_interpreter", "schema", "version"]
 

@@ -57,7 +57,10 @@ def check_model(file: str, raw: bytes, spec: StreamSpec) -> Checked:
         _check_operators(model, graph)
         ports = _ports(model, graph)
     except ValueError as error:
-        raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.",
+            id="litert-model-invalid",
+        ) from error
     _check_contract(file, graph, ports, spec)
     return Checked(raw, tuple(i for _, i in ports[0]), tuple(i for _, i in ports[1]), model)
 
@@ -166,7 +169,10 @@ def _check_contract(file: str, graph: Any, ports: Sequence[Sequence[tuple[str, i
             (name, DTYPES[graph.tensors[i].type], tuple(_ints(graph.tensors[i].shape))) for name, i in found
         ]
         if has != wanted:
-            raise BundleError(f"{file} {what} {has}, but the contract says {wanted}. Export the bundle again.")
+            raise BundleError(
+                f"{file} {what} {has}, but the contract says {wanted}. Export the bundle again.",
+                id="litert-contract-differs",
+            )
 
 
 def _ints(values: Any) -> list[int]:

@@ -47,7 +47,7 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     More than one of `threads` is taken where the machine has so many cores; a small step runs on one all the same.
     """
     if device not in (None, "cpu"):
-        raise BackendUnavailable(f"native has no device {device!r}: use 'cpu'.")
+        raise BackendUnavailable(f"native has no device {device!r}: use 'cpu'.", id="native-device-unknown")
     rows = [row.precision for row in artefacts.targets if row.target == "c"]
     row = target_row(artefacts, "c", "fp32" if precision is None and "fp32" in rows else precision)
     record = _build_of(artefacts, row)
@@ -55,15 +55,19 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     try:
         library = _load(artefacts.read(_file(row, path)), record)
     except AttributeError as error:
-        why = f"was compiled by an rnn-export that did not say for which contract ({error})"
-        raise BackendUnavailable(f"{path} {why}. {_rebuild(row)}") from error
+        raise BackendUnavailable(
+            f"{path} was compiled by an rnn-export that did not say for which contract ({error}). {_rebuild(row)}",
+            id="native-contract-unsaid",
+        ) from error
     except (OSError, ImportError) as error:
         no_exec = "failed to map segment" in str(error)
         fix = "Set TMPDIR to a folder from which programs may be run." if no_exec else _rebuild(row)
-        raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}") from error
+        raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}", id="native-library-unloadable") from error
     if library.call.rnn_contract() != contract_sha256(artefacts.spec).encode():
-        why = "was compiled for other names, types or sizes than the contract says"
-        raise BackendUnavailable(f"{path} {why}. {_rebuild(row)}")
+        raise BackendUnavailable(
+            f"{path} was compiled for other names, types or sizes than the contract says. {_rebuild(row)}",
+            id="native-contract-differs",
+        )
     weights, team = _weights(artefacts, row, library), None if threads == 1 else _team(library, threads, row)
     return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision, team), library.stepper)
 
@@ -72,7 +76,7 @@ def _file(row: TargetRow, name: str) -> str:
     # The very path: another one that ends alike would be of another machine, and judged with that.
     path = f"{folder('c', row.precision)}/{name}"
     if path not in row.files:
-        raise BundleError(f"{_target(row)} has no {name} in the bundle. {_rebuild(row)}")
+        raise BundleError(f"{_target(row)} has no {name} in the bundle. {_rebuild(row)}", id="native-file-missing")
     return path
 
 
@@ -90,23 +94,30 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     places = (path.split("/")[-2:] for path in row.files if path.count("/") > 1)
     found = sorted(machine for machine, file in places if file == library_name(machine))
     if not found:
-        raise NotInBundle(f"{target} is not compiled yet for this machine, {triple}. {fix}")
+        raise NotInBundle(f"{target} is not compiled yet for this machine, {triple}. {fix}", id="native-not-compiled")
     if triple not in found:
         what = f"{target} is compiled for {', '.join(found)}"
-        raise BackendUnavailable(f"{what}, not for this machine, {triple}. {fix}")
+        raise BackendUnavailable(f"{what}, not for this machine, {triple}. {fix}", id="native-other-machine")
     path = _file(row, f"build/{triple}/{RECORD}")
     record, cpu = Record.from_file(path, artefacts.read(path)), this_cpu()
     if record.features and not cpu.features:
         what = f"{target} is compiled for {', '.join(record.features)}"
-        raise BackendUnavailable(f"{what}, and nothing says what this CPU has: /proc/cpuinfo does not.")
+        raise BackendUnavailable(
+            f"{what}, and nothing says what this CPU has: /proc/cpuinfo does not.", id="native-cpu-unknown"
+        )
     if lacking := [word for word in record.features if word not in cpu.features]:
         what = f"{target} is compiled for {', '.join(lacking)}"
-        raise BackendUnavailable(f"{what}, which this CPU ({cpu.model}) does not have. {fix}")
+        raise BackendUnavailable(
+            f"{what}, which this CPU ({cpu.model}) does not have. {fix}", id="native-cpu-features-missing"
+        )
     built = f"{folder('c', row.precision)}/build/"
     digest = sources_sha256({path: artefacts.read(path) for path in row.files if not path.startswith(built)})
     if record.sha256 != digest:
         digests = f"sha256 {record.sha256[:12] or 'not recorded'}, not {digest[:12]}"
-        raise BackendUnavailable(f"{target} was compiled from other sources than the bundle holds ({digests}). {fix}")
+        raise BackendUnavailable(
+            f"{target} was compiled from other sources than the bundle holds ({digests}). {fix}",
+            id="native-other-sources",
+        )
     return record
 
 
@@ -115,12 +126,14 @@ def _team(library: Library, threads: int, row: TargetRow) -> Team | None:
     check_cores(threads)
     if not has_teams(host_triple()):
         fix = "Leave threads out, and step several streams at once, each on a thread of its own"
-        raise BackendUnavailable(f"threads={threads}: a native step runs on one thread on {host_triple()}. {fix}.")
+        raise BackendUnavailable(
+            f"threads={threads}: a native step runs on one thread on {host_triple()}. {fix}.", id="native-one-thread"
+        )
     try:
         nbytes = int(library.call.rnn_team_bytes())
     except AttributeError as error:
         why = f"{_target(row)} was compiled by an rnn-export whose steps had one thread"
-        raise BackendUnavailable(f"threads={threads}: {why}. {_rebuild(row)}") from error
+        raise BackendUnavailable(f"threads={threads}: {why}. {_rebuild(row)}", id="native-threads-refused") from error
     return Team(library.call, threads, aligned(nbytes)) if nbytes else None
 
 
@@ -144,7 +157,7 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
     weights.flags.writeable = False
     if library.call.rnn_check(weights.ctypes.data, len(data)):
         why = f"{len(data)} bytes that are not the weights of this step ({nbytes} bytes)"
-        raise BackendUnavailable(f"{path} has {why}. {_rebuild(row)}")
+        raise BackendUnavailable(f"{path} has {why}. {_rebuild(row)}", id="native-weights-differ")
     return weights
 
 

@@ -42,11 +42,15 @@ class Record:
         try:
             data = parse_json(raw)
         except ValueError as error:
-            raise BundleError(f"{path} is no record of a build: {error}. {_AGAIN}") from error
+            raise BundleError(
+                f"{path} is no record of a build: {error}. {_AGAIN}", id="build-record-malformed"
+            ) from error
         known: dict[str, Any] = {name: data.get(name) for name in _FORMS} if isinstance(data, dict) else {}
         for name, fits in _FORMS.items():
             if not fits(known.get(name)):
-                raise BundleError(f"{path} is no record of a build: {name} is {known.get(name)!r}. {_AGAIN}")
+                raise BundleError(
+                    f"{path} is no record of a build: {name} is {known.get(name)!r}. {_AGAIN}", id="build-record-field"
+                )
         return Record(**known | {name: tuple(known[name]) for name in ("flags", "features")})
 
 

@@ -179,7 +179,7 @@ class NativeStateStore(StateStore):
         except AttributeError as error:
             why = "native.so was compiled by an rnn-export that did not step many streams at once"
             fix = f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild"
-            raise BackendUnavailable(f"{why}. Build it here: {fix}.") from error
+            raise BackendUnavailable(f"{why}. Build it here: {fix}.", id="native-pool-missing") from error
         self.call.restype = SIZE
         self.call.argtypes = (ADDRESS, SIZE, ADDRESS, ADDRESS, ADDRESS, SIZE, ADDRESS)
         if compiled.team is not None:

@@ -37,7 +37,9 @@ def check_cores(threads: int) -> None:
     if threads > min(cores, MOST):
         has = f"this process may use {cores}" if threads > cores else f"a step has {MOST} threads at most"
         why = f"each thread of a native step has a core of its own, and {has}"
-        raise BackendUnavailable(f"threads={threads}: {why}. Say threads={min(cores, MOST)} or less.")
+        raise BackendUnavailable(
+            f"threads={threads}: {why}. Say threads={min(cores, MOST)} or less.", id="threads-over-cores"
+        )
 
 
 class Team:
@@ -59,7 +61,9 @@ class Team:
         cores = (ctypes.c_int * threads)(*usable_cores()[:threads])
         if error := call.rnn_team_start(self.address, threads, cores):
             why = f"the system starts no more threads ({os.strerror(error)})"
-            raise BackendUnavailable(f"threads={threads}: {why}. Say fewer, or raise its limit.")
+            raise BackendUnavailable(
+                f"threads={threads}: {why}. Say fewer, or raise its limit.", id="threads-not-started"
+            )
         # Not at exit, when another thread may be amid a step.
         weakref.finalize(self, _stop, call, memory).atexit = False
 

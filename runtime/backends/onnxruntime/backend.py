@@ -45,7 +45,10 @@ def inspected(artefacts: Artefacts, precision: str | None) -> dict[str, bytes]:
     graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
     needed = "sequence.onnx" if artefacts.spec.sequence_only else "step.onnx"
     if needed not in graphs:
-        raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no {needed}. Export the bundle again.")
+        raise BundleError(
+            f"target 'onnx' lists {', '.join(row.files)}, but no {needed}. Export the bundle again.",
+            id="onnx-target-file-missing",
+        )
     for name in GRAPHS:
         if name in graphs:
             inspect_graph(name, graphs[name], artefacts.spec, infer_shapes)
@@ -79,18 +82,25 @@ def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
     for what, values, expected in (("takes", session.get_inputs(), feeds), ("gives", session.get_outputs(), gives)):
         names = [value.name for value in values]
         if names != expected:
-            raise BundleError(f"{graph} {what} {names}, but the contract says {expected}. Export the bundle again.")
+            raise BundleError(
+                f"{graph} {what} {names}, but the contract says {expected}. Export the bundle again.",
+                id="onnx-contract-differs",
+            )
 
 
 def _provider(device: str | None) -> tuple[str, int]:
     named = re.fullmatch("(cpu|cuda)(?::([0-9]+))?", "cpu" if device is None else str(device))
     if named is None or named.group(0).startswith("cpu:"):
-        raise BackendUnavailable(f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
+        raise BackendUnavailable(
+            f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.", id="onnxruntime-device-unknown"
+        )
     provider = f"{named.group(1).upper()}ExecutionProvider"
     if provider not in ort.get_available_providers():
         built = f"onnxruntime {ort.__version__} was built with {', '.join(ort.get_available_providers())}"
         fix = f"{pip_install('gpu')} in place of onnxruntime"
-        raise BackendUnavailable(f"device {device!r} needs {provider}, but this {built}: {fix}.")
+        raise BackendUnavailable(
+            f"device {device!r} needs {provider}, but this {built}: {fix}.", id="onnxruntime-provider-missing"
+        )
     return provider, int(named.group(2) or 0)
 
 
@@ -100,5 +110,5 @@ def _session(graph: bytes, provider: str, number: int, threads: int, optimise: b
     if session.get_providers()[0] != provider:
         made = f"onnxruntime {ort.__version__} made a session on {', '.join(session.get_providers())}"
         why = "the CUDA driver or libraries are missing or do not fit"
-        raise BackendUnavailable(f"{provider} was asked for, but {made}: {why}.")
+        raise BackendUnavailable(f"{provider} was asked for, but {made}: {why}.", id="onnxruntime-provider-fallback")
     return session

@@ -74,7 +74,7 @@ class OrtBuffers(StreamBuffers):
         try:
             self.run_step(self.prepared[self.now], None)
         except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the {self.unit}: {error}") from error
+            raise StreamError(f"onnxruntime refused the {self.unit}: {error}", id="onnxruntime-step-refused") from error
         self.now ^= 1
         self.frames += self.chunk
 
@@ -90,7 +90,9 @@ class OrtBuffers(StreamBuffers):
         try:
             self.graphs.sequence.run_with_iobinding(binding)
         except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the sequence: {error}") from error
+            raise StreamError(
+                f"onnxruntime refused the sequence: {error}", id="onnxruntime-sequence-refused"
+            ) from error
         self.now ^= 1
         results = zip(self.spec.outputs, binding.copy_outputs_to_cpu(), strict=False)
         return {tensor.name: canonical(array, tensor) for tensor, array in results}

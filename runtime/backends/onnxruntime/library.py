@@ -11,7 +11,7 @@ try:
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 except ImportError as error:
     fix = f"{pip_install('cpu')}, or with gpu in place of cpu for CUDA"
-    raise BackendUnavailable(f"onnxruntime is not here ({error}): {fix}.") from error
+    raise BackendUnavailable(f"onnxruntime is not here ({error}): {fix}.", id="onnxruntime-missing") from error
 
 __all__ = ["RUN_ERRORS", "infer_shapes", "make_session", "ort"]
 
@@ -56,7 +56,9 @@ def make_session(
     try:
         return ort.InferenceSession(graph, options, providers=[chosen])
     except Exception as error:  # it has a dozen of its own, and those of its binding
-        raise BackendUnavailable(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+        raise BackendUnavailable(
+            f"onnxruntime {ort.__version__} cannot load the graph: {error}", id="onnxruntime-cannot-load"
+        ) from error
 
 
 def infer_shapes(model: bytes, dims: Mapping[str, int]) -> Iterator[tuple[str, str, Sequence[object]]]:

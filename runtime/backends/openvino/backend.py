@@ -47,14 +47,16 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     if device not in (None, "cpu"):
         raise BackendUnavailable(
             f"openvino has no device {device!r} here: it was tried on 'cpu' alone. On a GPU or an NPU of Intel's run "
-            "step.xml of the bundle by OpenVINO itself, and hold it to the golden vectors."
+            "step.xml of the bundle by OpenVINO itself, and hold it to the golden vectors.",
+            id="openvino-device-untried",
         )
     names = {name: row.file(name) for name in (STATEFUL, STATELESS, WEIGHTS)}
     needed = (STATEFUL, WEIGHTS) if spec.rows else (STATEFUL, STATELESS, WEIGHTS)
     for name in needed:
         if names[name] is None:
             raise BundleError(
-                f"target 'openvino' lists {', '.join(row.files)}, but no {name}. Export the bundle again."
+                f"target 'openvino' lists {', '.join(row.files)}, but no {name}. Export the bundle again.",
+                id="openvino-file-missing",
             )
     weights = artefacts.read(str(names[WEIGHTS]))
     graphs = {n: read_graph(str(names[n]), artefacts.read(str(names[n])), weights, spec) for n in needed[:-1]}
@@ -65,4 +67,6 @@ def _compiled(name: str, graph: Any, asked: Mapping[str, Any]) -> Any:
     try:
         return ov.Core().compile_model(graph, "CPU", dict(asked))
     except RuntimeError as error:
-        raise BackendUnavailable(f"openvino {version()} cannot compile {name}: {cause(error)}") from error
+        raise BackendUnavailable(
+            f"openvino {version()} cannot compile {name}: {cause(error)}", id="openvino-cannot-compile"
+        ) from error

@@ -33,7 +33,7 @@ class StatefulBuffers(CountedBuffers):
         try:
             self.turn()
         except RuntimeError as error:
-            raise StreamError(f"openvino refused the frame: {cause(error)}") from error
+            raise StreamError(f"openvino refused the frame: {cause(error)}", id="openvino-frame-refused") from error
 
     def read(self) -> dict[str, Array]:
         return {name: np.array(state.state.data) for name, state in self.states.items()}
@@ -59,7 +59,7 @@ class RowsBuffers(StreamBuffers):
         try:
             infer(self.request, {}, True, False)
         except RuntimeError as error:
-            raise StreamError(f"openvino refused the round: {cause(error)}") from error
+            raise StreamError(f"openvino refused the round: {cause(error)}", id="openvino-round-refused") from error
         self.write(self.after)
         self.frames += self.spec.chunk
 

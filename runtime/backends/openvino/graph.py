@@ -50,9 +50,15 @@ def read_graph(file: str, raw: bytes, weights: bytes, spec: StreamSpec) -> Any:
         for excess in limits.excess(_sizes(model), "the graph"):
             raise ValueError(excess)
     except ValueError as error:
-        raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.",
+            id="openvino-graph-unusable",
+        ) from error
     except RuntimeError as error:
-        raise BundleError(f"{file} cannot be read by OpenVINO: {cause(error)} Export the bundle again.") from error
+        raise BundleError(
+            f"{file} cannot be read by OpenVINO: {cause(error)} Export the bundle again.",
+            id="openvino-graph-unreadable",
+        ) from error
     _check_contract(file, model, spec)
     return model
 
@@ -151,11 +157,17 @@ def _check_contract(file: str, model: Any, spec: StreamSpec) -> None:
         named = [name for name, _ in expected] + [""] * len(ports)
         found = [(_name(port, name), *_form(port)) for port, name in zip(ports, named, strict=False)]
         if found != wanted:
-            raise BundleError(f"{file} {what} {found}, but the contract says {wanted}. Export the bundle again.")
+            raise BundleError(
+                f"{file} {what} {found}, but the contract says {wanted}. Export the bundle again.",
+                id="openvino-contract-differs",
+            )
     infos = [v.get_info() for v in model.get_variables()]
     kept = {i.variable_id: (_dtype(i.data_type), tuple(d.get_length() for d in i.data_shape)) for i in infos}
     if kept != states:
-        raise BundleError(f"{file} keeps {kept}, but the contract says {states}. Export the bundle again.")
+        raise BundleError(
+            f"{file} keeps {kept}, but the contract says {states}. Export the bundle again.",
+            id="openvino-kept-states-differ",
+        )
 
 
 def _name(port: Any, wanted: str) -> str:

@@ -10,7 +10,9 @@ try:
     import openvino.opset13
     import openvino.passes
 except ImportError as error:
-    raise BackendUnavailable(f"openvino is not here ({error}): {pip_install('openvino')}.") from error
+    raise BackendUnavailable(
+        f"openvino is not here ({error}): {pip_install('openvino')}.", id="openvino-missing"
+    ) from error
 
 __all__ = ["PRECISION", "SETTINGS", "cause", "infer", "ov", "settings", "version"]
 

@@ -30,4 +30,6 @@ def check_ids(tables: Mapping[str, int], inputs: Mapping[str, Array]) -> None:
         wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
         if wrong.any():
             why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
-            raise StreamError(f"openvino refused the frame: {name!r} is out of its table, {why}.")
+            raise StreamError(
+                f"openvino refused the frame: {name!r} is out of its table, {why}.", id="openvino-index-beyond-table"
+            )

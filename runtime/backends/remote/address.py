@@ -45,16 +45,24 @@ def parse(text: str) -> Address:
     """Read an address; raises BackendUnavailable that says what does not fit."""
     scheme, _, rest = text.partition("://")
     if scheme != "grpc":
-        raise BackendUnavailable(f"{text!r} starts with {scheme}://, but servers are reached by gRPC only: {FORM}.")
+        raise BackendUnavailable(
+            f"{text!r} starts with {scheme}://, but servers are reached by gRPC only: {FORM}.",
+            id="address-scheme-unknown",
+        )
     rest, _, query = rest.partition("?")
     hosts, _, name = rest.partition("/")
     name = unquote(name)
     if not name or "/" in name:
         found = f"the name {name!r}" if name else "no model"
-        raise BackendUnavailable(f"{text!r} has {found} after the servers: give the name of one model, as in {FORM}.")
+        raise BackendUnavailable(
+            f"{text!r} has {found} after the servers: give the name of one model, as in {FORM}.",
+            id="address-model-name",
+        )
     endpoints = tuple(_endpoint(text, host) for host in hosts.split(","))
     if doubled := sorted({e for e in endpoints if endpoints.count(e) > 1}):
-        raise BackendUnavailable(f"{text!r} names {', '.join(doubled)} twice: name each server once.")
+        raise BackendUnavailable(
+            f"{text!r} names {', '.join(doubled)} twice: name each server once.", id="address-server-twice"
+        )
     return Address(endpoints, name, **_options(text, query))
 
 
@@ -62,7 +70,10 @@ def _endpoint(text: str, host: str) -> str:
     named = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]@]+)(?::([0-9]{1,5}))?", host)
     port = int(named[2] or PORT) if named else 0
     if named is None or not 0 < port < 2**16:
-        raise BackendUnavailable(f"{text!r} has the server {host!r}, which is no HOST or HOST:PORT: write {FORM}.")
+        raise BackendUnavailable(
+            f"{text!r} has the server {host!r}, which is no HOST or HOST:PORT: write {FORM}.",
+            id="address-server-malformed",
+        )
     return f"{named[1]}:{port}"
 
 
@@ -71,10 +82,14 @@ def _options(text: str, query: str) -> dict[str, int]:
     options: dict[str, int] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in known:
-            raise BackendUnavailable(f"{text!r} asks for {key!r}, but only {' and '.join(known)} are known.")
+            raise BackendUnavailable(
+                f"{text!r} asks for {key!r}, but only {' and '.join(known)} are known.", id="address-option-unknown"
+            )
         if key in options or not re.fullmatch("[0-9]{1,9}", value) or int(value) < 1:
             again = "twice" if key in options else f"as {value!r}"
-            raise BackendUnavailable(f"{text!r} gives {key} {again}: give one whole number of at least 1.")
+            raise BackendUnavailable(
+                f"{text!r} gives {key} {again}: give one whole number of at least 1.", id="address-option-value"
+            )
         options[key] = int(value)
     return options
 

@@ -49,13 +49,18 @@ def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec
     for name, value in wanted.items():
         if value not in fits[name]:
             why = f"where {name} is {fits[name][-1]!r}: leave it out"
-            raise BackendUnavailable(f"{name}={value!r} cannot be had from {address}, {why}.")
+            raise BackendUnavailable(
+                f"{name}={value!r} cannot be had from {address}, {why}.", id="remote-option-refused"
+            )
     if model.spec.sequence_only:
-        raise BackendUnavailable(f"{address} takes whole sequences only, and a server is fed frame by frame.")
+        raise BackendUnavailable(
+            f"{address} takes whole sequences only, and a server is fed frame by frame.", id="remote-sequence-only"
+        )
     if spec is not None and spec != model.spec:
         raise BackendUnavailable(
             f"{address} serves another model than the bundle holds: its digest starts with {model.spec.digest[:12]}, "
-            f"the bundle's with {spec.digest[:12]}. Write its repository from this bundle with rnn-export triton."
+            f"the bundle's with {spec.digest[:12]}. Write its repository from this bundle with rnn-export triton.",
+            id="remote-other-model",
         )
 
 
@@ -70,13 +75,17 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
             silent.append(f"\n  {endpoint.address}: {error}")
             continue
         except BackendUnavailable as error:
-            raise BackendUnavailable(f"{endpoint.address}: {error}") from error
+            raise BackendUnavailable(f"{endpoint.address}: {error}", id=error.id) from error
         if difference := (found or model).difference(model):
-            raise BackendUnavailable(f"the servers of {address} differ: of {endpoint.address}, {difference}.")
+            raise BackendUnavailable(
+                f"the servers of {address} differ: of {endpoint.address}, {difference}.", id="remote-servers-differ"
+            )
         found, endpoint.checked = model, True
     if found is None:
         check = "Is the model's name right, and each the port of gRPC?"
-        raise BackendUnavailable(f"no server of {address} answers:{''.join(silent)}\n{check}")
+        raise BackendUnavailable(
+            f"no server of {address} answers:{''.join(silent)}\n{check}", id="remote-servers-silent"
+        )
     return found
 
 
@@ -138,7 +147,7 @@ class RemoteSession(Session):
             row, error = failed[0]
             where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
             also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
-            raise StreamError(f"{where}{error}{also}") from error
+            raise StreamError(f"{where}{error}{also}", id=error.id) from error
         return [delivery.answer for delivery in deliveries if delivery.answer is not None]
 
     def _served(self, endpoints: Iterable[Endpoint | None]) -> dict[str, str]:

@@ -18,7 +18,9 @@ from rnn_export.runtime.backends.remote.wire import BYTES, SNAPSHOT, TENSORS, Wi
 try:
     from tritonclient.grpc import service_pb2 as pb
 except ImportError as error:
-    raise BackendUnavailable(f"tritonclient is not here ({error}): {pip_install('remote')}.") from error
+    raise BackendUnavailable(
+        f"tritonclient is not here ({error}): {pip_install('remote')}.", id="tritonclient-missing"
+    ) from error
 
 # The raw values of one frame of each input, in the order of the contract.
 Frame = tuple[bytes, ...]
@@ -119,12 +121,16 @@ class Codec:
         raw = dict(zip(names, response.raw_output_contents, strict=False))
         wanted = self.wire.outputs if wants_states else self.wire.results
         if missing := [tensor.name for tensor in wanted if tensor.name not in raw]:
-            raise StreamError(f"the server left out {', '.join(missing)}: it does not serve this model.")
+            raise StreamError(
+                f"the server left out {', '.join(missing)}: it does not serve this model.", id="remote-outputs-missing"
+            )
         try:
             outputs = {t.name: self._output(raw[t.name], t) for t in self.spec.outputs}
             return Answer(outputs, self.state_codec.states(raw) if wants_states else None)
         except ValueError as error:
-            raise StreamError(f"the server gave values that do not fit the contract: {error}.") from error
+            raise StreamError(
+                f"the server gave values that do not fit the contract: {error}.", id="remote-values-unfit"
+            ) from error
 
     def _output(self, raw: bytes, tensor: TensorSpec) -> Array:
         buffer = np.empty(sized(tensor.shape, 1, self.spec.chunk), tensor.dtype)

@@ -14,7 +14,9 @@ try:
     from tritonclient.grpc import service_pb2 as pb
     from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 except ImportError as error:
-    raise BackendUnavailable(f"tritonclient is not here ({error}): {pip_install('remote')}.") from error
+    raise BackendUnavailable(
+        f"tritonclient is not here ({error}): {pip_install('remote')}.", id="tritonclient-missing"
+    ) from error
 
 # Seconds in which a server that failed is asked last; those it may take to end a sequence, for which nobody waits; and
 # those for a channel to close, which some never do.
@@ -110,7 +112,7 @@ class Endpoint:
             if LOST in text:
                 self.checked = False
                 raise SequenceLost(text)
-            raise StreamError(f"{self.address} refused the frame: {text}")
+            raise StreamError(f"{self.address} refused the frame: {text}", id="remote-frame-refused")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             slow = f"{self.seconds * 1e3:.0f} ms passed; is the server over capacity (--streams), or deadline_ms short?"
             raise self.fail(timeout_reason or slow)

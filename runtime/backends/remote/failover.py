@@ -182,4 +182,6 @@ class Delivery:
         sequence.endpoint = self.servers.choose(sequence.id, self.failed)
         if sequence.endpoint is None:
             reasons = "".join(f"\n  {address}: {reason}" for address, reason in self.failed.items())
-            self.error = StreamError(f"no server could take the frame, and the stream is as before it.{reasons}")
+            self.error = StreamError(
+                f"no server could take the frame, and the stream is as before it.{reasons}", id="remote-no-server-left"
+            )

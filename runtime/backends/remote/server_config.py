@@ -38,7 +38,9 @@ class ServedModel:
         return self.initial
 
     def read(self, name: str) -> bytes:
-        raise BackendUnavailable(f"a server gives no files, so {name} cannot be read: open the bundle itself.")
+        raise BackendUnavailable(
+            f"a server gives no files, so {name} cannot be read: open the bundle itself.", id="remote-gives-no-files"
+        )
 
     def codec(self, name: str) -> Codec:
         return Codec(name, self.spec, self.kind, self.shapes)
@@ -59,27 +61,31 @@ def read_config(name: str, config: Any) -> ServedModel:
     if missing := [key for key in needed if key not in parameters]:
         why = f"its config has no parameter {', '.join(missing)}"
         fix = "Write its repository with rnn-export triton NAME.rnnx -o REPO"
-        raise BackendUnavailable(f"the model {name!r} there was not written by rnn-export triton: {why}. {fix}.")
+        raise BackendUnavailable(
+            f"the model {name!r} there was not written by rnn-export triton: {why}. {fix}.", id="remote-not-ours"
+        )
     kind = parameters["rnn_export.wire"]
     if kind not in CODECS:
         known = f"this client only {', '.join(CODECS)}: update the older one"
-        raise BackendUnavailable(f"the model {name!r} there talks {kind!r}, and {known}.")
+        raise BackendUnavailable(f"the model {name!r} there talks {kind!r}, and {known}.", id="remote-protocol-unknown")
     if parameters["rnn_export.precision"] not in PRECISIONS:
         what = f"is in {parameters['rnn_export.precision']!r}, which this rnn-export does not know"
-        raise BackendUnavailable(f"the model {name!r} there {what}: update the older one.")
+        raise BackendUnavailable(f"the model {name!r} there {what}: update the older one.", id="remote-version-differs")
     try:
         spec = StreamSpec.from_json(parse_json(parameters["rnn_export.spec"]))
         initial = _initial(spec, parameters.get("rnn_export.initial_states"))
         wire = WireFormat.of(spec, kind)
     except (ValueError, KeyError, SpecError, ExportError) as error:
         why = f"{error}. Write its repository again with rnn-export triton"
-        raise BackendUnavailable(f"the parameters of the model {name!r} there cannot be read: {why}.") from error
+        raise BackendUnavailable(
+            f"the parameters of the model {name!r} there cannot be read: {why}.", id="remote-parameters-unreadable"
+        ) from error
     shapes = {i.name: (1, *i.dims) for i in config.input}
     wanted = {tensor.name: math.prod(tensor.dims) for tensor in wire.inputs}
     found = {name: math.prod(shape) for name, shape in shapes.items()}
     if wanted != found:
         why = f"but the contract in it says {wanted}: write the model repository again with rnn-export triton"
-        raise BackendUnavailable(f"its config takes {found} values a frame, {why}.")
+        raise BackendUnavailable(f"its config takes {found} values a frame, {why}.", id="remote-value-count")
     return ServedModel(spec, kind, parameters["rnn_export.precision"], initial, shapes)
 
 

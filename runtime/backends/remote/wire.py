@@ -73,7 +73,8 @@ class WireFormat:
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ExportError(
                 f"the model has a tensor {', '.join(map(repr, doubled))}, which is a name that the served one needs "
-                "for itself: export it again with other input_names or output_names."
+                "for itself: export it again with other input_names or output_names.",
+                id="wire-name-taken",
             )
         return wire
 

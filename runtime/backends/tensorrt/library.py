@@ -102,23 +102,30 @@ class Library:
         self._set_cache(config, settings.cache, log)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise BuildError(f"{self.title} cannot build the engine: {log.failure(settings.memory)}")
+            raise BuildError(
+                f"{self.title} cannot build the engine: {log.failure(settings.memory)}", id="tensorrt-build-failed"
+            )
         cache = None if self.ahead else bytes(config.get_timing_cache().serialize())
         return Built(bytes(plan), log.text, cache, time.perf_counter() - started)
 
     def _check_settings(self, settings: BuilderSettings) -> None:
         if not hasattr(self.trt.DataType, _DTYPES.get(settings.precision, "")):
             known = " or ".join(p for p, name in _DTYPES.items() if hasattr(self.trt.DataType, name))
-            raise BuildError(f"{self.title} has no {settings.precision}: use --precision {known}.")
+            raise BuildError(
+                f"{self.title} has no {settings.precision}: use --precision {known}.", id="tensorrt-without-precision"
+            )
         if settings.memory is not None and settings.memory < 1:
             why = "give it more, or no limit"
-            raise BuildError(f"the builder cannot work in {settings.memory} bytes of memory: {why}.")
+            raise BuildError(
+                f"the builder cannot work in {settings.memory} bytes of memory: {why}.", id="tensorrt-memory-too-small"
+            )
         lowest = PRECISIONS[settings.precision].compute
         for compute in self._checked_compute(settings.compute):
             if tuple(map(int, compute.split("."))) < lowest:
                 raise BuildError(
                     f"a GPU of compute capability {compute} does not compute in {settings.precision}, which starts at "
-                    f"{'.'.join(map(str, lowest))}: export the bundle with another --precision."
+                    f"{'.'.join(map(str, lowest))}: export the bundle with another --precision.",
+                    id="tensorrt-precision-by-gpu",
                 )
 
     def _checked_compute(self, computes: tuple[str, ...]) -> tuple[str, ...]:
@@ -129,14 +136,15 @@ class Library:
             if unknown := [compute for compute in computes if compute not in known]:
                 fix = "for other GPUs, Jetson among them, build with TensorRT on the device itself"
                 what = f"does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}"
-                raise BuildError(f"{self.title} {what}: {fix}.")
+                raise BuildError(f"{self.title} {what}: {fix}.", id="tensorrt-compute-refused")
             return computes
         gpu = self.probe().gpus[0]
         if computes and gpu.compute not in computes:
             raise BuildError(
                 f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
                 f"capability {gpu.compute}, not {' or '.join(computes)}. Build it on that device, or where there are "
-                "several GPUs choose one with CUDA_VISIBLE_DEVICES."
+                "several GPUs choose one with CUDA_VISIBLE_DEVICES.",
+                id="tensorrt-other-compute",
             )
         return (gpu.compute,)
 
@@ -146,7 +154,9 @@ class Library:
         except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
             reason = log.errors() if log.lines else str(error)
             fix = "Run rnn-export doctor to see what is missing"
-            raise BackendUnavailable(f"{self.title} does not start here: {reason}. {fix}.") from error
+            raise BackendUnavailable(
+                f"{self.title} does not start here: {reason}. {fix}.", id="tensorrt-not-starting"
+            ) from error
 
     def _network_flags(self) -> int:
         flags = self.trt.NetworkDefinitionCreationFlag
@@ -164,7 +174,9 @@ class Library:
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = [self._refusal(error, log) for error in errors] or [log.errors()]
         fix = "Export the bundle again for this target, or change the model so that it does without"
-        raise BuildError(f"{self.title} cannot read the graph: {'; '.join(reasons)}. {fix}.")
+        raise BuildError(
+            f"{self.title} cannot read the graph: {'; '.join(reasons)}. {fix}.", id="tensorrt-graph-unreadable"
+        )
 
     def _refusal(self, error: Any, log: BuilderLog) -> str:
         """Node, operator and reason; before TensorRT 10 only the log has the first two."""
@@ -183,7 +195,7 @@ class Library:
         if found and _DTYPES[precision] not in found:
             fix = f"export the bundle with --precision {precision}"
             there = f"the products of this graph are all in {', '.join(sorted(found))}"
-            raise BuildError(f"{precision} was asked for, but {there}: {fix}.")
+            raise BuildError(f"{precision} was asked for, but {there}: {fix}.", id="tensorrt-products-untyped")
 
     def _type_layers(self, builder: Any, network: Any, config: Any) -> None:
         """Hold a library without strong typing to the types of the graph, layer by layer."""
@@ -205,7 +217,9 @@ class Library:
             return
         if not builder.platform_has_fast_fp16:
             why = f"which this GPU does not compute in, says {self.title}"
-            raise BuildError(f"the graph is in fp16, {why}: export the bundle with --precision fp32.")
+            raise BuildError(
+                f"the graph is in fp16, {why}: export the bundle with --precision fp32.", id="tensorrt-fp16-graph"
+            )
         config.set_flag(self.trt.BuilderFlag.FP16)
         config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 
@@ -231,12 +245,18 @@ class Library:
         for index, compute in enumerate(computes):
             number = getattr(self.trt.ComputeCapability, f"SM{compute.replace('.', '')}")
             if not config.set_compute_capability(number, index):
-                raise BuildError(f"{self.title} refuses compute capability {compute} beside {', '.join(computes)}.")
+                raise BuildError(
+                    f"{self.title} refuses compute capability {compute} beside {', '.join(computes)}.",
+                    id="tensorrt-compute-together",
+                )
 
     def _set_profile(self, builder: Any, network: Any, config: Any, shapes: Mapping[str, Any], log: BuilderLog) -> None:
         inputs = {t.name: tuple(t.shape) for t in (network.get_input(i) for i in range(network.num_inputs))}
         if unknown := sorted(set(shapes) - set(inputs)):
-            raise BuildError(f"shapes were given for {unknown}, but the graph takes only {sorted(inputs)}.")
+            raise BuildError(
+                f"shapes were given for {unknown}, but the graph takes only {sorted(inputs)}.",
+                id="tensorrt-shapes-unknown",
+            )
         for name, dims in inputs.items():
             _check_shapes(name, dims, shapes.get(name))
         dynamic = [name for name, dims in inputs.items() if -1 in dims]
@@ -246,7 +266,9 @@ class Library:
         for name in dynamic:
             profile.set_shape(name, *shapes[name])
         if config.add_optimization_profile(profile) < 0:
-            raise BuildError(f"{self.title} refuses the range of shapes {dict(shapes)}: {log.errors()}.")
+            raise BuildError(
+                f"{self.title} refuses the range of shapes {dict(shapes)}: {log.errors()}.", id="tensorrt-range-refused"
+            )
 
     def _set_cache(self, config: Any, cache: bytes | None, log: BuilderLog) -> None:
         """Set the timing cache, but not ahead of the GPU: nothing is timed then, and the cache needs a GPU."""
@@ -270,7 +292,7 @@ class Library:
             reasons = [*self._invalidity(runtime, plan), log.errors()]
             why = f"{'; '.join(reasons)}. It is damaged, or was built by another version or for another GPU"
             fix = "build it here with rnn-export build NAME.rnnx --target TARGET --rebuild"
-            raise BackendUnavailable(f"{self.title} cannot load this engine: {why}: {fix}.")
+            raise BackendUnavailable(f"{self.title} cannot load this engine: {why}: {fix}.", id="tensorrt-cannot-load")
         return Loaded(engine, log)
 
     def _invalidity(self, runtime: Any, plan: bytes) -> Iterator[str]:
@@ -284,12 +306,14 @@ class Library:
 def find_library(name: str) -> Library:
     """Import "tensorrt" or "tensorrt-rtx", without touching a GPU; raises BackendUnavailable with what to do."""
     if name not in MODULES:
-        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
+        raise BackendUnavailable(
+            f"there is no library {name!r}: choose from {', '.join(MODULES)}.", id="tensorrt-library-unknown"
+        )
     try:
         return Library(name, load_module(MODULES[name]))
     except Exception as error:  # shared libraries that do not fit end in many kinds of error
         reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
-        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
+        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name), id="tensorrt-library-missing") from error
 
 
 def is_installed(name: str) -> bool:
@@ -313,9 +337,13 @@ def _layers(network: Any) -> Iterator[Any]:
 def _check_shapes(name: str, dims: Shape, shapes: tuple[Shape, Shape, Shape] | None) -> None:
     if shapes is None:
         if -1 in dims:
-            raise BuildError(f"input {name!r} has the shape {dims}: give the range of its dynamic axis.")
+            raise BuildError(
+                f"input {name!r} has the shape {dims}: give the range of its dynamic axis.", id="tensorrt-range-missing"
+            )
         return
     ranks = all(len(s) == len(dims) for s in shapes)
     rising = ranks and all(1 <= low <= likely <= high for low, likely, high in zip(*shapes, strict=True))
     if not rising or any(d not in (-1, size) for s in shapes for d, size in zip(dims, s, strict=True)):
-        raise BuildError(f"input {name!r} has the shape {dims}, which the range {shapes} does not fit.")
+        raise BuildError(
+            f"input {name!r} has the shape {dims}, which the range {shapes} does not fit.", id="tensorrt-range-unfit"
+        )

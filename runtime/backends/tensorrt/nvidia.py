@@ -78,7 +78,9 @@ def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     try:
         cuda = load(_LIBRARY)
     except OSError as error:
-        raise ToolUnavailable(f"the NVIDIA driver is not here ({error})", _INSTALL) from error
+        raise ToolUnavailable(
+            f"the NVIDIA driver is not here ({error})", _INSTALL, id="nvidia-driver-missing"
+        ) from error
     number = ctypes.c_int()
     _check(cuda, "cuInit", cuda.cuInit(0))
     _check(cuda, "cuDriverGetVersion", cuda.cuDriverGetVersion(ctypes.byref(number)))
@@ -86,7 +88,9 @@ def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     _check(cuda, "cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(number)))
     gpus = tuple(_gpu(cuda, index) for index in range(number.value))
     if not gpus:
-        raise ToolUnavailable(f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _FIXES[100])
+        raise ToolUnavailable(
+            f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _FIXES[100], id="nvidia-without-gpu"
+        )
     return Driver(version, gpus)
 
 
@@ -110,7 +114,9 @@ def _check(cuda: Any, call: str, code: int) -> None:
     named = cuda.cuGetErrorName(code, ctypes.byref(text)) == 0 and text.value
     reason = text.value.decode() if named and text.value else "an error it has no name for"
     fix = _FIXES.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot")
-    raise ToolUnavailable(f"the NVIDIA driver does not work: {call} gave {code}, {reason}", fix)
+    raise ToolUnavailable(
+        f"the NVIDIA driver does not work: {call} gave {code}, {reason}", fix, id="nvidia-driver-fails"
+    )
 
 
 def jetson(root: Path = Path("/")) -> Jetson | None:
@@ -147,4 +153,4 @@ def target_of(jetson: Jetson) -> str:
         if re.search(pattern, jetson.model.lower()):
             return target
     found = f"this Jetson calls itself {jetson.model!r}, which is none of {', '.join(t for _, t in _MODULES)}"
-    raise ToolUnavailable(found, "name the module that it carries with --target")
+    raise ToolUnavailable(found, "name the module that it carries with --target", id="jetson-module-unknown")

@@ -174,7 +174,7 @@ class TensorRTBuffers(StreamBuffers):
             self.graphs[self.now].launch()
             self.device.synchronize()
         except DeviceError as error:
-            raise StreamError(f"tensorrt refused the frame: {error}") from error
+            raise StreamError(f"tensorrt refused the frame: {error}", id="tensorrt-frame-refused") from error
         for tensor in self.staged_outputs:
             tensor.decode()
         self.now ^= 1
@@ -249,16 +249,18 @@ def _check_contract(spec: StreamSpec, engine: LoadedEngine, build: str) -> None:
     for what, found, expected in (("takes", engine.inputs, feeds), ("gives", engine.outputs, gives)):
         if set(found) != set(expected):
             names = f"{sorted(found)}, but the contract says {sorted(expected)}"
-            raise BackendUnavailable(f"the engine {what} {names}. {fix}")
+            raise BackendUnavailable(f"the engine {what} {names}. {fix}", id="tensorrt-engine-names")
         for name, port in expected.items():
             kind, shape = engine.dtype(name), engine.shape(name)
             need = sized(port.shape, -1, spec.chunk)
             fits = len(shape) == len(need) and all(f == n or -1 in (f, n) for f, n in zip(shape, need, strict=True))
             if not fits or not holds(kind, port.dtype, isinstance(port, StateSpec)):
                 ports = f"{name!r} as {kind} {shape}, but the contract says {port.dtype} {need}"
-                raise BackendUnavailable(f"the engine {what} {ports}. {fix}")
+                raise BackendUnavailable(f"the engine {what} {ports}. {fix}", id="tensorrt-engine-ports")
     for state in spec.states:
         before, after = engine.dtype(state.input), engine.dtype(state.output)
         if before != after:
             dtypes = f"as {before} and gives it as {after}"
-            raise BackendUnavailable(f"the engine takes state {state.name!r} {dtypes}. {fix}")
+            raise BackendUnavailable(
+                f"the engine takes state {state.name!r} {dtypes}. {fix}", id="tensorrt-engine-states"
+            )

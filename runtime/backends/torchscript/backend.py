@@ -22,7 +22,9 @@ from rnn_export.runtime import protocols
 try:
     import torch
 except ImportError as error:
-    raise BackendUnavailable(f"torch is not here ({error}): pip install torch, on a CPU or for your CUDA.") from error
+    raise BackendUnavailable(
+        f"torch is not here ({error}): pip install torch, on a CPU or for your CUDA.", id="torch-missing"
+    ) from error
 
 # The contract stands under this name among a file's extra files, as in the metadata of an ONNX graph.
 SPEC_FILE = "rnn_export.spec"
@@ -35,11 +37,17 @@ def open_session(
     row, spec, where = protocols.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
         why = f"so an engine has no number of its own: leave threads out and call torch.set_num_threads({threads})"
-        raise BackendUnavailable(f"threads={threads}: torch has one pool of threads for the whole process, {why}.")
+        raise BackendUnavailable(
+            f"threads={threads}: torch has one pool of threads for the whole process, {why}.",
+            id="torchscript-threads-option",
+        )
     name = row.file("step.pt")
     if name is None:
         files = ", ".join(row.files)
-        raise BundleError(f"target 'torchscript' lists {files}, but no step.pt. Export the bundle again.")
+        raise BundleError(
+            f"target 'torchscript' lists {files}, but no step.pt. Export the bundle again.",
+            id="torchscript-file-missing",
+        )
     contract = {SPEC_FILE: ""}
     # Of TorchScript's age.
     with quiet():
@@ -48,17 +56,24 @@ def open_session(
             load: Any = torch.jit.load
             step = load(file, map_location=where, _extra_files=contract)
         except Exception as error:  # of a damaged file torch raises many kinds
-            raise BackendUnavailable(f"torch {torch.__version__} cannot load {name}: {_cause(error)}") from error
+            raise BackendUnavailable(
+                f"torch {torch.__version__} cannot load {name}: {_cause(error)}", id="torchscript-cannot-load"
+            ) from error
     written: str | bytes = contract[SPEC_FILE]
     if (written if isinstance(written, bytes) else written.encode()) != spec.dumps().encode():
-        raise BundleError(f"{name} was written for another contract than the bundle's. Export the bundle again.")
+        raise BundleError(
+            f"{name} was written for another contract than the bundle's. Export the bundle again.",
+            id="torchscript-other-contract",
+        )
     return TorchSession("torchscript", spec, step, where)
 
 
 def _device(device: str | None) -> torch.device:
     named = re.fullmatch("cpu|cuda(?::([0-9]+))?", "cpu" if device is None else str(device))
     if named is None:
-        raise BackendUnavailable(f"torchscript has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
+        raise BackendUnavailable(
+            f"torchscript has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.", id="torchscript-device-unknown"
+        )
     if named.group(0) == "cpu":
         return torch.device("cpu")
     number = int(named.group(1) or 0)
@@ -67,7 +82,9 @@ def _device(device: str | None) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number >= count:
         found, fix = f"torch {torch.__version__} sees {count} of them here", "install a torch for CUDA and its driver"
-        raise BackendUnavailable(f"device {device!r} needs GPU {number}, but {found}: use 'cpu', or {fix}.")
+        raise BackendUnavailable(
+            f"device {device!r} needs GPU {number}, but {found}: use 'cpu', or {fix}.", id="torchscript-gpu-missing"
+        )
     return torch.device("cuda", number)
 
 
@@ -99,10 +116,15 @@ class TorchSession(protocols.Session):
                 results = self.call(*(torch.from_numpy(a).to(self.where) for a in feeds))
             found = [(str(t.dtype).removeprefix("torch."), tuple(t.shape)) for t in results]
         except Exception as error:  # torch raises many kinds
-            raise BackendUnavailable(f"the step cannot run on {self.device}: {_cause(error)}") from error
+            raise BackendUnavailable(
+                f"the step cannot run on {self.device}: {_cause(error)}", id="torchscript-cannot-run"
+            ) from error
         expected = [(str(a.dtype), a.shape) for a in gives]
         if found != expected:
-            raise BundleError(f"the step gives {found}, but the contract says {expected}. Export the bundle again.")
+            raise BundleError(
+                f"the step gives {found}, but the contract says {expected}. Export the bundle again.",
+                id="torchscript-contract-differs",
+            )
 
 
 class TorchBuffers(protocols.StreamBuffers):
@@ -125,7 +147,9 @@ class TorchBuffers(protocols.StreamBuffers):
                 for buffer, result in zip(self.results, results, strict=False):
                     buffer.copy_(result)
         except Exception as error:  # torch raises many kinds
-            raise StreamError(f"{self.session.name} refused the frame: {_cause(error)}") from error
+            raise StreamError(
+                f"{self.session.name} refused the frame: {_cause(error)}", id="torchscript-frame-refused"
+            ) from error
         states = list(results[len(self.results) :])
         self.states = states
         self.frames += self.chunk
@@ -171,7 +195,9 @@ class TorchStateStore(protocols.UndoingStore):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
                 self.keep(rows, before, after)
         except Exception as error:  # torch raises many kinds
-            raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
+            raise StreamError(
+                f"{self.session.name} refused the round: {_cause(error)}", id="torchscript-round-refused"
+            ) from error
         return outputs, nan_rows
 
     def put(self, rows: torch.Tensor, states: Sequence[torch.Tensor]) -> None:

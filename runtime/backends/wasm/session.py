@@ -40,7 +40,9 @@ class Instance:
         if weights:
             self.bytes_at(self.weights, len(weights))[:] = np.frombuffer(weights, np.uint8)
         if self.call("rnn_weights_bytes") != len(weights) or self.call("rnn_check", self.weights, len(weights)):
-            raise BackendUnavailable("the weights are not those that the module was compiled for: build it again.")
+            raise BackendUnavailable(
+                "the weights are not those that the module was compiled for: build it again.", id="wasm-other-weights"
+            )
 
     def call(self, name: str, *arguments: int) -> int:
         found: int = self.exports[name](self.store, *arguments)
@@ -95,7 +97,9 @@ class Rows:
         try:
             instance.call("rnn_rows", self.structs, self.session.stride, *pointers, count, 1)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
-            raise StreamError(f"wasm refused the frame: {str(error).splitlines()[0]}") from error
+            raise StreamError(
+                f"wasm refused the frame: {str(error).splitlines()[0]}", id="wasm-frame-refused"
+            ) from error
         outputs = [instance.bytes_at(a, count * n).copy().view(d).reshape(count, *s) for a, n, d, s in out]
         after = instance.bytes_at(self.structs, structs.nbytes).copy().reshape(structs.shape)
         if self.session.wrong is not None:
@@ -116,7 +120,9 @@ class WasmSession(Session):
         first = self.instance()
         if first.text(first.call("rnn_contract")) != contract_sha256(spec):
             why = "was compiled for other names, types or sizes than the contract says"
-            raise BackendUnavailable(f"model.wasm {why}: build it again, rnn-export build --target wasm --rebuild.")
+            raise BackendUnavailable(
+                f"model.wasm {why}: build it again, rnn-export build --target wasm --rebuild.", id="wasm-module-differs"
+            )
         self.stride = max(1, -(-first.call("rnn_state_bytes") // ALIGNED)) * ALIGNED
         offset, front = partial(first.call, "rnn_state_offset"), partial(first.call, "rnn_state_front")
         # An rnn-export whose windows stayed in their place wrote no such function.

@@ -42,7 +42,10 @@ def compile_native(
     compiler = compiler or find_compiler()
     headers = python_headers() if extension is None or extension else None
     if extension and headers is None:
-        raise BuildError(f"there is no Python.h in {sysconfig.get_path('include')}: install the headers of Python.")
+        raise BuildError(
+            f"there is no Python.h in {sysconfig.get_path('include')}: install the headers of Python.",
+            id="python-headers-missing",
+        )
     with work_folder() as folder:
         # A folder of its own: a step may have any name.
         lay_out(files, folder / "step")
@@ -82,7 +85,7 @@ def python_headers() -> tuple[str, ...] | None:
 def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], list[str]]:
     """Flags of the compiler, and the CPU's features that it may use with them."""
     if not re.fullmatch("[a-z0-9][a-z0-9+._-]*", march):
-        raise BuildError(f"march={march!r}: say native, or a level such as x86-64-v3.")
+        raise BuildError(f"march={march!r}: say native, or a level such as x86-64-v3.", id="march-malformed")
     x86 = host_triple().startswith(("x86_64", "i"))
     flags = [*FLAGS, *(_native(compiler) if march == "native" and not x86 else [f"-march={march}"])]
     used = features(compiler.macros(flags, folder))

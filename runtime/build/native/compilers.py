@@ -38,7 +38,7 @@ def find_compiler(name: str | None = None) -> Compiler:
         found = _version(command)
         if not isinstance(found, Compiler):
             fix = "name another one" if name else "set CC to a compiler, or unset it"
-            raise ToolUnavailable(f"{who}, {asked!r}, {found}", fix)
+            raise ToolUnavailable(f"{who}, {asked!r}, {found}", fix, id="compiler-unusable")
         return found
     tried = []
     for command in (("gcc",), ("clang",), _zig()):
@@ -46,7 +46,7 @@ def find_compiler(name: str | None = None) -> Compiler:
         if isinstance(found, Compiler):
             return found
         tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {found}")
-    raise ToolUnavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
+    raise ToolUnavailable(f"no C compiler is here: {', '.join(tried)}", FIX, id="compiler-missing")
 
 
 def _zig() -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class CrossCompiler(Compiler):
             if not _NO_LIBRARY.search(str(error)):
                 raise
             missing = f"The C library of {self.machine.triple} is missing"
-            raise BuildError(f"{error}. {missing}: {fix_of(self.machine)}.") from error
+            raise BuildError(f"{error}. {missing}: {fix_of(self.machine)}.", id=error.id) from error
 
     @property
     def static(self) -> CrossCompiler:
@@ -119,7 +119,9 @@ class CrossCompiler(Compiler):
         command = (*zig(), name) if found is None else (found,)
         done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BuildError(f"{program} stopped with exit code {done.returncode}: {done.stderr.strip()}")
+            raise BuildError(
+                f"{program} stopped with exit code {done.returncode}: {done.stderr.strip()}", id="cross-tool-failed"
+            )
         return done.stdout
 
 
@@ -148,7 +150,9 @@ def _gcc(program: str, machine: Machine) -> CrossCompiler:
 
 
 def _missing(what: str, machine: Machine) -> ToolUnavailable:
-    return ToolUnavailable(f"no compiler for {machine.triple} is here, {what}", fix_of(machine))
+    return ToolUnavailable(
+        f"no compiler for {machine.triple} is here, {what}", fix_of(machine), id="cross-compiler-missing"
+    )
 
 
 def fix_of(machine: Machine) -> str:

@@ -50,7 +50,9 @@ def cross_build(
     """
     machine = find_machine(triple, cpu)
     if lacking := sorted({f"{name}.h", f"{name}.c", "selftest.c", "golden.h"} - set(files)):
-        raise BuildError(f"the sources of {name!r} lack {', '.join(lacking)}: export the bundle again.")
+        raise BuildError(
+            f"the sources of {name!r} lack {', '.join(lacking)}: export the bundle again.", id="cross-sources-lacking"
+        )
     compiler = find_cross(machine)
     with work_folder() as place:
         sources = _Sources(place, name, spec, f"{name}.bin" in files)
@@ -165,8 +167,14 @@ def _measures(sources: _Sources, lines: list[str]) -> tuple[int, int]:
     """Bytes of stack and state, as measure.c prints them."""
     found = next(filter(None, map(_MEASURED.fullmatch, lines)), None)
     if found is None or found[1] == "0":
-        raise BuildError(f"selftest.c ended without a call of {sources.name}_step: export the bundle again.")
+        raise BuildError(
+            f"selftest.c ended without a call of {sources.name}_step: export the bundle again.",
+            id="selftest-without-step",
+        )
     stack, state = int(found[2]), int(found[3])
     if stack > STACK:
-        raise BuildError(f"a step of {sources.name} takes more than {STACK:,} bytes of stack, which is all there is.")
+        raise BuildError(
+            f"a step of {sources.name} takes more than {STACK:,} bytes of stack, which is all there is.",
+            id="step-stack-too-large",
+        )
     return stack, state

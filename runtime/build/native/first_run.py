@@ -73,7 +73,9 @@ def run_first(library: Path, weights: Path | None, spec: StreamSpec, compiled_by
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=SECONDS
         )
     except OSError as error:
-        raise BuildError(f"no process can be started to try what was compiled: {error}. Free memory.") from error
+        raise BuildError(
+            f"no process can be started to try what was compiled: {error}. Free memory.", id="first-run-not-started"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise _failed(compiled_by, f"had no end after {SECONDS} s") from error
     if done.returncode:
@@ -84,4 +86,4 @@ def run_first(library: Path, weights: Path | None, spec: StreamSpec, compiled_by
 def _failed(compiled_by: Sequence[str], how: str) -> BuildError:
     compiler, *flags = compiled_by
     what = f"the step that {compiler} compiled ({' '.join(flags)})"
-    return BuildError(f"{what} made its first steps in a process of its own, which {how}. {FIX}")
+    return BuildError(f"{what} made its first steps in a process of its own, which {how}. {FIX}", id="first-run-failed")

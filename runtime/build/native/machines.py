@@ -129,23 +129,32 @@ MACHINES = {
 def find_machine(triple: str, cpu: str | None = None) -> Machine:
     """The row of `triple` for `cpu`, gcc's name; "arm-none-eabi" is any Cortex-M, named by `cpu`. Raises BuildError."""
     if cpu is not None and not re.fullmatch(r"[a-z0-9][a-z0-9+._-]*", cpu):
-        raise BuildError(f"--cpu {cpu!r} is no name of a CPU: it is what gcc's -mcpu or -march takes, as cortex-a72.")
+        raise BuildError(
+            f"--cpu {cpu!r} is no name of a CPU: it is what gcc's -mcpu or -march takes, as cortex-a72.",
+            id="cpu-name-malformed",
+        )
     if cpu is None and triple not in MACHINES and re.fullmatch(CORTEX_M, triple):
         triple, cpu = ANY_CORTEX_M, triple
     if triple == ANY_CORTEX_M:
         if cpu is None:
-            raise BuildError(f"{ANY_CORTEX_M} is every Cortex-M: say which, --cpu cortex-m4, as gcc's -mcpu names it.")
+            raise BuildError(
+                f"{ANY_CORTEX_M} is every Cortex-M: say which, --cpu cortex-m4, as gcc's -mcpu names it.",
+                id="cortex-m-unsaid",
+            )
         if not re.fullmatch(CORTEX_M, cpu):
-            raise BuildError(f"--cpu {cpu!r} is no Cortex-M, which {ANY_CORTEX_M} stands for: --cpu cortex-m33.")
+            raise BuildError(
+                f"--cpu {cpu!r} is no Cortex-M, which {ANY_CORTEX_M} stands for: --cpu cortex-m33.",
+                id="cpu-not-cortex-m",
+            )
         # Without a row it is compiled, and not run.
         return MACHINES[cpu] if cpu in MACHINES else _cortex_m(cpu, None)
     row = MACHINES.get(triple)
     if row is None:
         known = ", ".join((*MACHINES, f"{ANY_CORTEX_M} --cpu CPU"))
-        raise BuildError(f"no machine {triple!r} is known to compile for, only {known}.")
+        raise BuildError(f"no machine {triple!r} is known to compile for, only {known}.", id="machine-unknown")
     if cpu is None:
         return row
     if row.bare:
         other = f", or give --triple {ANY_CORTEX_M}" if re.fullmatch(CORTEX_M, triple) else ""
-        raise BuildError(f"{triple} is a CPU already: leave --cpu {cpu} out{other}.")
+        raise BuildError(f"{triple} is a CPU already: leave --cpu {cpu} out{other}.", id="machine-with-cpu")
     return replace(row, flags=(*row.flags, f"{row.cpu}{cpu}"))

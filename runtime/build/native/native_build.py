@@ -157,13 +157,16 @@ def plan_c(
     if origin is None:
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
         fix = f"write them where torch is, rnn-export export SOURCE --target c{wanted}"
-        raise BuildError(f"{on_disk(bundle).path} has no C sources{what}: {fix}.")
+        raise BuildError(f"{on_disk(bundle).path} has no C sources{what}: {fix}.", id="build-without-sources")
     machine = destination.find()
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
     if plan.there and not origin.new and not rebuild:
         fix = "give --rebuild to compile it again"
         fix += "" if origin.row.precision == "fp32" else ", or --precision fp32 for that"
-        raise BuildError(f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.")
+        raise BuildError(
+            f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.",
+            id="build-already-compiled",
+        )
     refuse_untrusted_sources(origin)
     reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
     return replace(plan, way="reuse") if reuse else plan
@@ -179,7 +182,8 @@ def refuse_untrusted_sources(origin: Origin) -> None:
         raise BuildError(
             f"{origin.bundle.path} has sources of c ({origin.row.precision}), and sources are code: the code "
             f"{origin.judgement.why}. {anew}; or trust the key of who signed them, `rnn-export trust KEY.pub`; "
-            "--trust (trust=True) compiles them unchecked."
+            "--trust (trust=True) compiles them unchecked.",
+            id="build-sources-untrusted",
         )
 
 

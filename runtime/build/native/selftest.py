@@ -91,17 +91,18 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
     try:
         done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{where} was stopped: it had no end after {SECONDS} s.") from error
+        raise BuildError(f"{where} was stopped: it had no end after {SECONDS} s.", id="selftest-endless") from error
     lines = [line.rstrip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode == 0 and "PASS" in lines:
         return lines
     if done.returncode == 1 and "FAIL" in lines:
         raise ParityError(
             f"{where} diverges from the golden vectors: {_shown(_messages(lines))} What was compiled does not do "
-            "there what the model does: the bundle is as it was. Another compiler or --cpu may do better."
+            "there what the model does: the bundle is as it was. Another compiler or --cpu may do better.",
+            id="selftest-diverges",
         )
     message = _messages(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    raise BuildError(f"{where} crashed ({end_of(done.returncode)}): {_shown(message)}")
+    raise BuildError(f"{where} crashed ({end_of(done.returncode)}): {_shown(message)}", id="selftest-crashed")
 
 
 def _is_here(machine: Machine) -> bool:

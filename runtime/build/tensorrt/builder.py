@@ -24,9 +24,14 @@ def engine_target(name: str, precision: str | None) -> Target:
     """The row of a target that an engine is built for; raises ExportError, or BuildError where there is no engine."""
     target = find_target(name, precision or "fp32", None)
     if target.from_torch:
-        raise BuildError(f"target {name!r} {target.from_torch}: export the module with --target {name}.")
+        raise BuildError(
+            f"target {name!r} {target.from_torch}: export the module with --target {name}.",
+            id="engine-target-from-torch",
+        )
     if target.library is None:
-        raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
+        raise BuildError(
+            f"target {name!r} is complete when it is exported: there is nothing to build.", id="engine-target-complete"
+        )
     return target
 
 
@@ -39,7 +44,9 @@ def find_builder(target: Target, compute: Sequence[str] | None = None) -> Engine
     library = find_library(str(target.library))
     if library.weak and not library.strong_flag and not target.jetpacks:
         why = f"whose networks are strongly typed, but {library.version} is here"
-        raise BuildError(f"target {target.name!r} needs {library.name} {target.min_version} or later, {why}.")
+        raise BuildError(
+            f"target {target.name!r} needs {library.name} {target.min_version} or later, {why}.", id="tensorrt-too-old"
+        )
     gpu = _gpu(library, target)
     if gpu:
         from rnn_export.runtime.device.cuda import CudaDevice
@@ -66,11 +73,14 @@ def why_elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -
 def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
     if target.library != "tensorrt-rtx":
         fix = "leave the compute capability out"
-        raise BuildError(f"an engine for {target.name!r} is of the GPU that it is built on: {fix}.")
+        raise BuildError(
+            f"an engine for {target.name!r} is of the GPU that it is built on: {fix}.", id="engine-computes-fixed"
+        )
     if unknown := sorted(set(compute) - set(target.compute)):
         raise BuildError(
             f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "
-            f"but {', '.join(unknown)} was asked for."
+            f"but {', '.join(unknown)} was asked for.",
+            id="engine-computes-unknown",
         )
     return tuple(dict.fromkeys(compute))
 

@@ -171,23 +171,30 @@ def plan_engine(
         has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
         fix = f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}"
-        raise BuildError(f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: {fix}.")
+        raise BuildError(
+            f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: {fix}.", id="engine-graph-missing"
+        )
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
         states = f"states in {recipe.state_precision}, not in {options.state_precision}"
         fix = f"export the bundle again with --state-precision {options.state_precision}"
-        raise BuildError(f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has {states}: {fix}.")
+        raise BuildError(
+            f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has {states}: {fix}.",
+            id="engine-graph-states",
+        )
     check_batch(options.batch, origin.bundle.spec.rows)
     if options.batch is not None:
         recipe = replace(recipe, batch=options.batch)
     plan = EnginePlan(origin, builder, recipe, recipe.memory if options.memory is None else options.memory)
     if plan.elsewhere and not origin.new:
         asked = f" --batch {':'.join(map(str, options.batch))}" if options.batch and found.builds else ""
-        raise BuildError(plan.elsewhere + asked)
+        raise BuildError(plan.elsewhere + asked, id="engine-built-elsewhere")
     if builder.library and row.file(ENGINE) and not options.rebuild:
         fix = "give --rebuild to build it again"
-        raise BuildError(f"{origin.bundle.path} has an engine for {target} ({row.precision}): {fix}.")
+        raise BuildError(
+            f"{origin.bundle.path} has an engine for {target} ({row.precision}): {fix}.", id="engine-already-built"
+        )
     return plan
 
 
@@ -195,13 +202,17 @@ def _recipe(origin: Origin) -> Recipe:
     row = origin.row
     found = row.file(RECIPE)
     if found is None:
-        raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
+        raise BuildError(
+            f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.",
+            id="engine-recipe-missing",
+        )
     recipe = Recipe.from_file(origin.files[found])
     digest = hashlib.sha256(origin.files.get(recipe.onnx, b"")).hexdigest()
     fits = (recipe.target, recipe.precision, recipe.sha256) == (row.target, row.precision, digest)
     if not fits or recipe.onnx not in origin.files:
         raise BuildError(
             f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
-            f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again."
+            f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again.",
+            id="engine-recipe-differs",
         )
     return recipe

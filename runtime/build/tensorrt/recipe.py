@@ -36,7 +36,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise BuildError(f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX of at least 1 that rises.")
+            raise BuildError(
+                f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX of at least 1 that rises.",
+                id="recipe-batch-malformed",
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "batch": list(self.batch)}
@@ -56,14 +59,19 @@ class Recipe:
         if not isinstance(data, dict) or set(data) - {"trtexec"} != set(checks):
             found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
             fix = "Export the bundle again"
-            raise BundleError(f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. {fix}.")
+            raise BundleError(
+                f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. {fix}.", id="recipe-fields-differ"
+            )
         for name, good in checks.items():
             if not good(data[name]):
-                raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
+                raise BundleError(
+                    f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.",
+                    id="recipe-field-value",
+                )
         try:
             return Recipe(**{**{name: data[name] for name in checks}, "batch": tuple(data["batch"])})
         except BuildError as error:
-            raise BundleError(f"{RECIPE}: {error} Export the bundle again.") from error
+            raise BundleError(f"{RECIPE}: {error} Export the bundle again.", id=error.id) from error
 
     def to_file(self, spec: StreamSpec) -> bytes:
         """As the file `recipe.json`, with the command line of `trtexec` for people."""
@@ -75,7 +83,9 @@ class Recipe:
         try:
             data = parse_json(raw)
         except ValueError as error:
-            raise BundleError(f"{RECIPE} is not JSON: {error}. Export the bundle again.") from error
+            raise BundleError(
+                f"{RECIPE} is not JSON: {error}. Export the bundle again.", id="recipe-not-json"
+            ) from error
         return Recipe.from_json(data)
 
     def shapes(self, spec: StreamSpec) -> dict[str, tuple[Shape, Shape, Shape]]:

@@ -86,7 +86,9 @@ def refuse_rebuild(bundle: Bundle, precision: str | None, rebuild: bool) -> None
     """Raise BuildError where the package is there already."""
     row = find_row(bundle, TARGET, precision)
     if row is not None and not rebuild:
-        raise BuildError(f"{bundle.path} has wasm ({row.precision}): give --rebuild to build it again.")
+        raise BuildError(
+            f"{bundle.path} has wasm ({row.precision}): give --rebuild to build it again.", id="wasm-needs-rebuild"
+        )
 
 
 def has_sources(bundle: Bundle, precision: str | None, trust: bool | Trust = False) -> bool:
@@ -102,13 +104,15 @@ def package_from_c(bundle: Bundle, precision: str | None = None, trust: bool | T
         what = f" in {precision}" if precision else ""
         raise BuildError(
             f"{bundle.path} has no C sources{what} to compile: write them where torch is, rnn-export build "
-            f"{bundle.path} --target wasm, or rnn-export export SOURCE --target wasm."
+            f"{bundle.path} --target wasm, or rnn-export export SOURCE --target wasm.",
+            id="wasm-without-sources",
         )
     if origin.judgement.has_untrusted_sources(origin.row):
         raise BuildError(
             f"{bundle.path} has sources of c ({origin.row.precision}), and sources are code: the code "
             f"{origin.judgement.why}. Trust the key of who signed them, `rnn-export trust KEY.pub`; --trust "
-            "(trust=True) compiles them unchecked."
+            "(trust=True) compiles them unchecked.",
+            id="wasm-sources-untrusted",
         )
     name, precision = c_name(origin.row), origin.row.precision
     files = package(origin.c_sources, name, bundle.spec, precision)

@@ -23,11 +23,11 @@ def find_zig() -> Compiler:
     """The compiler to WebAssembly; raises ToolUnavailable where it is not here."""
     command = zig()
     if not command:
-        raise ToolUnavailable("no compiler to WebAssembly is here, zig", pip_install("wasm"))
+        raise ToolUnavailable("no compiler to WebAssembly is here, zig", pip_install("wasm"), id="zig-missing")
     try:
         done = subprocess.run([*command, "version"], capture_output=True, text=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ToolUnavailable(f"zig does not run ({error})", pip_install("wasm")) from error
+        raise ToolUnavailable(f"zig does not run ({error})", pip_install("wasm"), id="zig-not-running") from error
     return Compiler((*command, "cc", "-target", "wasm32-wasi"), f"zig cc {done.stdout.strip()}")
 
 
@@ -39,7 +39,9 @@ def compile_wasm(sources: Mapping[str, bytes], name: str, spec: StreamSpec) -> d
     compiler, header = find_zig(), sources[f"{name}.h"].decode()
     found = re.search(rf"^#define {name.upper()}_STACK_BYTES (\d+)$", header, re.MULTILINE)
     if found is None:
-        raise BuildError(f"{name}.h does not say what a step takes of the stack: export the bundle again.")
+        raise BuildError(
+            f"{name}.h does not say what a step takes of the stack: export the bundle again.", id="wasm-stack-unsaid"
+        )
     stack = -(-(int(found[1]) + FRAMES) // 4096) * 4096
     with work_folder() as folder:
         lay_out(sources, folder / "step")

@@ -26,7 +26,10 @@ def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, i
     rolled, counts = _rolled(module, short, lengths)
     rewrite_for_any_length(module, rolled, lengths[0])
     if (counts or counts_iterations(rolled)) and is_right(module, rolled, FAR) is False:
-        raise cannot_roll(f"a number in it follows from the iteration, but not in the same way as far as {FAR} frames")
+        raise cannot_roll(
+            f"a number in it follows from the iteration, but not in the same way as far as {FAR} frames",
+            id="loop-number-not-linear",
+        )
     fold(rolled)
     return rolled
 

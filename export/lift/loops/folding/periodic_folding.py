@@ -12,7 +12,7 @@ from torch import fx
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.ir.fx_nodes import copied
-from rnn_export.export.lift.loops.align_traces import cannot_roll
+from rnn_export.export.lift.loops.align_traces import cannot_roll, unlike_frames
 from rnn_export.export.lift.loops.folding.fixed_length_graph import ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.trace_lengths import is_right, operators
 from rnn_export.export.lift.loops.loop_folding import roll
@@ -78,7 +78,10 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
 
     Raises LiftError if it cannot be.
     """
-    reason, traced = cannot_roll("its frames are not computed alike"), cache(lambda frames: fixed_graph(module, frames))
+    reason, traced = (
+        unlike_frames(),
+        cache(lambda frames: fixed_graph(module, frames)),
+    )
     for few, more, iterations in _lengths(traced, period):
         samples = module.sample(ROWS, few), module.sample(ROWS, more)
         for leaves_out in (False, True):
@@ -99,7 +102,8 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
                 return rolled, few
             reason = cannot_roll(
                 f"it does the same again every {period} frames, but a value that is as of the last frame of all, or "
-                "what sequences of other lengths end with, is none of whole periods"
+                "what sequences of other lengths end with, is none of whole periods",
+                id="loop-periods-partial",
             )
     raise reason
 

@@ -152,7 +152,8 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     if shortest is None:
         raise LiftError(
             f"the model loops over time in Python, and it runs on no sequence of up to {FAR} frames, of which the loop "
-            "is written out. Let it run on shorter ones, and take the frames that it waits for out of a state."
+            "is written out. Let it run on shorter ones, and take the frames that it waits for out of a state.",
+            id="loop-runs-too-long",
         )
     stride = _stride(module, shortest)
     least = -(-shortest // stride)
@@ -272,7 +273,7 @@ def _tensors_taken(module: BatchFirst, frames: int) -> int:
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
-        raise LiftError(first_line(error)) from error
+        raise LiftError(first_line(error), id="counted-run-fails") from error
     return counts[0]
 
 
@@ -327,7 +328,8 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
             raise BoundedAxis(*module.axes.first_time, longest, ends) from error
         raise LiftError(
             f"the model loops over time in Python, and fails on {frames} frames{line_of(error)}: "
-            f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length."
+            f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length.",
+            id="loop-fails-at-length",
         ) from error
     return found
 
@@ -341,10 +343,13 @@ def refuse_changes_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis])
     ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
     if len(ends) > 1:
         if has_loop(module, min(ends)):
-            raise FrozenAxis(f"axis {axis} of input {port} is looped over, at another rate.", port, axis)
+            raise FrozenAxis(
+                f"axis {axis} of input {port} is looped over, at another rate.", port, axis, id="loop-at-other-rate"
+            )
         raise LiftError(
             f"axis {axis} of input {port}: what the code does follows from the length, and changes beyond "
             f"{' and '.join(map(str, ends))} frames, as far as it was tried (by numbers computed from the length, such "
             "as padding that fills a last window up), but a stream has no length. Let the model take whole windows, "
-            "and pad outside of it."
+            "and pad outside of it.",
+            id="code-changes-with-length",
         )

@@ -49,7 +49,10 @@ def pick(result: Any, ref: OutputRef, state: str) -> Any:
         return result_parts(result)[key]
     has = f"{len(result)} values" if is_ordered(result) else f"the keys {list(result_parts(result))}"
     has = "one tensor" if isinstance(result, Tensor) else has
-    raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
+    raise LiftError(
+        f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.",
+        id="state-output-missing",
+    )
 
 
 def object_in(value: Any) -> Any:

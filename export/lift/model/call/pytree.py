@@ -47,5 +47,8 @@ def renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tu
     if wanted is None:
         return tuple(names)
     if len(wanted) != len(names):
-        raise LiftError(f"{what}_names has {len(wanted)} names, but the model has {len(names)} {what}s: {list(names)}.")
+        raise LiftError(
+            f"{what}_names has {len(wanted)} names, but the model has {len(names)} {what}s: {list(names)}.",
+            id="names-of-wrong-count",
+        )
     return tuple(wanted)

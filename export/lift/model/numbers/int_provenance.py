@@ -80,7 +80,8 @@ def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor
         if name in left and provenance(left[name]) not in variants:
             raise LiftError(
                 f"{name!r} is counted otherwise in a way of the code that was not met in any call that was tried, so "
-                "what it may be is not known: count it in one way, with a rest (% N)."
+                "what it may be is not known: count it in one way, with a rest (% N).",
+                id="counted-otherwise",
             )
 
 

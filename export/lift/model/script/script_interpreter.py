@@ -135,7 +135,8 @@ class _Interpreter:
             raise LiftError(
                 f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}. Lifting "
                 "runs operators, branches, loops and calls of TorchScript. Give the module as it was before "
-                "torch.jit.script or torch.jit.trace, or write that part without it."
+                "torch.jit.script or torch.jit.trace, or write that part without it.",
+                id="script-node-unknown",
             )
         overload, parameters = node.arguments
         positional = [a for a, (_, by_name) in zip(args, parameters, strict=True) if not by_name]

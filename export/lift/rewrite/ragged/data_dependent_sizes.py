@@ -102,7 +102,7 @@ class _SizesByValue:
                 raise Unruled
             self._put(node, result)
         except Unruled as error:
-            raise _refusal(node, str(error)) from None
+            raise _refusal(node, str(error), id="ragged-operator-refused") from None
         self._value_of_number(node)
 
     def _put(self, node: fx.Node, result: Result) -> None:
@@ -143,14 +143,22 @@ class _SizesByValue:
             return True
         sides = [known.get(a) if isinstance(a, fx.Node) else Number(a) if type(a) is int else None for a in node.args]
         if None in sides or len(sides) > 2:
-            raise _refusal(node, "a number of Python's is reckoned of the value of a tensor in a way that has no rule")
+            raise _refusal(
+                node,
+                "a number of Python's is reckoned of the value of a tensor in a way that has no rule",
+                id="ragged-number-by-value",
+            )
         a, b = (side for side in (*sides, Number())[:2] if side is not None)
         if node.target is operator.truediv and b.known is not None and b.known > 0:
             self.ratios[node] = (a, b.known)
             return True
         made = _computed(numbers, node.target, a, b)
         if made is None:
-            raise _refusal(node, "a number of Python's is reckoned of the value of a tensor in a way that has no rule")
+            raise _refusal(
+                node,
+                "a number of Python's is reckoned of the value of a tensor in a way that has no rule",
+                id="ragged-number-by-value",
+            )
         known[node] = made
         return True
 
@@ -218,7 +226,7 @@ class _SizesByValue:
     def _refuse_results(self, output: fx.Node) -> None:
         for node in output.all_input_nodes:
             if node in self.rewriting.values:
-                raise _refusal(node, "a result of the model, or what it keeps, has such a size")
+                raise _refusal(node, "a result of the model, or what it keeps, has such a size", id="ragged-result")
 
 
 def _nodes_of(result: Result) -> list[fx.Node]:
@@ -242,11 +250,12 @@ def _computed(numbers: Numbers, target: Any, a: Number, b: Number) -> Number | N
     return None
 
 
-def _refusal(node: fx.Node, why: str) -> LiftError:
+def _refusal(node: fx.Node, why: str, *, id: str) -> LiftError:
     name = getattr(node.target, "__name__", str(node.target))
     return LiftError(
         f"{place_of(node)}: the values of a tensor say how many entries another one has (entries picked by a mask, "
         f"nonzero, a slice that ends where a value says), but every step of a stream has the same sizes; {name} of "
         f"what has such a size cannot be made one of a fixed size{f' ({why})' if why else ''}. Keep all entries, and "
-        "mask those that are left out: torch.where, or a product with zeros and ones."
+        "mask those that are left out: torch.where, or a product with zeros and ones.",
+        id=id,
     )

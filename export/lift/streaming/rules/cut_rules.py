@@ -50,7 +50,7 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     # A step leaves out frames at the end as well.
     cut_at_end = steps[0] == 1 and taken[1] - taken[0] != sizes[1] - sizes[0]
     if starts[0] != starts[1] or steps[0] < 1 or cut_at_end:
-        raise refusal(node, "it cuts the sequence at a place that depends on its length.")
+        raise refusal(node, "it cuts the sequence at a place that depends on its length.", id="cut-by-length")
     node.target, node.args = aten.alias.default, (value,)
     info = shift_start(context, node, info, -starts[0], 0.0)
     return info if steps[0] == 1 else _decimate(context, node, info, steps[0])
@@ -67,10 +67,14 @@ def _takes_all(context: StreamingContext, node: fx.Node) -> bool:
 def _newest(node: fx.Node, info: TimeAxisInfo, frames: int, from_end: bool) -> LastFrame:
     """A cut of the newest `frames` frames of a sequence."""
     if not from_end:
-        raise refusal(node, "it takes a fixed part of the sequence, which a stream has no beginning or end for.")
+        raise refusal(
+            node,
+            "it takes a fixed part of the sequence, which a stream has no beginning or end for.",
+            id="fixed-part-of-sequence",
+        )
     if frames > info.history + 1:
         reason = f"it takes the last {frames} frames of the sequence: keep them in a buffer, or pad on the left."
-        raise refusal(node, reason)
+        raise refusal(node, reason, id="last-frames-not-kept")
     node.args = (args_of(node)[0], info.layout.axis, -frames, END)
     return LastFrame(info.input_lag)
 
@@ -79,7 +83,11 @@ def _decimate(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, step
     """Every `step`th frame of the argument of `node`, a window of one frame."""
     result, history = info.windowed(1, step)
     if history > info.history:
-        raise refusal(node, "it takes every other frame from one that is known before its time: pad after that.")
+        raise refusal(
+            node,
+            "it takes every other frame from one that is known before its time: pad after that.",
+            id="decimated-early-frames",
+        )
     axis = info.layout.axis
     front = context.insert(node, aten.slice.Tensor, args_of(node)[0], axis, info.history - history, END)
     node.target, node.args = aten.slice.Tensor, (front, axis, 0, END, step)
@@ -108,6 +116,10 @@ def select(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return context.info[frame]
     sizes = [run[value].shape[info.layout.axis] for run in (context.runs.base, context.runs.longer)]
     if any(i not in (-1, n - 1) for i, n in zip(indices, sizes, strict=True)):
-        raise refusal(node, f"it takes frame {indices[0]} of the sequence alone: a stream has only the newest one.")
+        raise refusal(
+            node,
+            f"it takes frame {indices[0]} of the sequence alone: a stream has only the newest one.",
+            id="one-frame-taken",
+        )
     node.update_arg(2, -1)
     return LastFrame(info.input_lag)

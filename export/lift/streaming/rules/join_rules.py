@@ -37,7 +37,11 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
     timed = [i for i, n in enumerate(parts) if context.time_axis(n) == axis]
     others = [n for i, n in enumerate(parts) if i not in timed]
     if len(timed) != 1 or any(context.is_moving(n) for n in others):
-        raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
+        raise refusal(
+            node,
+            "it joins two sequences one behind the other: a stream has no end at which to do so.",
+            id="sequences-joined",
+        )
     front, value, back = parts[: timed[0]], parts[timed[0]], parts[timed[0] + 1 :]
     if back:
         value = _behind(context, node, value, back, axis)
@@ -49,13 +53,19 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
         info, history = context.timed(value).by_entry(), _frames(context, front, axis)
         return replace(info, lag=(info.lag or 0) - history, history=history)
     if any(n in context.from_input for n in front):
-        raise refusal(node, "it puts frames before the sequence that are computed from the input.")
+        raise refusal(
+            node, "it puts frames before the sequence that are computed from the input.", id="computed-frames-before"
+        )
     info, fill = context.timed(value).by_entry(), 0.0
     if front:
         frames = torch.cat([context.runs.base[n] for n in front], axis).detach()
         fill = float(frames.flatten()[0])
         if (info.lag or 0) > 0 and float(frames.min()) != float(frames.max()):
-            raise refusal(node, "it puts frames that are not all the same before a sequence that is late.")
+            raise refusal(
+                node,
+                "it puts frames that are not all the same before a sequence that is late.",
+                id="uneven-frames-before-late",
+            )
     node.target, node.args = aten.alias.default, (value,)
     return shift_start(context, node, info, _frames(context, front, axis), fill)
 
@@ -63,10 +73,12 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _behind(context: StreamingContext, node: fx.Node, value: fx.Node, back: Sequence[fx.Node], axis: int) -> fx.Node:
     """`value` with `back` for frames past its end."""
     if any(n in context.from_input or n in context.from_states for n in back):
-        raise refusal(node, "it puts frames behind the sequence that are computed from the input.")
+        raise refusal(
+            node, "it puts frames behind the sequence that are computed from the input.", id="computed-frames-behind"
+        )
     frames = torch.cat([context.runs.base[n] for n in back], axis).detach()
     if float(frames.min()) != float(frames.max()):
-        raise refusal(node, "it puts frames behind the sequence that are not all the same.")
+        raise refusal(node, "it puts frames behind the sequence that are not all the same.", id="uneven-frames-behind")
     entries = context.alias(value, context.timed(value).by_entry(), node)
     return fill_after_end(context, entries, float(frames.flatten()[0]), node)
 
@@ -98,7 +110,9 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     computed = isinstance(pads[place + 1] if place < len(pads) else 0, fx.Node)
     right = 1 if right is None or computed else right
     if left is None:
-        raise refusal(node, "it pads the start of a sequence by an amount that changes with its length.")
+        raise refusal(
+            node, "it pads the start of a sequence by an amount that changes with its length.", id="padding-by-length"
+        )
     others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
     node.args = (value, others, *rest)
     if not (left or right):
@@ -111,6 +125,7 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
             node,
             f"padding over time by {mode} puts the end of the sequence before its start, which no stream has. Pad with "
             "a constant, or by reflect or replicate.",
+            id="circular-padding",
         )
     fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
     entries = context.alias(value, context.timed(value).by_entry(), node)
@@ -142,7 +157,11 @@ def _reflection(
         padded, own = (context.lengths.of(n, axis, info.rate, unit) for n in (node, inner))
         right = max(p - n for p, n in zip(padded, own, strict=True)) - left
     if left < 0 or right < 0:
-        raise refusal(node, f"padding by {mode} with a negative number cuts the sequence: cut it before.")
+        raise refusal(
+            node,
+            f"padding by {mode} with a negative number cuts the sequence: cut it before.",
+            id="padding-cuts-sequence",
+        )
     node.target, node.args = aten.alias.default, (trim(context, inner, 0, node),)
     info = context.timed(args_of(node)[0])
     return replace(info, lag=(info.lag or 0) - left, reflections=Reflections(mode, left, right, inner))

@@ -47,6 +47,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
             f"{path.rpartition('.')[0] or 'the model'}: the {kind} is bidirectional: it needs the end of the sequence "
             "before it can give the first frame, so it cannot stream. Train it with bidirectional=False.",
             advice=[SEQUENCES],
+            id="bidirectional-layer",
         )
     operands = [args_of(node)[argument] for argument, _, _ in OPS[node.target]]
     for (_, letter, _), operand in zip(OPS[node.target], operands, strict=True):
@@ -72,7 +73,8 @@ def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, let
         raise LiftError(
             f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot "
             "be carried between calls. Take it as an argument and declare it: "
-            "states={argument: output} (--state ARGUMENT=OUTPUT)."
+            "states={argument: output} (--state ARGUMENT=OUTPUT).",
+            id="computed-initial-state",
         )
 
 
@@ -118,12 +120,14 @@ def _refuse_other_time(
 ) -> None:
     """Raise LiftError unless the loop runs over the frames of the input, all at one rate, and takes no others."""
     if any(context.is_moving(n) for n in outside):
-        raise refusal(node, "its loop over time takes the whole sequence at each frame.")
+        raise refusal(
+            node, "its loop over time takes the whole sequence at each frame.", id="loop-takes-whole-sequence"
+        )
     for x, path in zip(frames, loop.scans, strict=True):
         if context.time_axis(x) != path[0][1]:
-            raise refusal(node, "its loop does not run over the frames of the input.")
+            raise refusal(node, "its loop does not run over the frames of the input.", id="loop-not-over-input")
     if len({context.timed(x).rate for x in frames}) > 1:
-        raise refusal(node, "its loop takes values of different rates over time.")
+        raise refusal(node, "its loop takes values of different rates over time.", id="loop-at-different-rates")
 
 
 def _carried(

@@ -203,11 +203,15 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
         return general(context, node)
     axis = dim % context.rank(frames[0])
     if any(context.time_axis(n) != axis for n in frames):
-        raise refusal(node, f"{name_of(node)} runs over values whose frames do not stand in the axis of time alone.")
+        raise refusal(
+            node,
+            f"{name_of(node)} runs over values whose frames do not stand in the axis of time alone.",
+            id="frames-outside-time-axis",
+        )
     # Of what makes more frames of each it runs over every one.
     frames = [context.alias(n, context.timed(n).by_entry(), node) for n in frames]
     if len({context.timed(n).rate for n in frames}) > 1:
-        raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
+        raise refusal(node, f"{name_of(node)} takes values of different rates over time.", id="different-rates")
     with_padding = _with_padding(context, node, frames)
     info = context.timed(with_padding[0])
     dtype: Any = node.kwargs.get("dtype")

@@ -151,7 +151,9 @@ def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
     pads = given["padding"]
     if isinstance(pads, str):
         if axes > 1:
-            raise refusal(node, 'padding="same" in several axes, one of them time: give the numbers.')
+            raise refusal(
+                node, 'padding="same" in several axes, one of them time: give the numbers.', id="same-padding-with-time"
+            )
         node.target, pads = aten.conv1d.default, [0]
     pads = [*(pads if len(pads) == axes else pads * axes)]
     pads[place] = 0
@@ -179,7 +181,9 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     stride, cut = numbers["stride"][place], numbers["padding"][place]
     size = numbers["dilation"][place] * (context.runs.base[given["weight"]].shape[2 + place] - 1) + 1
     if size < stride:
-        raise refusal(node, f"its window of {size} frames is smaller than its stride of {stride}.")
+        raise refusal(
+            node, f"its window of {size} frames is smaller than its stride of {stride}.", id="window-below-stride"
+        )
     numbers["padding"][place] = numbers["output_padding"][place] = 0
     info = context.timed(value).by_entry()
     history = (size - 1) // stride

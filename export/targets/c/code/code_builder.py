@@ -201,7 +201,11 @@ class CodeBuilder:
             return None
         constant = self.tensor_of(value).constant
         if constant is None:
-            raise refusal(node, f"its input {value.name!r} is computed, and only a constant can be written there")
+            raise refusal(
+                node,
+                f"its input {value.name!r} is computed, and only a constant can be written there",
+                id="c-computed-input",
+            )
         return constant
 
     def required(self, node: ir.Node, index: int) -> Array:
@@ -220,7 +224,11 @@ class CodeBuilder:
         value = node.outputs[index]
         shape = shape_of(value)
         if math.prod(shape) != tensor.size:
-            raise refusal(node, f"it makes {list(shape)} of {tensor.size} values, as if that did not follow the batch")
+            raise refusal(
+                node,
+                f"it makes {list(shape)} of {tensor.size} values, as if that did not follow the batch",
+                id="c-shape-not-batch",
+            )
         self.tensors[value] = tensor.view(0, shape)
 
     def alloc(self, c_type: str, shape: Sequence[int]) -> CTensor:
@@ -250,8 +258,9 @@ class CodeBuilder:
         assert value.dtype is not None
         if value.dtype not in DTYPES:
             raise ExportError(
-                f"{value.name!r} is {value.dtype.name.lower()}, which is not written in C: "
-                "a step has float32, int64, int32 and bool. Let the model take one of these, and convert outside of it."
+                f"{value.name!r} is {value.dtype.name.lower()}, which is not written in C: a step has float32, int64, "
+                "int32 and bool. Let the model take one of these, and convert outside of it.",
+                id="c-dtype-unwritten",
             )
         return C_TYPES[value.dtype.numpy().name]
 
@@ -272,5 +281,5 @@ class CodeBuilder:
         return lines, size
 
 
-def refusal(node: ir.Node, reason: str) -> ExportError:
-    return ExportError(f"node {node.name!r} ({node.op_type}) cannot be written in C: {reason}.")
+def refusal(node: ir.Node, reason: str, *, id: str) -> ExportError:
+    return ExportError(f"node {node.name!r} ({node.op_type}) cannot be written in C: {reason}.", id=id)

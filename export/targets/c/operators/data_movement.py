@@ -16,7 +16,7 @@ def reshape(code: CodeBuilder, node: ir.Node) -> None:
     """Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Dropout after training: the same values in place."""
     training = code.constant(node, 2) if node.op_type == "Dropout" else None
     if training is not None and training.any():
-        raise refusal(node, "it is in training mode")
+        raise refusal(node, "it is in training mode", id="c-dropout-training")
     value = node.inputs[0]
     assert value is not None
     is_view = value in code.windows or (value in code.strided and value not in code.tensors)

@@ -34,7 +34,7 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
     scalar = not floats or node.op_type not in VECTOR
     formula = (SCALAR if scalar else VECTOR).get(node.op_type)
     if formula is None:
-        raise refusal(node, f"it has no form for {tensors[0].c_type}")
+        raise refusal(node, f"it has no form for {tensors[0].c_type}", id="c-formula-dtype")
     for (op_type, name, choice), variant in VARIANTS.items():
         if op_type == node.op_type and name in node.attributes and node.attributes[name].value == choice:
             formula = variant
@@ -79,7 +79,9 @@ def power(code: CodeBuilder, node: ir.Node) -> None:
         broadcast(code, code.new_output(node), [x], " * ".join(["{a}"] * int(single)) or "{a} * 0 + 1")
     else:
         raise refusal(
-            node, f"whole numbers have constant powers of 0 to {LARGEST_WHOLE_POWER} alone, all to the same one"
+            node,
+            f"whole numbers have constant powers of 0 to {LARGEST_WHOLE_POWER} alone, all to the same one",
+            id="c-power-of-integers",
         )
 
 
@@ -89,14 +91,14 @@ def modulo(code: CodeBuilder, node: ir.Node) -> None:
     elif node.attributes.get_int("fmod", 0):
         library(code, node)
     else:
-        raise refusal(node, "ONNX has it for floats with fmod=1 alone")
+        raise refusal(node, "ONNX has it for floats with fmod=1 alone", id="c-float-modulo")
 
 
 def library(code: CodeBuilder, node: ir.Node) -> None:
     """A function of the host's libm."""
     tensors = code.read_all(node)
     if any(t.c_type != "float" for t in tensors):
-        raise refusal(node, "it is written for float32 alone")
+        raise refusal(node, "it is written for float32 alone", id="c-library-float32")
     code.uses_libm = True
     broadcast(code, code.new_output(node), tensors, LIBRARY[node.op_type], scalar=True)
 

@@ -35,7 +35,7 @@ def gather(code: CodeBuilder, node: ir.Node) -> None:
     if index.constant is not None and index.size == 1:
         row = int(index.constant.reshape(-1)[0])
         if not -rows <= row < rows:
-            raise refusal(node, f"it takes {row} of {rows} along axis {axis}")
+            raise refusal(node, f"it takes {row} of {rows} along axis {axis}", id="c-gather-beyond-axis")
         part = [(row % rows if a == axis else 0, 1) for a in range(len(x.shape))]
         slice_along(code, node, x, part, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
         return
@@ -189,7 +189,7 @@ def _note(code: CodeBuilder, node: ir.Node, size: int, column: int | None = None
     if -size <= low and high < size:
         return ""
     if index.constant is not None:
-        raise refusal(node, f"its indices go from {low} to {high}, and the axis has {size}")
+        raise refusal(node, f"its indices go from {low} to {high}, and the axis has {size}", id="c-indices-beyond-axis")
     of = f"{node.op_type} of {module_of(node)}"
     inside = f"an index must be within the inclusive range [{-size},{size - 1}]"
     return code.note(f"{input_name(node, 1)} ({of}) is out of its table, {inside}")

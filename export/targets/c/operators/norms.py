@@ -34,7 +34,7 @@ def softmax(code: CodeBuilder, node: ir.Node) -> None:
 def layer_norm(code: CodeBuilder, node: ir.Node) -> None:
     """LayerNormalization and RMSNormalization over the last axes; a scale that is computed is applied afterwards."""
     if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
-        raise refusal(node, "its mean or deviation is an output too")
+        raise refusal(node, "its mean or deviation is an output too", id="c-norm-extra-outputs")
     x, y = code.read(node, 0), code.new_output(node)
     axis = node.attributes.get_int("axis", -1) % len(x.shape)
     n, shape = math.prod(x.shape[axis:]), x.shape[axis:]
@@ -84,7 +84,7 @@ def lp_norm(code: CodeBuilder, node: ir.Node) -> None:
 def batch_norm(code: CodeBuilder, node: ir.Node) -> None:
     """BatchNormalization as it is after training: a factor and a summand for each channel."""
     if node.attributes.get_int("training_mode", 0) == 1:
-        raise refusal(node, "it is in training mode")
+        raise refusal(node, "it is in training mode", id="c-batchnorm-training")
     x = code.read(node, 0)
     scale, bias, mean, variance = (code.required(node, i) for i in range(1, 5))
     epsilon = node.attributes.get_float("epsilon", 1e-5)

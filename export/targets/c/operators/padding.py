@@ -17,10 +17,16 @@ def pad(code: CodeBuilder, node: ir.Node) -> None:
     mode, rank = node.attributes.get_string("mode", "constant"), len(x.shape)
     padded = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
     if mode != "constant" and (mode not in SOURCES or (pads < 0).any()):
-        raise refusal(node, f"its mode is {mode!r} with pads {pads.tolist()}, and only constant pads may be negative")
+        raise refusal(
+            node,
+            f"its mode is {mode!r} with pads {pads.tolist()}, and only constant pads may be negative",
+            id="c-pad-mode",
+        )
     sizes = np.array([x.shape[axis] for axis in 2 * padded])
     if mode == "reflect" and (pads >= sizes).any():
-        raise refusal(node, f"it mirrors {pads.tolist()} values of {list(x.shape)}, which are not so many")
+        raise refusal(
+            node, f"it mirrors {pads.tolist()} values of {list(x.shape)}, which are not so many", id="c-mirror-too-long"
+        )
     before = dict(zip(padded, pads.tolist(), strict=False))
     y = code.new_output(node)
     loops = [f"n{axis}" for axis in range(rank)]

@@ -22,10 +22,10 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
     """MaxPool, AveragePool, LpPool, and those whose window is the whole image."""
     x, kind = code.read(node, 0), node.op_type.removeprefix("Global")
     if x.c_type != "float":
-        raise refusal(node, f"it has no form for {x.c_type}")
+        raise refusal(node, f"it has no form for {x.c_type}", id="c-pool-dtype")
     with_places = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
     if with_places and node.attributes.get_int("storage_order", 0) == 1:
-        raise refusal(node, "its indices count column by column (storage_order)")
+        raise refusal(node, "its indices count column by column (storage_order)", id="c-pool-column-indices")
     window = x.shape[2:] if kind != node.op_type else node.attributes.get_ints("kernel_shape")
     y = code.new_output(node)
     sliding = SlidingWindow.of(node, x.shape, y.shape, window)

@@ -39,12 +39,16 @@ def reduce(code: CodeBuilder, node: ir.Node) -> None:
     axes = [int(a) % rank for a in node.attributes.get_ints("axes", [] if given is None else given.tolist())]
     if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
         if node.op_type not in PLAIN:
-            raise refusal(node, "it has no axes and noop_with_empty_axes, which is not read alike everywhere")
+            raise refusal(
+                node,
+                "it has no axes and noop_with_empty_axes, which is not read alike everywhere",
+                id="c-reduce-without-axes",
+            )
         code.set_view(node, x)
         return
     known = {"float": tuple(REDUCTIONS), "uint8_t": OF_TRUTHS}.get(x.c_type, OF_WHOLE_NUMBERS)
     if node.op_type not in known:
-        raise refusal(node, f"it has no form for {x.c_type}")
+        raise refusal(node, f"it has no form for {x.c_type}", id="c-reduce-dtype")
     axes = axes or list(range(rank))
     y = code.new_output(node)
     start, step, result = REDUCTIONS[node.op_type]

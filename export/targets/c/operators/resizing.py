@@ -53,11 +53,12 @@ def resize(code: CodeBuilder, node: ir.Node) -> None:
             node,
             f"its mode is {mode!r} over {coordinates!r} with the policy {policy!r}, and known are nearest and linear "
             f"over {', '.join(COORDINATES)} with the policy 'stretch'",
+            id="c-resize-mode",
         )
     if mode == "linear" and x.c_type != "float":
-        raise refusal(node, f"it has no form for {x.c_type} that is not the nearest value")
+        raise refusal(node, f"it has no form for {x.c_type} that is not the nearest value", id="c-resize-dtype")
     if attributes.get_int("antialias", 0):
-        raise refusal(node, "it smooths (antialias)")
+        raise refusal(node, "it smooths (antialias)", id="c-resize-antialias")
     shape, rank = shape_of(node.outputs[0]), len(x.shape)
     axes = [int(axis) % rank for axis in attributes.get_ints("axes", range(rank))]
     given = code.constant(node, 2) if input_of(node, 2) is not None else None

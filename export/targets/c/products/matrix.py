@@ -28,7 +28,7 @@ def matmul(code: CodeBuilder, node: ir.Node) -> None:
     a, b = code.input(node, 0), code.input(node, 1)
     left, right = a.constant, b.constant
     if a.c_type != "float":
-        raise refusal(node, f"it multiplies {a.c_type}")
+        raise refusal(node, f"it multiplies {a.c_type}", id="c-matmul-dtype")
     if right is not None and right.ndim == 2:
         x, y = code.read(node, 0), code.new_output(node)
         k, n = right.shape
@@ -65,9 +65,9 @@ def gemm(code: CodeBuilder, node: ir.Node) -> None:
     alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
     x = code.read(node, 0)
     if x.c_type != "float":
-        raise refusal(node, f"it multiplies {x.c_type}")
+        raise refusal(node, f"it multiplies {x.c_type}", id="c-gemm-dtype")
     if node.attributes.get_int("transA", 0) and 1 not in x.shape:
-        raise refusal(node, "its first matrix is transposed")
+        raise refusal(node, "its first matrix is transposed", id="c-gemm-transposed")
     matrix = np.float32(alpha) * (weight if node.attributes.get_int("transB", 0) else weight.T)
     n, k = matrix.shape
     rows, y = x.size // k, code.new_output(node)

@@ -66,7 +66,7 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
     """Y (frames, directions, rows, units) and the last states (directions, rows, units)."""
     W, R, B = (code.constant(node, i) for i in (1, 2, 3))
     if W is None or R is None:
-        raise refusal(node, "its weights are computed")
+        raise refusal(node, "its weights are computed", id="c-recurrent-computed-weights")
     x, units = code.read(node, 0), R.shape[2]
     frames, rows, values = x.shape
     directions = directions_of(node)
