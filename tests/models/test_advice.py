@@ -1,0 +1,131 @@
+"""The advice of a refusal works: after one suggestion a model lifts, or is refused with no other suggestion."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rnn_export.cli.export import export_command
+from rnn_export.cli.options import export_keywords
+from rnn_export.contract.precision import TOLERANCES
+from rnn_export.errors import LiftError, keyword
+from rnn_export.export.lift.model.torch_driver import torch_driver
+from rnn_export.export.lift.options import LiftOptions
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.inputs import inputs_to_verify
+from rnn_export.export.verify.reference import golden_vectors, own_trace
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+
+from ..lifting import lift  # noqa: TID252
+from . import advice_calls  # noqa: F401
+from .advice_nets import FRAME, MODELS, REFUSED, STREAM, WHOLE, Case
+
+# Where a message leaves a number open.
+OPEN = {"N": "16"}
+NAMES = "|".join(sorted(set(LiftOptions.checks) - {"initial", "progress"}))
+SUGGESTED = re.compile(rf"\b({NAMES})=([^()]+?) \((--[^()]+)\)(, which was found)?")
+STEPS = 8
+
+
+def suggestions(message: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The keywords that `message` names with a value, as `errors.keyword` writes them, but for those of `options`.
+
+    Holds the option of the command beside each to mean the same.
+    """
+    for name, value, words, is_finding in SUGGESTED.findall(message):
+        try:
+            meant = ast.literal_eval(OPEN.get(value, value))
+        except ValueError:
+            continue  # the names of arguments and outputs are the user's to fill in
+        assert said(words) == {name: meant}, message
+        if not is_finding and not (name in options and options[name] == meant):
+            yield name, meant
+
+
+def said(words: str) -> dict[str, Any]:
+    """The keywords of export() that options of its command mean."""
+    given = [OPEN.get(word, word) for word in shlex.split(words)]
+    flags = export_command.make_context("export", ["SOURCE", "-o", "BUNDLE", *given]).params
+    return export_keywords(**{name: value for name, value in flags.items() if name in LiftOptions.checks})
+
+
+def with_suggestion(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """`options` with one more: a pair is added to those that were said before."""
+    before = options.get(name)
+    return {**options, name: {**before, **value} if isinstance(before, dict) else value}
+
+
+def end_of(lifted: StreamingModel) -> str:
+    return WHOLE if lifted.spec.sequence_only else STREAM if lifted.spec.has_time else FRAME
+
+
+def hold(lifted: StreamingModel) -> None:
+    """Hold what was lifted to the model in a closed loop of a few steps, or over a sequence."""
+    inputs = inputs_to_verify(lifted, None, STEPS)
+    if not lifted.spec.sequence_only:
+        _, drifts = golden_vectors(lifted, inputs, TOLERANCES["fp32"], "noise")
+        assert [drift for drift in drifts if drift.step is not None] == []
+        return
+    loop = ClosedLoop(lifted.spec, inputs)
+    given = loop.run(torch_driver(lifted.spec, lifted.module, {}), (0, loop.frames)).outputs
+    for name, want in own_trace(lifted, loop).outputs.items():
+        np.testing.assert_allclose(given[name], want, rtol=1e-5, atol=2e-6)
+
+
+def tried(case: Case, options: Mapping[str, Any]) -> StreamingModel | str:
+    """The lifted model, or the words of the refusal."""
+    try:
+        return lift(case.model, case.example, **options)
+    except LiftError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_advice_of_a_refusal_works(name):
+    case = MODELS[name]()
+    found, told, options, known = tried(case, case.options), "", case.options, []
+    if isinstance(found, str) and (known := list(suggestions(found, options))):
+        refusal, options = found, with_suggestion(options, *known[0])
+        found = tried(case, options)
+        told = f"{refusal}\n{options}: "
+        assert found != refusal, f"{told}it changes nothing."
+    if isinstance(found, str):
+        told += found
+        assert [new for new in suggestions(found, options) if new not in known] == [], told
+        assert REFUSED in case.ends, told
+    else:
+        assert end_of(found) in case.ends, f"{told}{found}"
+        assert {name: getattr(found.spec, name) for name in case.contract} == case.contract, told
+        hold(found)
+
+
+WRITTEN = [
+    (keyword("time_axis", None), "time_axis", None),
+    (keyword("time_axis", {"x": 1, "y": None}), "time_axis", {"x": 1, "y": None}),
+    (keyword("states", {"h": 1}), "states", {"h": 1}),
+    (keyword("states", {"h": "h_next", "c": None}), "states", {"h": "h_next", "c": None}),
+    (keyword("assume", {"net.py:12": True}), "assume", {"net.py:12": True}),
+    (keyword("chunk", 4), "chunk", 4),
+    (keyword("max_frames", 64), "max_frames", 64),
+    ("max_context=N (--max-context N)", "max_context", 16),
+    ("sequence_only=True (--sequence-only)", "sequence_only", True),
+]
+
+
+@pytest.mark.parametrize(("written", "name", "value"), WRITTEN)
+def test_a_suggestion_is_read_as_it_is_written(written, name, value):
+    message = f"So it is. If it is meant, say {written}; else leave it."
+    assert list(suggestions(message, {})) == [(name, value)]
+    assert list(suggestions(message, {name: value})) == []
+
+
+def test_what_was_found_is_no_suggestion():
+    found, other = keyword("time_axis", {"x": 1}), keyword("time_axis", None)
+    message = f"That is along {found}, which was found; if one call is one frame, say {other}."
+    assert list(suggestions(message, {})) == [("time_axis", None)]
