@@ -5,8 +5,8 @@ from __future__ import annotations
 import copyreg
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 # Options of the command that have another name than the keyword.
@@ -32,11 +32,13 @@ class Advice:
     """Keywords of export() that may be what is meant, and a sentence in which {} stands for them.
 
     `refused` is the sentence for where they do not help, with {} for the refusal; without one, nothing is said then.
+    What is not `shown` is tried alone: whether all ways lead to one refusal.
     """
 
     keywords: Mapping[str, Any]
     sentence: str
     refused: str = ""
+    shown: bool = True
 
     def __str__(self) -> str:
         return self.sentence.replace("{}", " and ".join(keyword(k, value) for k, value in self.keywords.items()))
@@ -101,7 +103,7 @@ class LiftError(RnnExportError):
 
     def __str__(self) -> str:
         others = f"\nOther readings were refused too: {'; '.join(self.others)}." if self.others else ""
-        return " ".join([super().__str__(), *map(str, self.advice)]) + others
+        return " ".join([super().__str__(), *(str(advice) for advice in self.advice if advice.shown)]) + others
 
 
 class WrongPass(RnnExportError):
@@ -220,7 +222,8 @@ class WrongChunk(LiftError):
         self.fits, self.why = math.lcm(chunk, unit), why
         super().__init__(
             f"chunk={chunk}: the model takes {unit} frames at once (its strides), so a step must have a multiple of "
-            f"{unit}: chunk={self.fits} (--chunk {self.fits}).",
+            f"{unit}.",
+            advice=[Advice({"chunk": self.fits}, "Say {}.")],
             id="chunk-not-of-strides",
         )
 
@@ -232,12 +235,15 @@ class TraceFailed(LiftError):
 class DecidedByValue(LiftError):
     """The code takes a decision by the value of a tensor, in the user's `file` at `line`, as its `source` has it.
 
-    `line` is 0 where the code makes a number of a tensor, and its use is not known.
+    `line` is 0 where the code makes a number of a tensor, and its use is not known. `seen` are its outcomes in calls
+    with noise, as verification makes them.
     """
 
     of_number = False
 
-    def __init__(self, file: str, line: int, source: str, tried: str = "") -> None:
+    def __init__(
+        self, file: str, line: int, source: str, tried: str = "", seen: Collection[bool] = (True, False)
+    ) -> None:
         at = f"{file.rpartition('/')[2]}:{line}" if line else file
         place = f" at {at}" if at else ""
         known = (
@@ -251,11 +257,11 @@ class DecidedByValue(LiftError):
             "and a length comes from x.shape."
         )
         if line and not self.of_number:
-            assumed = [always(at, value) for value in (True, False)]
-            super().__init__(known, advice=assumed, id="decided-by-value")
+            ways = [replace(always(at, value), shown=value in seen) for value in (True, False)]
+            super().__init__(known, advice=ways, id="decided-by-value")
         else:
             super().__init__(unknown, id="number-by-value")
-        self.file, self.line, self.source, self.tried = file, line, source, tried
+        self.file, self.line, self.source, self.tried, self.seen = file, line, source, tried, seen
 
     def computed_both_branches(self, error: BaseException) -> DecidedByValue:
         """The same, where computing both branches failed with `error`."""
@@ -264,7 +270,7 @@ class DecidedByValue(LiftError):
 
     def with_note(self, tried: str) -> DecidedByValue:
         """The same, with the attempts."""
-        return DecidedByValue(self.file, self.line, self.source, tried)
+        return DecidedByValue(self.file, self.line, self.source, tried, self.seen)
 
     @property
     def at(self) -> str:

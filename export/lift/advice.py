@@ -33,7 +33,7 @@ def with_tried_advice(error: LiftError, options: LiftOptions, attempt: Attempt) 
         if isinstance(one, LiftError)
         else replace(advice, keywords=one)
         for advice, one in zip(error.advice, found, strict=True)
-        if advice.refused or not isinstance(one, LiftError)
+        if advice.shown and (advice.refused or not isinstance(one, LiftError))
     )
     return error
 

@@ -20,6 +20,7 @@ from rnn_export.errors import (
     FrozenAxis,
     LiftError,
     RowsDepend,
+    SpecError,
     StateMovesByCall,
     WrongChunk,
     keyword,
@@ -181,7 +182,10 @@ class Readings:
             raise LiftError(
                 f"{reading}: the inputs are longer together, but not along their time.", id="rates-not-of-time"
             )
-        lifted = self._lifted(reading.flat, probed, replace(self._options, chunk=reading.chunk))
+        try:
+            lifted = self._lifted(reading.flat, probed, replace(self._options, chunk=reading.chunk))
+        except SpecError as error:
+            raise LiftError(str(error), id=error.id) from error
         notes = [f"chunk {reading.chunk} frames: {reading.why_chunk}"] if reading.why_chunk else []
         return with_rated_ports(replace(lifted, notes=(*notes, *lifted.notes)))
 
@@ -254,7 +258,8 @@ class Readings:
 
     def _of_several_rates(self) -> Reading | None:
         """Inputs with several frames for one of others folded, if the model takes such."""
-        if self._is_folded or len(self._flat.inputs) < 2:
+        probed = self._reading.probed
+        if self._is_folded or len(self._flat.inputs) < 2 or (probed and probed.axes.has_time):
             return None
         self._is_folded = True
         found = rated_inputs(self._flat, self._options.time_axis)

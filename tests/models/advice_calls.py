@@ -103,7 +103,7 @@ def condition_of_a_frame():
     return Call(lambda s, x, cond: torch.tanh(s.a(x) * cond), a=nn.Linear(4, 4))
 
 
-@model("a condition of twelve positions in the shape of the output", FRAMES, FRAMES, ends=(REFUSED,))
+@model("a condition of twelve positions in the shape of the output", FRAMES, FRAMES, ends=(FRAME, REFUSED))
 def condition_of_fixed_length():
     def forward(s, x, cond):
         h = x + cond + s.table
@@ -112,7 +112,7 @@ def condition_of_fixed_length():
     return Call(forward, table=torch.randn(12, 4), q=nn.Linear(4, 4))
 
 
-@model("two microphones, speech and noise", (2, 24), (2, 24))
+@model("two microphones, speech and noise", (2, 24), (2, 24), ends=(STREAM, FRAME))
 def microphones():
     def forward(s, mic, ref):
         y = s.out(s.rnn(torch.stack([mic, ref], -1))[0])
@@ -129,7 +129,7 @@ def picture():
     return Call(lambda s, x: s.conv(F.pad(x, (2, 0, 1, 1))), conv=nn.Conv2d(1, 2, 3))
 
 
-@model("a picture and no batch axis", (8, 12))
+@model("a picture and no batch axis", (8, 12), ends=(STREAM, REFUSED))
 def unbatched_picture():
     return Call(lambda s, x: s.conv(x[None, None])[0, 0], conv=nn.Conv2d(1, 1, 3, padding=1))
 
@@ -151,7 +151,7 @@ def vocoder():
     return Call(forward, up=nn.ConvTranspose1d(3, 3, 2, 2), rnn=rnn(4))
 
 
-@model("a smoothing behind the mean of the batch", (3, 12, 6), ends=(REFUSED,))
+@model("a smoothing behind the mean of the batch", (3, 12, 6), ends=(STREAM, REFUSED))
 def odd_order():
     def forward(s, x):
         x = x - x.mean(0, keepdim=True)
@@ -164,12 +164,12 @@ def odd_order():
     return Call(forward)
 
 
-@model("a smoothing with a gain for each of two rows", (2, 12, 6), ends=(REFUSED,))
+@model("a smoothing with a gain for each of two rows", (2, 12, 6), ends=(STREAM, REFUSED))
 def gain_of_rows():
     return Call(lambda s, x: (x * s.gain).cumsum(1), gain=torch.rand(2, 1, 1))
 
 
-@model("a counter of calls", FRAMES, ends=(FRAME,))
+@model("a counter of calls", (1, 12, 4), ends=(FRAME,))
 def counter():
     def forward(s, x):
         s.calls = s.calls + 1
@@ -188,7 +188,7 @@ def memory_of_calls():
     return Call(forward, q=nn.Linear(4, 4))
 
 
-@model("a loop over four frames", FRAMES, ends=(FRAME,))
+@model("a loop over four frames", FRAMES, ends=(FRAME, REFUSED))
 def loop_over_four():
     def forward(s, x):
         h = x.new_zeros(x.shape[0], 5)
@@ -260,7 +260,14 @@ def silence_before_bidirectional():
     return Call(forward, rnn=rnn(2, bidirectional=True))
 
 
-@model("a state that starts anew where a flag says so", ONE, (2, 4), torch.zeros(2, 1), states={"h": 1}, ends=(FRAME,))
+@model(
+    "a state that starts anew where a flag says so",
+    ONE,
+    (2, 4),
+    torch.zeros(2, 1),
+    states={"h": 1},
+    ends=(FRAME, REFUSED),
+)
 def reset():
     def forward(s, x, h, done):
         if done.any():

@@ -79,7 +79,7 @@ def unbatched_positions():
     return Call(lambda s, x: s.rnn(x + s.table[: x.shape[0]])[0], rnn=nn.RNN(4, 4), table=torch.randn(20, 4))
 
 
-@model("a table of positions for frames of four samples", (2, 1, 32), (2, 8, 5))
+@model("a table of positions for frames of four samples", (2, 1, 32), (2, 8, 5), ends=(STREAM, FRAME))
 def positions_of_rates():
     def forward(s, audio, video):
         h = s.front(audio).transpose(1, 2)
@@ -121,7 +121,7 @@ def rotary():
     return Call(forward, rnn=rnn(8), cos=angles.cos(), sin=angles.sin())
 
 
-@model("a decay as a matrix of 64 frames", FRAMES, ends=(STREAM, REFUSED))
+@model("a decay as a matrix of 64 frames", FRAMES, ends=(STREAM, FRAME, REFUSED))
 def decay_matrix():
     i = torch.arange(64.0)
     decay = torch.tril(0.9 ** (i[:, None] - i))
@@ -143,7 +143,7 @@ def kept_mask():
     return Call(forward, future=torch.ones(32, 32).triu(1).bool(), q=nn.Linear(4, 4))
 
 
-@model("an mLSTM in its parallel form, with a mask of 64 frames", (2, 12, 8), ends=(STREAM, REFUSED))
+@model("an mLSTM in its parallel form, with a mask of 64 frames", (2, 12, 8), ends=(STREAM, FRAME, REFUSED))
 def parallel_mlstm():
     """The stabilised parallel form of https://arxiv.org/abs/2405.04517, appendix A.3, of one head."""
 
@@ -213,7 +213,7 @@ def bidirectional():
     return Call(lambda s, x: s.rnn(x)[0], rnn=rnn(4, bidirectional=True))
 
 
-@model("a cache before a bidirectional layer", FRAMES, (2, 2, 4), states={"cache": 1}, ends=(REFUSED,))
+@model("a cache before a bidirectional layer", FRAMES, (2, 2, 4), states={"cache": 1}, ends=(FRAME, REFUSED))
 def cache_and_bidirectional():
     def forward(s, x, cache):
         z = torch.cat([cache, x], 1)

@@ -29,23 +29,33 @@ from .advice_nets import FRAME, MODELS, REFUSED, STREAM, WHOLE, Case
 # Where a message leaves a number open.
 OPEN = {"N": "16"}
 NAMES = "|".join(sorted(set(LiftOptions.checks) - {"initial", "progress"}))
-SUGGESTED = re.compile(rf"\b({NAMES})=([^()]+?) \((--[^()]+)\)(, which was found)?")
+SUGGESTED = re.compile(rf"\b({NAMES})=([^()]+?) \((--[^()]+)\)")
 STEPS = 8
 
 
-def suggestions(message: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The keywords that `message` names with a value, as `errors.keyword` writes them, but for those of `options`.
+def suggestions(refusal: LiftError, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The keywords that a refusal suggests, one suggestion after the other, but for those of `options`."""
+    for one in written(Exception.__str__(refusal)):
+        if any(name not in options or options[name] != meant for name, meant in one.items()):
+            yield one
+    for advice in refusal.advice:
+        if "{}" in advice.sentence:
+            assert {name: meant for one in written(str(advice)) for name, meant in one.items()} == advice.keywords
+            yield advice.keywords
+
+
+def written(text: str) -> Iterator[dict[str, Any]]:
+    """The keywords that `text` names with a value, as `errors.keyword` writes them.
 
     Holds the option of the command beside each to mean the same.
     """
-    for name, value, words, is_finding in SUGGESTED.findall(message):
+    for name, value, words in SUGGESTED.findall(text):
         try:
             meant = ast.literal_eval(OPEN.get(value, value))
         except ValueError:
             continue  # the names of arguments and outputs are the user's to fill in
-        assert said(words) == {name: meant}, message
-        if not is_finding and not (name in options and options[name] == meant):
-            yield name, meant
+        assert said(words) == {name: meant}, text
+        yield {name: meant}
 
 
 def said(words: str) -> dict[str, Any]:
@@ -55,10 +65,13 @@ def said(words: str) -> dict[str, Any]:
     return export_keywords(**{name: value for name, value in flags.items() if name in LiftOptions.checks})
 
 
-def with_suggestion(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """`options` with one more: a pair is added to those that were said before."""
-    before = options.get(name)
-    return {**options, name: {**before, **value} if isinstance(before, dict) else value}
+def with_suggestion(options: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with more: a pair is added to those that were said before."""
+    changed = dict(options)
+    for name, value in keywords.items():
+        before = options.get(name)
+        changed[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
+    return changed
 
 
 def end_of(lifted: StreamingModel) -> str:
@@ -78,29 +91,27 @@ def hold(lifted: StreamingModel) -> None:
         np.testing.assert_allclose(given[name], want, rtol=1e-5, atol=2e-6)
 
 
-def tried(case: Case, options: Mapping[str, Any]) -> StreamingModel | str:
-    """The lifted model, or the words of the refusal."""
+def tried(case: Case, options: Mapping[str, Any]) -> StreamingModel | LiftError:
+    """The lifted model, or the refusal."""
     try:
         return lift(case.model, case.example, **options)
     except LiftError as error:
-        return str(error)
+        return error
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_advice_of_a_refusal_works(name):
     case = MODELS[name]()
     found, told, options, known = tried(case, case.options), "", case.options, []
-    if isinstance(found, str) and (known := list(suggestions(found, options))):
-        refusal, options = found, with_suggestion(options, *known[0])
+    if isinstance(found, LiftError) and (known := list(suggestions(found, options))):
+        told, options = f"{found}\n", with_suggestion(options, known[0])
         found = tried(case, options)
-        told = f"{refusal}\n{options}: "
-        assert found != refusal, f"{told}it changes nothing."
-    if isinstance(found, str):
-        told += found
-        assert [new for new in suggestions(found, options) if new not in known] == [], told
+    told += f"{options}: {found}"
+    if isinstance(found, LiftError):
+        assert known == [], told
         assert REFUSED in case.ends, told
     else:
-        assert end_of(found) in case.ends, f"{told}{found}"
+        assert end_of(found) in case.ends, told
         assert {name: getattr(found.spec, name) for name in case.contract} == case.contract, told
         hold(found)
 
@@ -118,14 +129,8 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(("written", "name", "value"), WRITTEN)
-def test_a_suggestion_is_read_as_it_is_written(written, name, value):
-    message = f"So it is. If it is meant, say {written}; else leave it."
-    assert list(suggestions(message, {})) == [(name, value)]
-    assert list(suggestions(message, {name: value})) == []
-
-
-def test_what_was_found_is_no_suggestion():
-    found, other = keyword("time_axis", {"x": 1}), keyword("time_axis", None)
-    message = f"That is along {found}, which was found; if one call is one frame, say {other}."
-    assert list(suggestions(message, {})) == [("time_axis", None)]
+@pytest.mark.parametrize(("text", "name", "value"), WRITTEN)
+def test_a_suggestion_is_read_as_it_is_written(text, name, value):
+    refusal = LiftError(f"So it is. If it is meant, say {text}; else leave it.")
+    assert list(suggestions(refusal, {})) == [{name: value}]
+    assert list(suggestions(refusal, {name: value})) == []

@@ -117,7 +117,7 @@ CASES = [
     (
         Call(stride_with_a_state, conv=nn.Conv1d(4, 4, 4, 4), rnn=gru(4, 4)),
         ((X, H), {"states": {"h": 1}, "chunk": 3}),
-        ("a multiple of 4: chunk=12 (--chunk 12)",),
+        ("a step must have a multiple of 4. Say chunk=12 (--chunk 12)",),
         "time_axis=None",
     ),
     (

@@ -36,6 +36,8 @@ FAR = 4
 SEEN_BACK = 2048
 RECURRENT = (*LAYERS, nn.RNNCellBase)
 
+NOTHING_KEPT = replace(ONE_FRAME, sentence="If one call is one frame, and nothing is kept, say {}.")
+
 
 @dataclass(frozen=True)
 class TimeCandidate:
@@ -123,7 +125,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, requested: Assignment | None) 
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew{f': {fixed}' if fixed else '.'}",
-            advice=[*_declared_so(probe.model), ONE_FRAME, *([] if fixed else [SEQUENCES])],
+            advice=[*_declared_so(probe.model), NOTHING_KEPT, *([] if fixed else [SEQUENCES])],
             id="recurrent-without-time",
         )
     if best and not (best[0].has_output_time or layers or probe.model.max_frames or search.loops(best)):

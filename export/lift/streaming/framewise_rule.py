@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
+from rnn_export.errors import Advice
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
 from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided
@@ -41,8 +42,8 @@ REASONS = {
     "view reshape flatten unflatten": "a reshape cuts through time",
     "unbind split chunk": "it takes the frames of the sequence apart",
 }
-PAST_OF_ATTENTION = (
-    "Mask all but the last frames; of a mask that is causal already, max_context=N (--max-context N) leaves the last N."
+PAST_OF_ATTENTION = Advice(
+    {"max_context": 64}, "Where attention is causal, {} leaves each frame the last 64, or others."
 )
 LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
 
@@ -70,7 +71,9 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
             node, f"what {name_of(node)} does along time could not be tried: {error}", id="time-use-not-tried"
         ) from None
     except IndicesMixed:
-        raise refusal(node, _why_not_frame_local(node), id="not-frame-local") from None
+        why = _why_not_frame_local(node)
+        advice = [PAST_OF_ATTENTION] if why.startswith("attention") else []
+        raise refusal(node, why, *advice, id="not-frame-local") from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.", id="different-rates")
     first = context.lag_after(context.first_frames_of_arguments(node), infos[0].rate)
@@ -170,6 +173,7 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
             node,
             "positions over time: this value is another one at each frame, and starts again with each piece of a "
             "stream. Count the frames in a buffer, and compute it from that.",
+            PAST_OF_ATTENTION,
             id="positions-over-time",
         )
     rate = Fraction(longer.shape[axis] - value.shape[axis], context.runs.longer_frames - context.runs.frames)
@@ -197,5 +201,4 @@ def _why_not_frame_local(node: fx.Node) -> str:
     name = name_of(node)
     fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
     known = next(fitting, "it mixes frames over time")
-    instead = PAST_OF_ATTENTION if known.startswith("attention") else "Use past frames only, kept in a state."
-    return f"{known} ({name}), so it cannot stream. {instead}"
+    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."
