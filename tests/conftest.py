@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail with the ids that no process raised and no reason excuses, where the whole suite ran and passed."""
+    """Print the ids that no process raised and no reason excuses, where the whole suite ran and passed."""
     config = session.config
     if hasattr(config, "workerinput"):
         return
@@ -77,7 +77,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         writer = config.get_terminal_writer()
         writer.line(f"\n{len(never)} messages that no test raised, and tests/unraised.txt does not excuse:", red=True)
         writer.line("\n".join(never))
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)

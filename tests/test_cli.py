@@ -188,13 +188,13 @@ def test_inspect_takes_as_many_frames_as_the_strides_need(run: Run) -> None:
     assert told.exit_code == 0, told.output
     assert "note: chunk 4 frames: the stride of conv1d in 0\n" in told.stdout
     assert told.stderr.splitlines() == [
-        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2)
+        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2, "contract")
     ]
     refused = run("inspect", "nets.py:strided", "--chunk", 1)
     assert refused.exit_code == 1
     assert refused.stderr.splitlines()[-1] == (
-        "error: chunk=1: the model takes 4 frames at once (its strides), so a step must have a multiple of 4: chunk=4 "
-        "(--chunk 4)."
+        "error: chunk=1: the model takes 4 frames at once (its strides), so a step must have a multiple of 4. Say "
+        "chunk=4 (--chunk 4)."
     )
 
 

@@ -271,7 +271,8 @@ class Readings:
         if refusal := next(iter(decisions.seen.spared.values()), None):
             # What stands against both ways of a decision is why it cannot be taken.
             raise with_unused_assumptions(refusal.computed_both_branches(error), decisions) from error
-        error = LiftError(str(error), id=error.id) if isinstance(error, WrongChunk) else error
+        if isinstance(error, WrongChunk):
+            error = LiftError(error.args[0], advice=error.advice, id=error.id)
         error.advice += tuple(self._doubt(likeliest))
         shown, probed = str(likeliest.reading), likeliest.reading.probed
         if probed and any(probed.axes.input_batch):
@@ -288,12 +289,9 @@ class Readings:
         unsure = probed.axes.of_last or (reading.time_axis == "auto" and probed.flat.states)
         if unsure and probed.axes.has_time and not self._options.sequence_only:
             what = "window of frames" if probed.axes.of_last else "frame"
-            found = keyword("time_axis", dict(zip(_names(reading), probed.axes.input_time, strict=True)))
+            names = (leaf.name for leaf in reading.flat.inputs)
+            found = keyword("time_axis", dict(zip(names, probed.axes.input_time, strict=True)))
             yield Advice({"time_axis": None}, f"Time was found, {found}; if one call is one {what}, say {{}}.")
-
-
-def _names(reading: Reading) -> list[str]:
-    return [leaf.name for leaf in reading.flat.inputs]
 
 
 def _why_one(flat: FlatModel, axes: Axes, error: FrozenAxis) -> str:

@@ -113,7 +113,7 @@ def test_time_is_asked_for_by_name_where_two_axes_could_be_it():
     x = torch.randn(2, 7, 4)
     with pytest.raises(
         LiftError,
-        match=r"more than one axis could be time: time_axis=\{'x': 1\} \(--time-axis x=1\) or time_axis=\{'x': 2\}",
+        match=r"more than one axis could be time\. .* say time_axis=\{'x': 1\} .* say time_axis=\{'x': 2\}",
     ):
         lift(Elementwise().eval(), (x,))
     assert axes_of(Elementwise(), x, time_axis={"x": 2})["x"] == ("batch", 7, "time")
@@ -121,7 +121,7 @@ def test_time_is_asked_for_by_name_where_two_axes_could_be_it():
 
 def test_axes_in_an_unusual_order_are_asked_for():
     model = Call(lambda s, x: s.linear((x + x[:1]).transpose(1, 2).flatten(2)), linear=nn.Linear(10, 3))
-    with pytest.raises(LiftError, match=r"of 'x' time is axis 0 and the batch axis 2.*say it: time_axis=\{'x': 0\}"):
+    with pytest.raises(LiftError, match=r"of 'x' time is axis 0 and the batch axis 2.*say time_axis=\{'x': 0\}"):
         lift(model, (torch.randn(2, 2, 9, 5),))
     shapes = axes_of(model, torch.randn(2, 2, 9, 5), time_axis={"x": 0})
     assert shapes["x"] == ("time", 2, "batch", 5)
@@ -245,7 +245,7 @@ def test_features_of_a_model_with_a_state_are_no_time():
     assert [s.name for s in lift(Remembered(), (torch.randn(1, 8),)).spec.states] == ["h"]
 
 
-FOUND = r".* along time_axis={'x': 1} \(--time-axis x=1\), which was found; if one call is one window of frames"
+FOUND = r".* Time was found, time_axis={'x': 1} .*; if one call is one window of frames, say time_axis=None"
 NO_STREAM = {
     "a mean of states": (
         recurrent(nn.LSTM, lambda given: given[0].mean(1)),
@@ -272,8 +272,8 @@ def test_one_of_several_axes_is_asked_for_where_no_output_has_time():
     model = Call(lambda self, x: self.rnn(self.conv(x).mean(2).transpose(1, 2))[0][:, -1])
     model.conv, model.rnn = nn.Conv2d(1, 4, (3, 1), padding=(1, 0)), nn.GRU(4, 5, batch_first=True)
     message = (
-        r"no output has a time axis, and several axes of the inputs can be of any length\. .*: time_axis={'x': 2} "
-        r"\(--time-axis x=2\) or time_axis={'x': 3} \(--time-axis x=3\)\. If one call is one frame, say time_axis=None"
+        r"no output has a time axis, and several axes of the inputs can be of any length: "
+        r".* time_axis={'x': 3} \(--time-axis x=3\)\. If one call is one frame, say "
     )
     with pytest.raises(LiftError, match=message):
         lift(model.eval(), (torch.randn(1, 1, 8, 16),))
@@ -417,7 +417,7 @@ def test_features_that_look_like_time_are_told_as_what_was_found():
     """It was said alone that statistics over time cannot stream."""
     x = torch.randn(1, 8)
     with pytest.raises(
-        LiftError, match=r"\(amax\).* along time_axis={'x': 1} \(--time-axis x=1\), which was found; .* time_axis=None"
+        LiftError, match=r"\(amax\).* Time was found, time_axis={'x': 1} \(--time-axis x=1\); .* time_axis=None"
     ):
         lift(Leveller(), (x,))
     assert [s.name for s in lift(Leveller(), (x,), time_axis=None).spec.states] == ["most"]

@@ -194,7 +194,8 @@ def test_a_second_axis_with_a_memory_behind_a_gate_must_be_named():
     model = Call(both, w=torch.randn(1, 1, 2), gate=nn.Hardshrink(20.0))
     x = torch.zeros(1, 5, 6)
     with pytest.raises(
-        LiftError, match=r"more than one axis could be time: time_axis=\{'x': 2\} .*1\} \(--time-axis x=1\)\. Say which"
+        LiftError,
+        match=r"more than one axis could be time\. Say which\. .*time_axis=\{'x': 2\} .*1\} \(--time-axis x=1\)",
     ):
         lift(model, (x,))
     # The other axis may be taken entry by entry.

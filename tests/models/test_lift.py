@@ -288,13 +288,13 @@ REFUSED = {
         Named(),
         (FRAME, H),
         {},
-        r"input 'h' \(2, 5\) comes back .* output 'y' or 'h': .* states=\{'h': 'h'\} .* states=\{'h': None\}",
+        r"input 'h' \(2, 5\) comes back .* output 'y' or 'h': .* states=\{'h': 'h'\} .* If it is none, ",
     ),
     "forgotten pair": (
         Explicit(),
         (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
         {},
-        r"input 'h' .* as output 1 or 2: .* most likely states=\{'h': 1\} \(--state h=1\), or say that it is none",
+        r"input 'h' .* as output 1 or 2: .* most likely: states=\{'h': 1, 'c': 2\} .* If it is none",
     ),
     "forgotten tuple": (
         Tuple(),

@@ -313,7 +313,7 @@ def test_what_one_row_alone_gives_is_shown_by_an_example_of_one():
         states = [lifted.initial[s.name].expand(1, *s.row) for s in lifted.spec.states]
         with torch.no_grad():
             torch.testing.assert_close(lifted.module(x, *states)[0], model(x).reshape(1, 5, 3))
-    with pytest.raises(LiftError, match=rf"(?s)give an example of one row\. Tried:.*{ALONE} \(a branch on its size"):
+    with pytest.raises(LiftError, match=rf"(?s)give an example of one row\.\nTried:.*{ALONE} \(a branch on its size"):
         lift(Alone().eval(), (ROW.repeat(3, 1, 1),))
 
 

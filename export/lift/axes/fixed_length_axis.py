@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import Advice, LiftError
 from rnn_export.export.lift.axes.axis_probe import Assignment, AxisProbe, RowLayout, sizes_of
 from rnn_export.export.lift.ir.compare import INDEPENDENCE, same
 
@@ -156,6 +156,9 @@ def refuse_first_frames(axes: FixedAxes, times: Assignment, frames: int) -> None
         raise LiftError(
             f"of {frames} frames along axis {axis} of input {name!r} the model reads the first {read} alone, whatever "
             f"comes behind them, as a loop over range({read}) does. If that axis is time, let the code go over all of "
-            f"it, x.shape[{axis}]; if one call is one frame of {read}, give an example of {read}.",
+            f"it, x.shape[{axis}].",
+            advice=[
+                Advice({"time_axis": None}, f"If one call is one frame of {read}, give an example of it, and say {{}}.")
+            ],
             id="first-frames-alone",
         )
