@@ -15,6 +15,7 @@ from rnn_export.export import export
 from rnn_export.export.graph import step
 from rnn_export.export.lift import stages
 from rnn_export.platform.last_resort import last_resort
+from tests.messages import raises
 
 X = (torch.zeros(1, 5, 4),)
 
@@ -48,10 +49,12 @@ def _planted(*_: Any, **__: Any) -> Any:
 def test_an_exception_of_a_stage_of_lifting_is_a_lift_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "digest_of", lambda *_: ().index(1))
     monkeypatch.setitem(vars(stages)["digest_of"].__globals__, "__name__", "rnn_export.export.lift.planted")
-    with pytest.raises(
-        LiftError,
-        match=r"^lift met an error in export\.lift\.planted\.<lambda> \(line \d+\) that no check of it foresaw: "
-        r"ValueError: tuple\.index\(x\): x not in tuple\. It cannot go on, and nothing was written\. .*report it",
+    with raises(
+        "unforeseen-error",
+        "lift",
+        "export.lift.planted.<lambda>",
+        "ValueError: tuple.index(x): x not in tuple",
+        kind=LiftError,
     ) as caught:
         export(*net(), tmp_path / "net.rnnx")
     assert type(caught.value.__cause__) is ValueError
@@ -60,10 +63,13 @@ def test_an_exception_of_a_stage_of_lifting_is_a_lift_error(tmp_path: Path, monk
 
 def test_an_exception_of_a_later_stage_is_an_export_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "translate", _planted)
-    with pytest.raises(
-        ExportError,
-        match=r"^the model \(test_last_resort\.py:\d+: `return \(1, 2\)\[7\]`\): IndexError: tuple index out of range, "
-        r"when export ran this in export\.graph\.step\._graph\. .*nothing was written\. Let the line do ",
+    with raises(
+        "unforeseen-in-model",
+        "the model (test_last_resort.py",
+        "`return (1, 2)[7]`): IndexError: tuple index out of range",
+        "export",
+        "export.graph.step._graph",
+        kind=ExportError,
     ) as caught:
         export(*net(), tmp_path / "net.rnnx")
     assert type(caught.value.__cause__) is IndexError
@@ -78,8 +84,8 @@ def test_the_module_of_the_user_s_code_is_named(monkeypatch: pytest.MonkeyPatch)
         return flat(*X)
 
     monkeypatch.setattr(stages, "with_states", probed)
-    with pytest.raises(
-        LiftError, match=r"^enc \(test_last_resort\.py:\d+: `raise KeyError\(x\.dim\(\)\)`\): KeyError: 3, "
+    with raises(
+        "unforeseen-in-model", "enc (test_last_resort.py", "`raise KeyError(x.dim())`): KeyError: 3", kind=LiftError
     ):
         stages.lift(*net())
 

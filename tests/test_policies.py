@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from rnn_export.cli.source import load_source
-from rnn_export.errors import ParityError, SourceError
+from rnn_export.errors import SourceError
 from rnn_export.policies import policy_of
 from rnn_export.policies.parts import taken
+
+from .messages import raises
 
 LIBRARIES = ("rsl_rl", "sb3_contrib", "stable_baselines3", "skrl", "rl_games")
 
@@ -36,7 +38,7 @@ def test_importing_it_imports_no_library_and_no_torch():
 
 @pytest.mark.parametrize("thing", [nn.Linear(3, 3), None, "walk.pt"])
 def test_what_is_of_no_library(thing):
-    with pytest.raises(SourceError, match=r"is no policy that policy_of knows: .* of rsl_rl, .*export\(model, example"):
+    with raises("policy-library-unknown"):
         policy_of(thing)
 
 
@@ -66,21 +68,19 @@ def test_observations_that_are_not_one_tensor_of_floats(library):
 
 @pytest.mark.parametrize("library", WITH_POLICY)
 def test_actions_of_an_unknown_space(library):
-    with pytest.raises(
-        SourceError, match=r"acts in Tuple\(\.\.\.\), and policy_of knows Box, Discrete.* of it\. Write a"
-    ):
+    with raises("policy-action-space", "Tuple(...)", "Box, Discrete"):
         policy_of(WITH_POLICY[library](**net(space("Box", **BOX), space("Tuple"))))
 
 
 def test_an_agent_of_an_older_skrl():
     agent = of("skrl", policy=SimpleNamespace(compute=1))
-    with pytest.raises(SourceError, match=r"Thing of skrl is of a release before 2: train with skrl 2, or export a"):
+    with raises("skrl-too-old", "Thing"):
         policy_of(agent)
 
 
 def test_images_with_observations_of_rsl_rl():
     model = of("rsl_rl", as_onnx=lambda self, verbose: nn.Linear(3, 3))
-    with pytest.raises(SourceError, match=r"takes images beside observations, and policy_of one tensor: export a"):
+    with raises("rsl-rl-images"):
         policy_of(model)
 
 
@@ -121,23 +121,21 @@ def test_a_policy_without_a_memory_has_no_states():
     [
         (
             Walker(error=1e-3),
-            r"gives actions that differ by up to 0\.001 from its own over 24 steps of 3 rows\. It does",
+            ("policy-actions-differ", "0.001", "24", "3"),
         ),
-        (Walker(error=float("nan")), r"differ by up to nan from its own"),
-        (Walker(actions=1), r"gives actions \(24, 3, 1\), but taken apart \(24, 3, 2\)\. It does more"),
+        (Walker(error=float("nan")), ("policy-actions-differ", "nan")),
+        (Walker(actions=1), ("policy-action-shape", "(24, 3, 1)", "(24, 3, 2)")),
     ],
 )
 def test_other_actions_than_the_library_s_own(walker, message):
-    with pytest.raises(ParityError, match=message):
+    with raises(*message):
         policy_of(walker)
 
 
 def test_code_of_the_user_that_fails():
     walker = Walker()
     walker.obs_groups = ("height",)
-    with pytest.raises(
-        SourceError, match=r"is not what policy_of knows: called with observations \(3, 3\) it raised KeyE"
-    ):
+    with raises("policy-not-comparable", "(3, 3)", "KeyError"):
         policy_of(walker)
 
 

@@ -17,10 +17,10 @@ from rnn_export.bundle import TargetRow, extend_bundle, open_bundle
 from rnn_export.bundle.reporting import Report, inside_page, report
 from rnn_export.bundle.stripping import strip_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import SourceError
 from rnn_export.page.picture import shortened
 from rnn_export.platform.markup import element, table, text
 
+from .messages import raises
 from .reports import HOSTILE, bench_of, hostile, plain
 
 TAGS = """
@@ -204,10 +204,10 @@ def test_a_bench_has_to_be_of_this_bundle(tmp_path: Path):
     assert "it was not timed" not in page
     old = Page(report(bundle.path, bench_of(bundle, "e" * 64)).html).text
     assert "It was timed before the bundle was changed" in old
-    with pytest.raises(SourceError, match=r"the bench is of another model \(digest eeeeeeeeeeee, not dddddddddddd\)"):
+    with raises("bench-of-other-model", "eeeeeeeeeeee", "dddddddddddd"):
         report(bundle.path, {**good, "digest": "e" * 64})
     for wrong in ({}, {**good, "engines": [{"name": "a"}]}, {**good, "machine": 1}, {**good, "manifest": None}):
-        with pytest.raises(SourceError, match=r"the bench is none, or of rnn-export 0\.1\.0"):
+        with raises("bench-too-old"):
             report(bundle.path, wrong)
 
 

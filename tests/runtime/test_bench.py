@@ -15,6 +15,8 @@ from rnn_export.runtime.bench.limit import SOURCE, Limit, Reader
 from rnn_export.runtime.bench.this_machine import compile_shared
 from rnn_export.runtime.bench.timing import Stopwatch, Subject
 
+from ..messages import raises  # noqa: TID252
+
 
 def subject(step: Callable[..., object], frames: list[object], **more: object) -> Subject:
     return Subject(**{"name": "toy", "out": None, "reset": lambda: None, **more}, step=step, frames=frames)
@@ -119,13 +121,13 @@ def test_pinning_ends_with_the_bench():
 
 
 def test_a_core_that_is_not_there_is_refused():
-    with pytest.raises(BackendUnavailable, match="core 9999 is none of those that this process may use: "):
+    with raises("bench-core-unusable", "9999"):
         this_machine.pinned(9999).__enter__()
 
 
 def test_a_system_that_pins_nothing_is_refused(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity")
-    with pytest.raises(BackendUnavailable, match=r"pins no process to a core .*run the bench on Linux"):
+    with raises("bench-no-pinning"):
         this_machine.pinned(None).__enter__()
 
 
@@ -204,14 +206,14 @@ def test_the_limit_compiles_for_older_cpus(flags, tmp_path):
 
 def test_no_compiler_and_a_compiler_that_refuses_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-cc")
-    with pytest.raises(BackendUnavailable, match="no-such-cc"):
+    with raises("compiler-unusable", "no-such-cc"):
         Reader()
     monkeypatch.delenv("CC")
     try:
         Reader()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    with pytest.raises(BackendUnavailable, match="error"):
+    with raises("compiler-failed", "error", kind=BackendUnavailable):
         compile_shared("int x = ;", tmp_path / "x.so")
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.contract.precision import Tolerance
-from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench import allocations, candidates, measure, this_machine
 from rnn_export.runtime.replay.golden import Golden
 
+from ..messages import raises  # noqa: TID252
 from .graphs import LAST, MODELS
 from .native_toys import by_hand, with_native
 
@@ -65,7 +65,7 @@ def test_every_call_of_malloc_counts(proven, monkeypatch):
     # The output is a new array at least, and `run` makes a list, arrays and C++ values around them.
     assert found[candidates.BASELINE] > found["onnxruntime fp32"] > 0
     monkeypatch.setattr(allocations, "_CHILD", "raise SystemExit('no luck')")
-    with pytest.raises(BackendUnavailable, match="the process that counts them failed: no luck"):
+    with raises("allocations-process-failed", "no luck"):
         allocations.count_all(path, 0, [])
 
 
@@ -108,11 +108,11 @@ def test_a_wrong_engine_is_not_timed(proven):
         return replace(golden, outputs={name: a + np.float32(0.5) for name, a in golden.outputs.items()})
 
     path = proven("sum", wrong)
-    with pytest.raises(ParityError, match=r"on onnxruntime fp32 .* It was not timed"):
+    with raises("parity-diverges", "onnxruntime fp32", "It was not timed"):
         measure.bench(path, ["onnxruntime"])
     bundle = open_bundle(path)
     golden = Golden.from_arrays(bundle.arrays("golden.npz"), bundle.spec)
-    with pytest.raises(ParityError, match=r"on onnxruntime run\(dict\) .* It was not timed"):
+    with raises("parity-diverges", "onnxruntime run(dict)", "It was not timed"):
         candidates.OrtBaseline(bundle, candidates.candidates(bundle, ["onnxruntime"])[0], golden).verified()
 
 
@@ -135,20 +135,18 @@ def test_rows_of_a_bundle_go_to_their_backends(proven):
 
 
 def test_what_cannot_be_timed_is_said_before_anything_is(proven, tmp_path):
-    with pytest.raises(BackendUnavailable, match="there is no backend 'abacus': choose from tensorrt, "):
+    with raises("bench-backend-unknown", "'abacus'", "tensorrt"):
         measure.bench(proven("sum"), ["abacus"])
-    with pytest.raises(BundleError, match="does not exist"):
+    with raises("bundle-missing"):
         measure.bench(tmp_path / "gone.rnnx")
-    with pytest.raises(
-        BackendUnavailable, match=r"(?s)nothing of .* can be timed here.*no target 'torchscript', only onnx"
-    ):
+    with raises("bench-nothing-timed", "no target 'torchscript', only onnx"):
         measure.bench(proven("sum"), ["torchscript"])
     whole = replace(MODELS["timed"], spec=replace(MODELS["timed"].spec, sequence_only=True, states=()))
     nodes = [("CumSum", ["x", "1"], ["y"], {})]
     path = replace(whole, step=(), sequence=nodes, constants=LAST).write(tmp_path / "whole.rnnx")
-    with pytest.raises(StreamError, match="takes whole sequences only: it has no step that could be timed"):
+    with raises("no-step-to-time"):
         measure.bench(path)
-    with pytest.raises(BundleError, match=r"no file 'golden\.npz'"):
+    with raises("no-such-bundle-file", "'golden.npz'"):
         measure.bench(MODELS["sum"].write(tmp_path / "bare.rnnx"), ["onnxruntime"])
 
 

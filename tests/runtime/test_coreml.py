@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from rnn_export.contract.precision import TOLERANCES
 from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
-from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
+from rnn_export.errors import BundleError
 from rnn_export.export import export
 from rnn_export.export.targets.coreml.mil_interpreter import FUNCTIONS, MilRun, MilSession
 from rnn_export.export.targets.coreml.writer import Writer
@@ -46,6 +45,7 @@ from rnn_export.runtime.backends.coreml.package_names import BEGUN, PLACES, join
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..messages import raises  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
 
 FOLDER = "targets/coreml-{}/step.mlpackage"
@@ -182,7 +182,7 @@ def test_a_frame_that_core_ml_refuses_leaves_the_state(bundle, mac):
     stream = load(bundle, backend="coreml").stream()
     stream.step(np.ones((2, 5), np.float32))
     before = stream.states
-    with pytest.raises(StreamError, match=r"coreml refused the frame: no such numbers$"):
+    with raises("coreml-frame-refused", "no such numbers"):
         stream.run(np.full((2, 5), 2e9, np.float32))
     for name, value in stream.states.items():
         np.testing.assert_array_equal(value, before[name])
@@ -191,31 +191,29 @@ def test_a_frame_that_core_ml_refuses_leaves_the_state(bundle, mac):
 def test_devices(bundle, mac):
     assert load(bundle, backend="coreml", device="all").device == "all"
     for options, message in (
-        ({"device": "cuda"}, "coreml has no device 'cuda': use 'cpu', 'gpu', 'ane', 'all'"),
-        ({"threads": 2}, "threads=2: Core ML takes as many as it likes"),
-        ({"precision": "fp16"}, "the bundle has 'coreml' in fp32, not in fp16"),
+        ({"device": "cuda"}, ("coreml-device-unknown", "'cuda'", "'cpu', 'gpu', 'ane', 'all'")),
+        ({"threads": 2}, ("coreml-threads-option", "2")),
+        ({"precision": "fp16"}, ("target-precision-missing", "'coreml' in fp32", "fp16")),
     ):
-        with pytest.raises(BackendUnavailable, match=re.escape(message)):
+        with raises(*message):
             load(bundle, backend="coreml", **options)
 
 
 def test_what_a_mac_may_lack(bundle, mac, monkeypatch):
     mac.models.MLModel = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no such operator\nat all"))
-    with pytest.raises(BackendUnavailable, match=r"Core ML cannot compile step\.mlpackage: no such operator$"):
+    with raises("coreml-cannot-compile", "step.mlpackage: no such operator"):
         load(bundle, backend="coreml")
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(BackendUnavailable, match=rf"coremltools is not here .*{re.escape(pip_install('coreml'))}"):
+    with raises("coremltools-not-here", pip_install("coreml")):
         load(bundle, backend="coreml")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.7.1", ("", "", ""), "arm64"))
-    with pytest.raises(BackendUnavailable, match=r"keeps states from macOS 15 on, and this is macOS 14\.7\.1"):
+    with raises("coreml-macos-too-old", "15", "14.7.1"):
         load(bundle, backend="coreml")
 
 
 def test_elsewhere_it_says_why_not_and_auto_passes_it_over(bundle, monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    with pytest.raises(
-        BackendUnavailable, match=r"coreml runs on macOS alone, and this is Linux: verify the bundle on"
-    ):
+    with raises("coreml-needs-macos", "Linux"):
         load(bundle, backend="coreml")
     engine = load(bundle)
     assert engine.backend == "onnxruntime"
@@ -368,7 +366,7 @@ def test_any_damaged_bit_is_a_bundle_error_or_harmless(bundle):
 def test_sizes_are_limited(bundle, mac, monkeypatch):
     draft = packaged(bundle)
     monkeypatch.setenv("RNN_EXPORT_MAX_BYTES", "400")
-    with pytest.raises(BundleError, match=r"of the program takes \d+ bytes, over the limit of 100 a tensor"):
+    with raises("coreml-package-invalid", "the program takes", "bytes, over the limit of 100 a tensor"):
         Engine.of(draft, "coreml")
 
 
@@ -383,7 +381,7 @@ class Erfcx(nn.Module):
 
 def test_an_operator_that_coremltools_has_not_is_named():
     lifted = lift(Erfcx().eval(), (torch.zeros(1, 3), torch.zeros(1, 3)), time_axis=None, states={"h": 1})
-    with pytest.raises(ExportError, match=r"coremltools [\d.]+ has no operator for special_erfcx of the step\. Leave"):
+    with raises("coremltools-refuses-step", "has no operator for special_erfcx of the step"):
         Writer().write(lifted, TARGETS["coreml"], TargetOptions())
 
 

@@ -11,12 +11,13 @@ from ctypes.util import find_library
 import numpy as np
 import pytest
 
-from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
+from rnn_export.errors import BackendUnavailable, DeviceError
 from rnn_export.runtime.backends.tensorrt.nvidia import driver
 from rnn_export.runtime.device.cuda import ALIGNMENT, CudaDevice, CudaKernels
 from rnn_export.runtime.device.kernels import FLOAT_BITS, ptx
 from rnn_export.runtime.device.values import encode
 
+from ..messages import raises  # noqa: TID252
 from .graphs import SUM, frames
 from .host_device import HostDevice
 from .host_engine import HostEngine, host_session
@@ -274,17 +275,18 @@ def test_every_error_of_cuda_is_named(cuda, call, error, message):
 def test_a_gpu_without_memory_for_the_stream(cuda):
     session = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
     cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
-    with pytest.raises(StreamError, match=r"tensorrt cannot open a stream of 8 rows: cudaMalloc gave .*fewer rows"):
+    with raises("device-call-failed", "tensorrt cannot open a stream of 8 rows: cudaMalloc gave", "fewer rows"):
         session.stream_buffers(8)
 
 
 def test_a_step_that_cannot_be_captured(cuda):
     memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(1)
     cuda.fails = {"cudaStreamEndCapture": "cudaErrorStreamCaptureInvalidated"}
-    message = (
-        "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave .*work that no CUDA graph can"
-    )
-    with pytest.raises(StreamError, match=message):
+    with raises(
+        "device-call-failed",
+        "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave",
+        "work that no CUDA graph",
+    ):
         memory.write({"h": np.zeros((1, 3), np.float32)})
 
 
@@ -293,7 +295,7 @@ def test_a_launch_that_fails_leaves_the_state(cuda):
     memory.write({"h": np.full((1, 3), 4, np.float32)})
     for call in ("cudaGraphLaunch", "cudaStreamSynchronize"):
         cuda.fails = {call: "cudaErrorLaunchFailure"}
-        with pytest.raises(StreamError, match=f"tensorrt refused the frame: {call} gave cudaErrorLaunchFailure"):
+        with raises("tensorrt-frame-refused", f"{call} gave cudaErrorLaunchFailure"):
             memory.step()
         cuda.fails = {}
         np.testing.assert_array_equal(memory.read()["h"], [[4, 4, 4]])
@@ -329,7 +331,7 @@ def test_the_real_cuda_python_takes_the_arguments_of_a_launch():
 
 def test_no_cuda_python(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(BackendUnavailable, match=r"cuda-python is not here .*: pip install 'cuda-python>=12"):
+    with raises("cuda-python-missing"):
         CudaDevice()
 
 

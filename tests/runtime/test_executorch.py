@@ -18,7 +18,7 @@ from rnn_export.bundle.code import code_of
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
-from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError, Untrusted
+from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench.candidates import candidates
@@ -39,6 +39,7 @@ from rnn_export.export.targets.registry import find_writer
 from rnn_export.runtime.backends.executorch.library import open_program
 from rnn_export.runtime.backends.executorch.program import check_program
 
+from ..messages import raises  # noqa: TID252
 from .executorch_toys import LENDING, PATH, Lending, draft, draft_of, files, with_executorch
 
 PAGE = Path(__file__).parents[2] / "docs/targets/executorch.md"
@@ -166,7 +167,7 @@ def test_what_the_converter_says_is_said_with_the_operator():
 
 
 def test_a_file_that_is_no_program_of_torch_s_is_no_step():
-    with pytest.raises(ExportError, match=r"ExecuTorch cannot take the step: .*Leave executorch out, or write that"):
+    with raises("executorch-refuses-step", "Leave executorch out, or write that"):
         written(b"no program", SUM.spec, "executorch")
 
 
@@ -232,11 +233,11 @@ def test_it_is_taken_where_it_is_asked_for_alone():
 
 def test_bad_options(detector):
     for options, message in (
-        ({"device": "gpu"}, "executorch has no device 'gpu' here: it was tried on 'cpu' alone."),
-        ({"precision": "int8"}, "the bundle has 'executorch' in fp32, not in int8"),
-        ({"threads": 2}, "threads=2: ExecuTorch has one pool of threads for the whole process"),
+        ({"device": "gpu"}, ("executorch-device-untried", "'gpu'")),
+        ({"precision": "int8"}, ("target-precision-missing", "'executorch' in fp32", "int8")),
+        ({"threads": 2}, ("executorch-threads-option", "2")),
     ):
-        with pytest.raises(BackendUnavailable, match=re.escape(message)):
+        with raises(*message):
             load(detector, backend="executorch", **options)
 
 
@@ -244,8 +245,7 @@ def test_what_it_refuses_is_told_and_the_state_stays(executorch_engine, capfd):
     stream = executorch_engine("tokens").stream()
     stream.step(3)
     for wrong in (7, 2**32 + 3):
-        message = rf"executorch refused the frame: Index {wrong} out of range .* in operator aten::index\.Tensor_out"
-        with pytest.raises(StreamError, match=message):
+        with raises("executorch-frame-refused", f"Index {wrong} out of range", "in operator aten::index.Tensor_out"):
             stream.step(wrong)
     np.testing.assert_array_equal(stream.states["h"], [[6, 7]])
     np.testing.assert_array_equal(stream.step(0), [6, 8])
@@ -283,7 +283,7 @@ def test_it_is_code(tmp_path):
     SUM.write(tmp_path / "n.rnnx")
     row = TargetRow("executorch", "fp32", None, (PATH,), {})
     other = extend_bundle(open_bundle(tmp_path / "n.rnnx"), row, {PATH: files()["sum"] + b"more"}).path
-    with pytest.raises(Untrusted, match=re.escape("the bundle's executorch (fp32) is code: ")) as refused:
+    with raises("code-not-trusted", "executorch (fp32)") as refused:
         load(other, backend="executorch")
     assert "--target executorch --precision fp32 --rebuild`" in str(refused.value)
 
@@ -317,24 +317,48 @@ def of(other: Model) -> bytes:
 WIDE = Model(spec("sum", [tensor("x", "batch", 4)], [Y], [H]), SUM.step)
 INTS = Model(spec("sum", [X], [tensor("y", "batch", 9)], [H]), SUM.step)
 HOSTILE = {
-    "no file of ExecuTorch's": (SUM, lambda: b"\x08\x0a garbage", "it is no file of ExecuTorch's"),
-    "cut off": (SUM, lambda: files()["sum"][:300], "it is damaged: File size is too small"),
-    "another contract": (SUM, lambda: files()["stored"], "it was written for another contract than the bundle's"),
-    "another input": (WIDE, lambda: of(WIDE), r"it takes \[\('float32', \(1, 3\)\)\], but the contract says"),
-    "another output": (INTS, lambda: of(INTS), r"it gives \[\('float32', \(1, 3\)\)\], but the contract says"),
+    "no file of ExecuTorch's": (
+        SUM,
+        lambda: b"\x08\x0a garbage",
+        ("executorch-program-invalid", "it is no file of ExecuTorch's"),
+    ),
+    "cut off": (
+        SUM,
+        lambda: files()["sum"][:300],
+        ("executorch-program-invalid", "it is damaged: File size is too small"),
+    ),
+    "another contract": (
+        SUM,
+        lambda: files()["stored"],
+        ("executorch-program-invalid", "it was written for another contract than the bundle's"),
+    ),
+    "another input": (
+        WIDE,
+        lambda: of(WIDE),
+        ("executorch-program-invalid", "it takes [('float32', (1, 3))], but the contract says"),
+    ),
+    "another output": (
+        INTS,
+        lambda: of(INTS),
+        ("executorch-program-invalid", "it gives [('float32', (1, 3))], but the contract says"),
+    ),
     "another state": (
         SUM,
         lambda: files()["sum"].replace(b"state_0", b"kept__0"),
-        "does not keep the state 'h': ",
+        ("executorch-state-lost", "'h'"),
     ),
-    "another method": (SUM, lambda: files()["sum"].replace(b"step\0", b"walk\0"), "it has the methods .*'walk'"),
+    "another method": (
+        SUM,
+        lambda: files()["sum"].replace(b"step\0", b"walk\0"),
+        ("executorch-program-invalid", "it has the methods", "'walk'"),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_file_that_is_none_of_a_bundle(case):
     model, make, message = HOSTILE[case]
-    with pytest.raises(BundleError, match=message):
+    with raises(*message):
         check_program("step.pte", make(), model.spec)
 
 

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from rnn_export.cli.run_io import run_file
-from rnn_export.errors import SourceError
 
+from ..messages import raises  # noqa: TID252
 from .graphs import frames
 
 
 @pytest.mark.parametrize(
     ("name", "length", "message"),
     [
-        ("chunked", 2, "has 2 frames, which give no output: a step takes 3, and the first 0 give none"),
-        ("delayed", 2, "has 2 frames, which give no output: a step takes 1, and the first 2 give none"),
-        ("delayed_chunked", 5, "has 5 frames, which give no output: a step takes 3, and the first 4 give none"),
+        ("chunked", 2, ("run-without-output", "2", "3", "0")),
+        ("delayed", 2, ("run-without-output", "2", "1", "2")),
+        ("delayed_chunked", 5, ("run-without-output", "5", "3", "4")),
     ],
 )
 def test_a_recording_that_gives_nothing(engine, tmp_path, name, length, message):
     np.save(tmp_path / "a.npy", frames(length, 3))
-    with pytest.raises(SourceError, match=message):
+    with raises(*message):
         run_file(engine(name), str(tmp_path / "a.npy"), tmp_path / "out.csv", False)
     assert not (tmp_path / "out.csv").exists()
 

@@ -12,6 +12,7 @@ from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.figures import figures_text, task_figures
 from rnn_export.runtime.replay.golden import Golden
 
+from ..messages import raises  # noqa: TID252
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, frames
 from .test_golden import EXACT, MIXED, engine_of, golden_of
 
@@ -78,28 +79,36 @@ def breaks(model, stream):
 
 
 REFUSED = {
-    "false": (lambda m, s: False, ParityError, "^accept refuses what onnxruntime gives: it returned False\\.$"),
+    "false": (lambda m, s: False, ParityError, ("metric-returned-false", "accept", "onnxruntime")),
     "an assert": (
         off_by,
         ParityError,
-        "^off_by refuses what onnxruntime gives: the stream is as good as the model",
+        ("metric-refuses-result", "off_by", "onnxruntime", "the stream is as good as the model"),
     ),
-    "a bare assert": (bare, ParityError, r"^bare refuses what onnxruntime gives: .*"),
-    "an exception": (breaks, SourceError, r"^breaks raised IndexError: .*test_figures\.py:\d+\)$"),
+    "a bare assert": (bare, ParityError, ("metric-refuses-result", "bare", "onnxruntime")),
+    "an exception": (breaks, SourceError, ("metric-raised", "breaks", "IndexError", "test_figures.py")),
     "a text": (
         lambda m, s: "good",
         SourceError,
-        "^accept returned str 'good': it must return a number, a dict of numb",
+        ("metric-returned-other", "accept", "str 'good'"),
     ),
-    "an array": (lambda m, s: m, SourceError, "^accept returned ndarray .*False, or an assert that fails, refuses"),
-    "a bool by name": (lambda m, s: {"ok": True}, SourceError, "^accept returned bool 'True' for 'ok': it must return"),
-    "a name that is none": (lambda m, s: {3: 1.0}, SourceError, "^accept returned float '1.0' for 3: it must return"),
+    "an array": (lambda m, s: m, SourceError, ("metric-returned-other", "accept", "ndarray")),
+    "a bool by name": (
+        lambda m, s: {"ok": True},
+        SourceError,
+        ("metric-returned-other", "accept", "bool 'True' for 'ok'"),
+    ),
+    "a name that is none": (
+        lambda m, s: {3: 1.0},
+        SourceError,
+        ("metric-returned-other", "accept", "float '1.0' for 3"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("accept", "kind", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_refuses_and_what_is_no_answer(accept, kind, message):
-    with pytest.raises(kind, match=message):
+    with raises(*message):
         task_figures(engine_of(TIMED), golden_of(TIMED), accept)
 
 

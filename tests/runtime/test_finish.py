@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from rnn_export import Batcher
-from rnn_export.errors import StreamError
 from rnn_export.runtime import Engine, load
 
+from ..messages import raises  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from ..zoo.nets import NETS  # noqa: TID252
 
-OVER = r"^the sequence is over, since finish\(\) ended it: reset the stream before another one\.$"
+OVER = ("sequence-over",)
 
 
 @cache
@@ -59,7 +59,7 @@ def test_nothing_goes_on_after_the_end_but_a_reset(engine):
     stream = engine.stream()
     whole = np.concatenate([stream.run(xs), stream.finish()])
     for feed in (lambda: stream.step(xs[:2]), lambda: stream.run(xs), stream.finish):
-        with pytest.raises(StreamError, match=OVER):
+        with raises(*OVER):
             feed()
     assert set(stream.states) == {s.name for s in engine.spec.states}
     stream.reset()
@@ -79,11 +79,11 @@ def test_a_snapshot_says_whether_the_sequence_is_over(engine):
     pieces += [second.run(xs[5:]), second.finish()]
     close(np.concatenate(pieces), want)
     first.restore(second.snapshot())
-    with pytest.raises(StreamError, match=OVER):
+    with raises(*OVER):
         first.run(xs)
     pool = engine.pool(2)
     stream = pool.open(snapshot=second.snapshot())
-    with pytest.raises(StreamError, match=rf"^the sequence of stream {stream} is over, since finish\(\) ended it"):
+    with raises("stream-ended", stream):
         pool.step([stream], xs[None, :2])
 
 
@@ -104,7 +104,7 @@ def test_the_end_of_some_streams_of_a_pool(engine):
     close(np.concatenate([*given[young], left[0]]), whole_of(xs[1, :6]))
     y = pool.step([other], xs[2:, :2])
     assert np.isfinite(y).all()
-    with pytest.raises(StreamError, match=r"^the sequence of stream \d+ is over"):
+    with raises("stream-ended"):
         pool.step([other, old], xs[:2, :2])
     pool.reset([old])
     pieces = [pool.step([old], xs[:1, start : start + 2])[0] for start in range(0, 6, 2)]
@@ -120,11 +120,11 @@ def whole_of(xs):
 def test_what_cannot_end_a_sequence_is_refused(engine):
     pool = engine.pool(2)
     stream = pool.open()
-    with pytest.raises(StreamError, match=r"^finish takes the last frames of every input below a chunk of 2"):
+    with raises("ending-frames-unfit", "2"):
         pool.finish([stream], np.zeros((1, 2, 4), np.float32))
-    with pytest.raises(StreamError, match=r"'x' has shape \(1, 1, 5\), but must be \(1, 1, 4\)"):
+    with raises("wrong-shape-of-input", "'x'", "(1, 1, 5)", "(1, 1, 4)"):
         pool.finish([stream], {"x": np.zeros((1, 1, 5), np.float32)})
-    with pytest.raises(StreamError, match=r"^finish takes the inputs without a time axis, \[\], but was given \['z'\]"):
+    with raises("finish-inputs-given", "[]", "['z']"):
         engine.stream().finish({"z": 1})
     assert pool.finish([]) == []
     assert pool.finish([stream])[0].shape == (0, 5)
@@ -136,7 +136,7 @@ def test_a_batcher_ends_a_stream_whose_frames_were_taken():
     stream = pool.open()
     with Batcher(pool, max_delay_ms=50) as batcher:
         submitted = [batcher.submit(stream, xs[0, start : start + 2]) for start in range(0, 8, 2)]
-        with pytest.raises(StreamError, match=rf"^frames of stream {stream} still wait for a round"):
+        with raises("batcher-frames-waiting", stream):
             batcher.finish(stream)
         pieces = [y for y in (s.result(10) for s in submitted) if y is not None]
         close(np.concatenate([*pieces, batcher.finish(stream)]), want[0])

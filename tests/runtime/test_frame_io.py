@@ -5,8 +5,9 @@ import pytest
 
 from rnn_export.contract.layout import canonical, graph_layout
 from rnn_export.contract.spec import TensorSpec
-from rnn_export.errors import StreamError
 from rnn_export.runtime.core.frame_io import FrameInput, check_values, exact_cast, frame_view
+
+from ..messages import raises  # noqa: TID252
 
 LAYOUTS = {
     "batch": (("batch", 2), (4, 2), (4, 2)),
@@ -100,5 +101,5 @@ def test_only_numbers_are_cast(values):
 
 def test_the_first_bad_value_is_named():
     x = np.array([[1, np.inf], [np.nan, 1]], np.float32)
-    with pytest.raises(StreamError, match=r"'x' holds NaN or Inf at index \(0, 1\)"):
+    with raises("frame-not-finite", "'x'", "index (0, 1)"):
         check_values("x", x, (2, 2), x.dtype)

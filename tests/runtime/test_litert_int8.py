@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import ExportError
 from rnn_export.runtime import load
 
 from ..zoo import store  # noqa: TID252
@@ -24,6 +23,7 @@ from rnn_export.export.targets.litert.quantization import quantized, state_scale
 from rnn_export.runtime.backends.litert.library import new_interpreter, schema
 from rnn_export.runtime.backends.litert.model import check_model, operator_name, parsed
 
+from ..messages import raises  # noqa: TID252
 from .litert_toys import Graph, file_of, named, packed
 
 PAGE = Path(__file__).parents[2] / "docs/targets/litert.md"
@@ -199,7 +199,7 @@ def test_a_large_step_has_its_constants_inside():
 def test_a_recording_of_less_than_a_step(detector, fp32):
     contract = open_bundle(detector).spec
     initial = open_bundle(detector).initial_states()
-    with pytest.raises(ExportError, match="the recording to calibrate on has not one whole step of 1 frames"):
+    with raises("litert-calibration-too-short", "1"):
         ranges(fp32, contract, initial, {"x": np.zeros((1, 0, 8), np.float32)})
 
 
@@ -228,5 +228,5 @@ def test_it_is_written_again_only_if_asked(detector, heard):
 
 
 def test_what_the_quantizer_refuses_is_told():
-    with pytest.raises(ExportError, match=r"ai-edge-quantizer cannot take the step: .*Leave int8 out"):
+    with raises("ai-edge-quantizer-refuses"):
         quantized(file_of(SUM), {"x": (0.0, 1.0)})

@@ -22,6 +22,7 @@ from rnn_export.runtime.backends.native.record import sources_sha256
 from rnn_export.runtime.build.native.compilation import python_headers
 from rnn_export.runtime.build.native.compilers import find_compiler
 
+from ..messages import raises  # noqa: TID252
 from .graphs import MODELS, SUM, TIMED, H, X, Y, frames, spec
 from .native_toys import ALONG_TIME, by_hand, draft, sources
 
@@ -86,20 +87,18 @@ def test_fp32_goes_before_what_was_built_earlier(compiled):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "native has no device 'cuda': use 'cpu'"),
-        ({"threads": 1000}, "threads=1000: each thread of a native step has a core of its own, and this process may"),
-        ({"precision": "int8"}, "the bundle has 'c' in fp32, not in int8"),
+        ({"device": "cuda"}, ("native-device-unknown", "'cuda'")),
+        ({"threads": 1000}, ("threads-over-cores", "1000", "this process may")),
+        ({"precision": "int8"}, ("target-precision-missing", "'c' in fp32", "int8")),
     ],
 )
 def test_options_that_are_not_there(compiled, options, message):
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises(*message):
         Engine.of(compiled, "native", **options)
 
 
 def test_a_bundle_without_c(bundle):
-    with pytest.raises(
-        BackendUnavailable, match="the bundle has no target 'c', only onnx: export it with --target c, or add it "
-    ):
+    with raises("target-not-in-bundle", "'c'", "onnx", "c, or add it"):
         load(bundle("sum"), backend="native")
     assert load(bundle("sum")).skipped_backends == ()
 
@@ -128,7 +127,7 @@ def test_features_that_this_cpu_lacks(compiled, monkeypatch, tmp_path):
     with pytest.raises(BackendUnavailable, match=message):
         Engine.of(lacking, "native")
     monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("", frozenset()))
-    with pytest.raises(BackendUnavailable, match="and nothing says what this CPU has: /proc/cpuinfo does not"):
+    with raises("native-cpu-unknown"):
         Engine.of(lacking, "native")
     check(Engine.of(changed(compiled, features=[]), "native"))
 
@@ -147,7 +146,7 @@ def test_a_build_without_its_record(compiled):
         BundleError, match=rf"target 'c' \(fp32\) has no build/{TRIPLE}/build\.json in the bundle\. {MEND}"
     ):
         Engine.of(changed(compiled, {JSON: None}), "native")
-    with pytest.raises(BundleError, match=r"build\.json is no record of a build: Expecting property name"):
+    with raises("build-record-malformed", "build.json", "Expecting property name"):
         Engine.of(changed(compiled, {JSON: b"{"}), "native")
 
 
@@ -173,7 +172,7 @@ def test_a_folder_that_runs_nothing(compiled, monkeypatch):
         raise OSError("native.so: failed to map segment from shared object")
 
     monkeypatch.setattr(backend, "_load", refuse)
-    with pytest.raises(BackendUnavailable, match="Set TMPDIR to a folder from which programs may be run"):
+    with raises("native-library-unloadable", "Set TMPDIR to a folder from which programs may be run"):
         Engine.of(compiled, "native")
 
 
@@ -332,12 +331,10 @@ def test_weights_that_are_not_of_the_code(compiled):
     for data in (built.files[path][:-4], b"\xff" + built.files[path][1:]):
         other = changed(built, {path: data})
         digest = native_digest(other)
-        with pytest.raises(
-            BackendUnavailable, match=rf"toy\.bin has {len(data)} bytes that are not the weights of this step \(12 b"
-        ):
+        with raises("native-weights-differ", "toy.bin", len(data), "12"):
             Engine.of(changed(other, sha256=digest), "native")
     other = changed(built, {path: None})
-    with pytest.raises(BundleError, match=r"target 'c' \(fp32\) has no toy\.bin in the bundle"):
+    with raises("native-file-missing", "target 'c' (fp32)", "toy.bin"):
         Engine.of(changed(other, sha256=native_digest(other)), "native")
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from rnn_export.contract.spec import BATCH, DTYPES, sized
-from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.code import constants
 from rnn_export.runtime import load
@@ -16,6 +15,7 @@ from rnn_export.runtime.build.native import compilation as compile_module
 
 from ..export.c_models import model, written  # noqa: TID252
 from ..export.c_windows import JOIN, MOVE, window  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .graphs import IDS, MODELS, START, SUM, state
 from .native_toys import WRITTEN, by_hand, draft, model_sources
 
@@ -199,7 +199,7 @@ def test_an_index_out_of_its_table_feeds_nobody(session, name):
     slots.step(np.arange(9), fed)
     before = slots.read(np.arange(9))
     fed["id"][8] = IDS
-    with pytest.raises(StreamError, match=r"native refused the frame: 'id' is out of its table, idx=5 must be within"):
+    with raises("index-beyond-table", "native", "frame: 'id'", "5"):
         slots.step(np.arange(9), fed)
     np.testing.assert_array_equal(slots.read(np.arange(9))["h"], before["h"])
 
@@ -209,8 +209,7 @@ def test_a_library_of_before(compiler, monkeypatch):
     monkeypatch.setattr(compile_module, "glue", lambda *a: own(*a).replace("rnn_pool", "rnn_of_old"))
     session = open_session(draft(by_hand("sum", SUM), SUM.spec, name="sum"), None, None, 1)
     session.stream_buffers(1).step()
-    message = r"Build it here: rnn-export build NAME\.rnnx --target c --precision fp32 --rebuild\."
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises("native-pool-missing", "fp32"):
         session.state_store()
 
 

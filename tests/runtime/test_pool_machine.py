@@ -16,11 +16,12 @@ from hypothesis.stateful import (
 )
 
 from rnn_export.contract.snapshot import Snapshot, pack, unpack
-from rnn_export.errors import PoolFull, StreamClosed, StreamError
+from rnn_export.errors import StreamClosed, StreamError
 from rnn_export.runtime import Engine, slot_table
 from rnn_export.runtime.backends.onnxruntime import buffers
 from rnn_export.runtime.pool import _Goal
 
+from ..messages import raises  # noqa: TID252
 from .graphs import IDS
 from .test_pool import assert_row, random_rows, row
 
@@ -78,7 +79,7 @@ class Streams(RuleBasedStateMachine):
 
     def opened(self, alone, **start) -> None:
         if len(self.alone) == CAPACITY:
-            with pytest.raises(PoolFull, match=f"has {CAPACITY} streams open"):
+            with raises("pool-capacity", CAPACITY):
                 self.pool.open(**start)
             self.told["full"] += 1
         else:
@@ -173,7 +174,7 @@ class Streams(RuleBasedStateMachine):
         if all(np.isfinite(value).all() for value in unpack(self.spec, 1, snapshot).states.values()):
             return False
         for restore in restores:
-            with pytest.raises(StreamError, match="holds NaN or Inf"):
+            with raises("frame-not-finite"):
                 restore(snapshot)
         return True
 
@@ -290,7 +291,7 @@ class Streams(RuleBasedStateMachine):
         error = self.refused(self.written(data, ids), x, f"stream {stream} was closed", StreamClosed)
         assert error.ids == (stream,)
         for call in (self.pool.close, self.pool.reset, self.pool.snapshot, self.pool.states, self.pool.health):
-            with pytest.raises(StreamClosed, match=f"stream {stream} was closed"):
+            with raises("stream-closed", f"{stream} was closed"):
                 call(stream)
 
     @precondition(lambda self: self.alone)

@@ -1,6 +1,5 @@
 """Prometheus reads the counts of the pool and the batcher."""
 
-import re
 import socket
 import sys
 import urllib.error
@@ -19,6 +18,8 @@ from rnn_export.runtime.core.histogram import BOUNDS
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.serve.batcher import Batcher
 from rnn_export.runtime.serve.prometheus import collector, serve
+
+from ..messages import raises  # noqa: TID252
 
 ONE = np.ones(3, np.float32)
 
@@ -144,18 +145,18 @@ def test_the_endpoint_tells_the_figures_as_of_now(pool):
 def test_a_port_that_is_taken(pool):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SourceError, match=rf"port {port} of 127.0.0.1 is taken\. Choose another with port=, or 0"):
+        with raises("metrics-port-unusable", f"{port} of 127.0.0.1"):
             serve(pool, port=port)
 
 
 @pytest.mark.parametrize(("port", "address"), [(70_000, "127.0.0.1"), (0, "192.0.2.1")])
 def test_what_cannot_be_served(pool, port, address):
-    with pytest.raises(SourceError, match=f"port {port} of {address} cannot serve .*Give an address= of this machine"):
+    with raises("metrics-port-unusable", f"{port} of {address}"):
         serve(pool, port=port, address=address)
 
 
 def test_without_prometheus_client(pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for call in (collector, serve):
-        with pytest.raises(SourceError, match=re.escape(f"prometheus-client is not here: {pip_install('metrics')}")):
+        with raises("prometheus-client-missing", pip_install("metrics")):
             call(pool)

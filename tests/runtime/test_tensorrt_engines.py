@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError, Untrusted
+from rnn_export.errors import BackendUnavailable, DeviceError, Untrusted
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
 from rnn_export.runtime.replay.checks import replay_golden
 
+from ..messages import raises  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
@@ -88,23 +89,20 @@ def test_an_engine_of_a_stranger_is_never_loaded(machine, tmp_path, monkeypatch)
 
 def test_an_engine_that_says_nothing_of_itself(machine, tmp_path):
     path = machine.write(tmp_path / "m.rnnx", version=None, onnx_sha256=None)
-    message = "the engine of 'tensorrt' (fp32) does not say its version, onnx_sha256. " + MEND
-    with pytest.raises(BackendUnavailable, match=re.escape(message)):
+    with raises("tensorrt-engine-silent", "'tensorrt' (fp32", "version, onnx_sha256", MEND):
         load(path, backend="tensorrt")
 
 
 def test_a_truncated_engine(machine, tmp_path):
     machine.broken = True
-    with pytest.raises(BackendUnavailable, match=r"the engine of 'tensorrt' \(fp32\) cannot be loaded: .*--rebuild"):
+    with raises("tensorrt-engine-unloadable", "'tensorrt' (fp32", "--rebuild"):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
 
 
 def test_an_engine_truncated_after_it_was_recorded(machine, tmp_path):
     path = machine.write(tmp_path / "m.rnnx")
     (path / NAME / "step.engine").write_bytes(b"half")
-    with pytest.raises(
-        BundleError, match=r"'targets/tensorrt-fp32/step\.engine' has 4 bytes where manifest\.json says"
-    ):
+    with raises("bundle-file-size-differs", "'targets/tensorrt-fp32/step.engine'", "4"):
         load(path, backend="tensorrt")
 
 
@@ -130,38 +128,36 @@ def test_no_library(machine, tmp_path, monkeypatch):
 
 def test_no_cuda_python(machine, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(
-        BackendUnavailable, match=r"cannot be loaded: cuda-python is not here .*pip install 'cuda-python>=12"
-    ):
+    with raises("tensorrt-engine-unloadable", "cuda-python is not here", "pip install 'cuda-python>=12"):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
     assert "load" not in machine.asked
 
 
 def test_a_target_that_is_not_built_yet(machine, tmp_path):
     path = machine.write(tmp_path / "m.rnnx", target="jetson-orin-nano", files={"step.onnx": b"", "recipe.json": b""})
-    message = (
-        r"target 'jetson-orin-nano' \(fp32\) has no engine yet: build it on its machine with "
-        "`rnn-export build NAME.rnnx --target jetson-orin-nano --precision fp32`"
-    )
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises(
+        "tensorrt-engine-unbuilt",
+        "'jetson-orin-nano' (fp32",
+        "rnn-export build NAME.rnnx --target jetson-orin-nano --precision fp32",
+    ):
         load(path, backend="tensorrt")
     assert machine.asked == []
 
 
 BAD_OPTIONS = {
-    "device": ({"device": "cpu"}, "tensorrt has no device 'cpu': use 'cuda' or 'cuda:N'"),
-    "number": ({"device": "cuda:x"}, "tensorrt has no device 'cuda:x'"),
-    "gpu": ({"device": "cuda:3"}, "device 'cuda:3' needs GPU 3, but the driver sees Orin"),
+    "device": ({"device": "cpu"}, ("tensorrt-device-unknown", "'cpu'")),
+    "number": ({"device": "cuda:x"}, ("tensorrt-device-unknown", "'cuda:x'")),
+    "gpu": ({"device": "cuda:3"}, ("tensorrt-gpu-missing", "3", "3", "Orin")),
     "precision": (
         {"precision": "bf16"},
-        "the bundle has tensorrt in fp32, none in bf16: add it with rnn-export build NAME.rnnx --target tensorrt",
+        ("tensorrt-precision-missing", "tensorrt in fp32", "bf16", "tensorrt"),
     ),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_bad_options(machine, tmp_path, options, message):
-    with pytest.raises(BackendUnavailable, match=re.escape(message)):
+    with raises(*message):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt", **options)
 
 
@@ -169,9 +165,7 @@ def test_bad_options(machine, tmp_path, options, message):
 def test_a_batch_outside_the_profile(machine, tmp_path, batch):
     machine.batch = (4, 4, 8)
     engine = load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
-    with pytest.raises(
-        StreamError, match=rf"batch={batch}.* built for 4 to 8 .*rnn-export build .* --batch .*--rebuild"
-    ):
+    with raises("batch-outside-engine", batch, "4 to 8"):
         engine.stream(batch=batch)
     assert engine.stream(batch=4).batch == 4
 
@@ -191,14 +185,12 @@ def test_the_engine_for_this_machine_among_others(machine, tmp_path):
     trusted(write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows))
     assert load(path).backend == "tensorrt"
     machine.compute = "8.9"
-    with pytest.raises(BackendUnavailable, match=r"(?s)'jetson-xavier-nx' .* 7\.2.*\n  .*'jetson-orin-nano' .* 8\.7"):
+    with raises("tensorrt-engines-refused", "'jetson-xavier-nx'", "7.2", "'jetson-orin-nano'", "8.7"):
         load(path, backend="tensorrt")
 
 
 def test_a_bundle_without_the_target(bundle):
-    with pytest.raises(
-        BackendUnavailable, match="the bundle has no target for TensorRT, only onnx: export it with --target"
-    ):
+    with raises("tensorrt-target-missing", "onnx"):
         load(bundle("sum"), backend="tensorrt")
 
 
@@ -259,9 +251,7 @@ def test_a_static_engine_has_a_profile_of_its_shape():
 def test_an_engine_without_memory_for_a_context(machine, tmp_path, monkeypatch):
     engine = load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
     monkeypatch.setattr(CudaEngine, "create_execution_context", lambda self, config=None: None)
-    with pytest.raises(
-        StreamError, match="tensorrt cannot open a stream of 1 rows: TensorRT made no execution context"
-    ):
+    with raises("device-call-failed", "tensorrt cannot open a stream of 1 rows: TensorRT made no execution context"):
         engine.stream()
 
 
