@@ -227,7 +227,7 @@ def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[st
 def _of_state(name: str, back: OutputRef, most: str) -> list[Advice]:
     """Advice on an input that looks like a state."""
     return [
-        Advice({"states": {name: back}}, f"Declare where it comes back, {most}: {{}}."),
+        Advice({"states": {name: back}}, f"Declare where it comes back, {most} {{}}."),
         Advice({"states": {name: None}}, "If it is none, say {}.", "If it is none, the model is refused: {}"),
     ]
 

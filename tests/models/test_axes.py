@@ -121,7 +121,7 @@ def test_time_is_asked_for_by_name_where_two_axes_could_be_it():
 
 def test_axes_in_an_unusual_order_are_asked_for():
     model = Call(lambda s, x: s.linear((x + x[:1]).transpose(1, 2).flatten(2)), linear=nn.Linear(10, 3))
-    with pytest.raises(LiftError, match=r"of 'x' time is axis 0 and the batch axis 2.*say time_axis=\{'x': 0\}"):
+    with pytest.raises(LiftError, match=r"(?s)of 'x' time is axis 0 and the batch axis 2.*say time_axis=\{'x': 0\}"):
         lift(model, (torch.randn(2, 2, 9, 5),))
     shapes = axes_of(model, torch.randn(2, 2, 9, 5), time_axis={"x": 0})
     assert shapes["x"] == ("time", 2, "batch", 5)

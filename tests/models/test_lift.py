@@ -294,7 +294,7 @@ REFUSED = {
         Explicit(),
         (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
         {},
-        r"input 'h' .* as output 1 or 2: .* most likely: states=\{'h': 1, 'c': 2\} .* If it is none",
+        r"input 'h' .* as output 1 or 2: .* most likely states=\{'h': 1, 'c': 2\} .* If it is none",
     ),
     "forgotten tuple": (
         Tuple(),

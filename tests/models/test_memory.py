@@ -452,7 +452,7 @@ REFUSED = {
     "once per call": (
         Call(per_call, gru=gru(), h=torch.zeros(1, 4)),
         X,
-        r"state 'h' moves once per call, however many frames .* time_axis=None \(--time-axis none\); if not, let every",
+        r"state 'h' moves once per call, however many frames .* Let every frame move it, .* say time_axis=None",
     ),
 }
 
