@@ -113,12 +113,7 @@ class Refused:
     stage: int
 
     def is_likelier(self, other: Refused) -> bool:
-        """True if this reading got farther than `other`, or as far and the inputs were seen to go by its rates.
-
-        One stream is not what an example of several rows means.
-        """
-        if self.reading.is_one_stream and self.reading.rows > 1 and not other.reading.is_one_stream:
-            return False
+        """True if this reading got farther than `other`, or as far and the inputs were seen to go by its rates."""
         is_closer = self.reading.refines(other.reading) or (self.reading.flat.rated and not other.reading.flat.rated)
         return self.stage > other.stage or (self.stage == other.stage and bool(is_closer))
 

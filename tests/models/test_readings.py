@@ -50,10 +50,6 @@ def holes_with_a_state(self, x, h):
     return self.up(y.permute(1, 2, 0)), h
 
 
-def loop_over_rows(self, x):
-    return torch.stack([self.rnn(row)[0] for row in x]).squeeze()
-
-
 def smoothing_of_centred_rows(self, x):
     x = x - x.mean(0, keepdim=True)
     h, out = torch.zeros_like(x[:, 0]), []
@@ -125,12 +121,6 @@ CASES = [
         ((torch.randn(2, 1, 32), H), {"states": {"h": 1}}),
         ("its window of 2 frames is smaller than its stride of 4",),
         "That is along",
-    ),
-    (
-        Call(loop_over_rows, rnn=nn.GRU(4, 4)),
-        ((X,), {}),
-        ("axis 0 of input 0 must be of any size", "time along axis 1 of 'x', one stream at a time"),
-        "in another axis than time",
     ),
     (
         Call(smoothing_of_centred_rows),

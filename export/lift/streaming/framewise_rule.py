@@ -201,4 +201,7 @@ def _why_not_frame_local(node: fx.Node) -> str:
     name = name_of(node)
     fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
     known = next(fitting, "it mixes frames over time")
-    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."
+    instead = (
+        "Mask all but the last frames." if known.startswith("attention") else "Use past frames only, kept in a state."
+    )
+    return f"{known} ({name}), so it cannot stream. {instead}"
