@@ -188,7 +188,7 @@ def test_inspect_takes_as_many_frames_as_the_strides_need(run: Run) -> None:
     assert told.exit_code == 0, told.output
     assert "note: chunk 4 frames: the stride of conv1d in 0\n" in told.stdout
     assert told.stderr.splitlines() == [
-        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2, "contract")
+        f"inspect: {s}" for s in ("source", "memory", "axes", *["capture", "streaming"] * 2)
     ]
     refused = run("inspect", "nets.py:strided", "--chunk", 1)
     assert refused.exit_code == 1

@@ -186,7 +186,9 @@ class Readings:
 
     def _reach(self, stage: str) -> None:
         self._stage = stage
-        self._show(stage)
+        # What follows takes no time to speak of.
+        if stage != "contract":
+            self._show(stage)
 
     def _after(self, error: LiftError) -> Reading | None:
         """The reading to try after `error` of the last one; None if no other is left."""
