@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -169,92 +168,128 @@ def test_a_contract_is_frozen():
 
 NO_TIME = TensorSpec("x", "float32", ("batch", 4))
 REFUSALS = {
-    "no name": (lambda: replace(X, name=""), "a tensor needs a name, not ''"),
-    "name of another type": (lambda: replace(X, name=7), "a tensor needs a name, not 7"),
-    "dtype": (lambda: replace(X, dtype="bfloat16"), f"'x' has dtype 'bfloat16'; known are {', '.join(DTYPES)}"),
-    "symbol": (lambda: replace(X, shape=("batch", "T")), "'x' has dimension 'T': it must be a positive int or one of"),
-    "zero": (lambda: replace(X, shape=("batch", 0)), "'x' has dimension 0: it must be a positive int"),
-    "true": (lambda: replace(X, shape=("batch", True)), "'x' has dimension True: it must be a positive int"),
-    "float": (lambda: replace(X, shape=("batch", 2.0)), "'x' has dimension 2.0: it must be a positive int"),
-    "two times": (lambda: replace(X, shape=("batch", "time", "time")), "'time' stands there twice"),
-    "two batches": (lambda: replace(X, shape=("batch", "batch")), "'batch' stands there twice"),
-    "state without batch": (lambda: replace(H, shape=(3,)), "axis 0 of every state must be 'batch'"),
-    "state with batch elsewhere": (lambda: replace(H, shape=(3, "batch")), "axis 0 of every state must be 'batch'"),
-    "state with time": (lambda: replace(H, shape=("batch", "time")), "'rnn.h' has dimension 'time'"),
-    "initial": (lambda: replace(H, initial="ones"), "initial is 'ones', but only 'zeros' and 'stored' exist"),
+    "no name": (lambda: replace(X, name=""), ("tensor-without-name", "''")),
+    "name of another type": (lambda: replace(X, name=7), ("tensor-without-name", "7")),
+    "dtype": (lambda: replace(X, dtype="bfloat16"), ("contract-dtype-unknown", "'x'", "'bfloat16'", ", ".join(DTYPES))),
+    "symbol": (lambda: replace(X, shape=("batch", "T")), ("tensor-dimension-invalid", "'x'", "'T'")),
+    "zero": (lambda: replace(X, shape=("batch", 0)), ("tensor-dimension-invalid", "'x'", "0")),
+    "true": (lambda: replace(X, shape=("batch", True)), ("tensor-dimension-invalid", "'x'", "True")),
+    "float": (lambda: replace(X, shape=("batch", 2.0)), ("tensor-dimension-invalid", "'x'", "2.0")),
+    "two times": (lambda: replace(X, shape=("batch", "time", "time")), ("tensor-axis-twice", "'time'")),
+    "two batches": (lambda: replace(X, shape=("batch", "batch")), ("tensor-axis-twice", "'batch'")),
+    "state without batch": (lambda: replace(H, shape=(3,)), ("state-without-batch-axis",)),
+    "state with batch elsewhere": (lambda: replace(H, shape=(3, "batch")), ("state-without-batch-axis",)),
+    "state with time": (lambda: replace(H, shape=("batch", "time")), ("tensor-dimension-invalid", "'rnn.h'", "'time'")),
+    "initial": (lambda: replace(H, initial="ones"), ("state-initial-unknown", "'ones'")),
     "assumed by nobody": (
         lambda: Assumption("net.py:7", True, "guessed"),
-        "assumption 'net.py:7': why is 'guessed', but only said, either, raises, weights exist",
+        ("assumption-reason-unknown", "'net.py:7'", "'guessed'", "said, either, raises, weights"),
     ),
-    "assumed nowhere": (lambda: Assumption("", True, "said"), "an assumption is at '': it needs a place of 1 to"),
+    "assumed nowhere": (lambda: Assumption("", True, "said"), ("assumption-place-length",)),
     "assumed twice": (
         lambda: replace(
             SPEC, assumptions=(Assumption("net.py:7", True, "said"), Assumption("net.py:7", False, "said"))
         ),
-        "names must be unique, but 'net.py:7' stand twice among",
+        ("contract-contradiction", "names must be unique, but 'net.py:7' stand twice among"),
     ),
-    "no inputs": (lambda: replace(SPEC, inputs=()), "a stream needs at least one input and one output"),
-    "no outputs": (lambda: replace(SPEC, outputs=()), "a stream needs at least one input and one output"),
-    "two inputs of one name": (lambda: replace(SPEC, inputs=(X, X)), "names must be unique, but 'x' stand twice among"),
+    "no inputs": (
+        lambda: replace(SPEC, inputs=()),
+        ("contract-contradiction", "a stream needs at least one input and one output"),
+    ),
+    "no outputs": (
+        lambda: replace(SPEC, outputs=()),
+        ("contract-contradiction", "a stream needs at least one input and one output"),
+    ),
+    "two inputs of one name": (
+        lambda: replace(SPEC, inputs=(X, X)),
+        ("contract-contradiction", "names must be unique, but 'x' stand twice among"),
+    ),
     "input and state": (
         lambda: replace(SPEC, inputs=(X, replace(X, name="rnn.h"))),
-        "names must be unique, but 'rnn.h' stand twice among",
+        ("contract-contradiction", "names must be unique, but 'rnn.h' stand twice among"),
     ),
     "output and next state": (
         lambda: replace(SPEC, outputs=(replace(Y, name="rnn.c.next"),)),
-        "names must be unique, but 'rnn.c.next' stand twice among",
+        ("contract-contradiction", "names must be unique, but 'rnn.c.next' stand twice among"),
     ),
     "two states of one name": (
         lambda: replace(SPEC, states=(H, replace(H, input="a", output="b"))),
-        "names must be unique, but 'rnn.h' stand twice among",
+        ("contract-contradiction", "names must be unique, but 'rnn.h' stand twice among"),
     ),
     "input without batch": (
         lambda: replace(SPEC, inputs=(replace(X, shape=("time", 4)),)),
-        "'x' has shape ('time', 4): it needs exactly one 'batch' axis",
+        ("contract-contradiction", "'x' has shape ('time', 4): it needs exactly one 'batch' axis"),
     ),
-    "chunk": (lambda: replace(SPEC, chunk=0), "chunk is 0 and delay 2: chunk starts at 1, delay at 0"),
-    "delay": (lambda: replace(SPEC, delay=-1), "chunk is 4 and delay -1: chunk starts at 1, delay at 0"),
-    "rate": (lambda: replace(SPEC, sample_rate=0), "sample_rate is 0, but is in Hz, from 1 to 2147483648"),
-    "short digest": (lambda: replace(SPEC, digest="0f"), "digest is '0f', which is not a sha256 in lower-case hex"),
-    "upper-case digest": (lambda: replace(SPEC, digest="0F" * 32), "which is not a sha256 in lower-case hex"),
+    "chunk": (
+        lambda: replace(SPEC, chunk=0),
+        ("contract-contradiction", "chunk is 0 and delay 2: chunk starts at 1, delay at 0"),
+    ),
+    "delay": (
+        lambda: replace(SPEC, delay=-1),
+        ("contract-contradiction", "chunk is 4 and delay -1: chunk starts at 1, delay at 0"),
+    ),
+    "rate": (
+        lambda: replace(SPEC, sample_rate=0),
+        ("contract-contradiction", "sample_rate is 0, but is in Hz, from 1 to 2147483648"),
+    ),
+    "short digest": (
+        lambda: replace(SPEC, digest="0f"),
+        ("contract-contradiction", "digest is '0f', which is not a sha256 in lower-case hex"),
+    ),
+    "upper-case digest": (
+        lambda: replace(SPEC, digest="0F" * 32),
+        ("contract-contradiction", "which is not a sha256 in lower-case hex"),
+    ),
     "chunk without time": (
         lambda: replace(SPEC, inputs=(NO_TIME,), outputs=(replace(Y, shape=("batch", 2)),)),
-        "chunk is 4, but no input has a time axis",
+        ("contract-contradiction", "chunk is 4, but no input has a time axis"),
     ),
     "output with time of its own": (
         lambda: replace(SPEC, inputs=(NO_TIME,), chunk=1),
-        "'y' has shape ('batch', 'time', 2), but no input has a time axis",
+        ("contract-contradiction", "'y' has shape ('batch', 'time', 2), but no input has a time axis"),
     ),
     "time/1": (
         lambda: replace(Y, shape=("batch", "time/1")),
-        "'y' has dimension 'time/1': it must be a positive int or",
+        ("tensor-dimension-invalid", "'y'", "'time/1'"),
     ),
-    "time/0": (lambda: replace(Y, shape=("batch", "time/0")), "'y' has dimension 'time/0'"),
-    "time/02": (lambda: replace(Y, shape=("batch", "time/02")), "'y' has dimension 'time/02'"),
-    "time/x": (lambda: replace(Y, shape=("batch", "time/x")), "'y' has dimension 'time/x'"),
-    "batch/2": (lambda: replace(Y, shape=("batch/2", "time")), "'y' has dimension 'batch/2'"),
-    "two times of one kind": (lambda: replace(Y, shape=("batch", "time", "time/2")), "'time' stands there twice"),
-    "state with fewer frames": (lambda: replace(H, shape=("batch", "time/2")), "'rnn.h' has dimension 'time/2'"),
+    "time/0": (lambda: replace(Y, shape=("batch", "time/0")), ("tensor-dimension-invalid", "'y'", "'time/0'")),
+    "time/02": (lambda: replace(Y, shape=("batch", "time/02")), ("tensor-dimension-invalid", "'y'", "'time/02'")),
+    "time/x": (lambda: replace(Y, shape=("batch", "time/x")), ("tensor-dimension-invalid", "'y'", "'time/x'")),
+    "batch/2": (lambda: replace(Y, shape=("batch/2", "time")), ("tensor-dimension-invalid", "'y'", "'batch/2'")),
+    "two times of one kind": (lambda: replace(Y, shape=("batch", "time", "time/2")), ("tensor-axis-twice", "'time'")),
+    "state with fewer frames": (
+        lambda: replace(H, shape=("batch", "time/2")),
+        ("tensor-dimension-invalid", "'rnn.h'", "'time/2'"),
+    ),
     "input with fewer frames": (
         lambda: replace(SPEC, inputs=(replace(X, shape=("batch", "time/2", 4)),)),
-        "an input has 'time' or 'time*N', never 'time/N'",
+        ("contract-contradiction", "an input has 'time' or 'time*N', never 'time/N'"),
     ),
     "chunk between frames": (
         lambda: replace(SPEC, outputs=(replace(Y, shape=("batch", "time/3")),), delay=3),
-        "'y' has one frame for every 3 of the input, so chunk 4 and delay 3 must be multiples of 3",
+        (
+            "contract-contradiction",
+            "'y' has one frame for every 3 of the input, so chunk 4 and delay 3 must be multiples of 3",
+        ),
     ),
     "delay between frames": (
         lambda: replace(SPEC, outputs=(replace(Y, shape=("batch", "time/4")),)),
-        "'y' has one frame for every 4 of the input, so chunk 4 and delay 2 must be multiples of 4",
+        (
+            "contract-contradiction",
+            "'y' has one frame for every 4 of the input, so chunk 4 and delay 2 must be multiples of 4",
+        ),
     ),
     "fewer frames without time": (
         lambda: replace(SPEC, inputs=(NO_TIME,), outputs=(replace(Y, shape=("batch", "time/4")),), chunk=1, delay=0),
-        "'y' has shape ('batch', 'time/4'), but no input has a time axis",
+        ("contract-contradiction", "'y' has shape ('batch', 'time/4'), but no input has a time axis"),
     ),
     **{
         f"sequence-only with {what}": (
             lambda more=more: replace(SPEC, **{"states": (), "chunk": 1, "delay": 0, "sequence_only": True, **more}),
-            "a sequence-only model has a time axis, and neither states nor delay nor chunks",
+            (
+                "contract-contradiction",
+                "a sequence-only model has a time axis, and neither states nor delay nor chunks",
+            ),
         )
         for what, more in {
             "states": {"states": (H,)},
@@ -268,7 +303,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("make", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_contradictions(make, message):
-    with pytest.raises(SpecError, match=re.escape(message)):
+    with raises(*message):
         make()
 
 

@@ -339,7 +339,7 @@ def test_streams_that_are_over_fail_alone(held):
     held.gate.opened.set()
     assert [value(later[a]), value(later[c]), value(again)] == [1, 1, 2]
     for stream, why in ((b, "was closed"), (d, "was closed"), *((s, "is not one of this pool") for s in strangers)):
-        with pytest.raises(StreamClosed, match=f"stream {stream} {why}") as caught:
+        with raises("stream-closed", f"stream {stream} {why}") as caught:
             later[stream].result(SOON)
         assert caught.value.ids == (stream,)
     # The held round was of a stream that was closed meanwhile.

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,6 @@ import pytest
 
 from rnn_export.bundle import open_bundle
 from rnn_export.bundle.draft import Draft
-from rnn_export.errors import BackendUnavailable, BundleError
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.backends.native import backend
 from rnn_export.runtime.backends.native.cpu import Cpu, host_triple
@@ -29,7 +29,7 @@ from .native_toys import ALONG_TIME, by_hand, draft, sources
 ONES = np.ones(3, np.float32)
 TRIPLE = host_triple()
 SO, JSON = (f"targets/c-fp32/build/{TRIPLE}/{name}" for name in ("native.so", "build.json"))
-MEND = r"Build it here: rnn-export build NAME\.rnnx --target c --precision fp32 --rebuild\."
+MEND = "rnn-export build NAME.rnnx --target c --precision fp32 --rebuild."
 
 
 @pytest.fixture(scope="module")
@@ -105,26 +105,20 @@ def test_a_bundle_without_c(bundle):
 
 def test_sources_that_are_not_compiled(compiled):
     bare = changed(compiled, {SO: None, JSON: None})
-    with pytest.raises(
-        BackendUnavailable, match=rf"'c' \(fp32\) is not compiled yet for this machine, {TRIPLE}\. {MEND}"
-    ):
+    with raises("native-not-compiled", "'c' (fp32)", TRIPLE, MEND):
         Engine.of(bare, "native")
 
 
 def test_a_build_for_another_machine(compiled):
     other = changed(compiled, {SO: None, "targets/c-fp32/build/riscv64-linux-gnu/native.so": b""})
-    message = rf"is compiled for riscv64-linux-gnu, not for this machine, {TRIPLE}\. {MEND}"
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises("native-other-machine", "riscv64-linux-gnu", TRIPLE, MEND):
         Engine.of(other, "native")
 
 
 def test_features_that_this_cpu_lacks(compiled, monkeypatch, tmp_path):
     lacking = changed(compiled, features=["avx512f", "avx512_vnni", "fma"])
     monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fma"})))
-    message = (
-        rf"'c' \(fp32\) is compiled for avx512f, avx512_vnni, which this CPU \(An Old CPU\) does not have\. {MEND}"
-    )
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises("native-cpu-features-missing", "'c' (fp32)", "avx512f, avx512_vnni", "An Old CPU", MEND):
         Engine.of(lacking, "native")
     monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("", frozenset()))
     with raises("native-cpu-unknown"):
@@ -136,15 +130,13 @@ def test_features_that_this_cpu_lacks(compiled, monkeypatch, tmp_path):
 def test_sources_changed_since(compiled, name):
     path = f"targets/c-fp32/{name}"
     stale = changed(compiled, {path: compiled.files[path] + b"\n"})
-    message = rf"was compiled from other sources than the bundle holds \(sha256 \w{{12}}, not \w{{12}}\)\. {MEND}"
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises("native-other-sources", "sha256", MEND) as caught:
         Engine.of(stale, "native")
+    assert re.search(r"sha256 \w{12}, not \w{12}\b", str(caught.value))
 
 
 def test_a_build_without_its_record(compiled):
-    with pytest.raises(
-        BundleError, match=rf"target 'c' \(fp32\) has no build/{TRIPLE}/build\.json in the bundle\. {MEND}"
-    ):
+    with raises("native-file-missing", "target 'c' (fp32)", f"build/{TRIPLE}/build.json", MEND):
         Engine.of(changed(compiled, {JSON: None}), "native")
     with raises("build-record-malformed", "build.json", "Expecting property name"):
         Engine.of(changed(compiled, {JSON: b"{"}), "native")
@@ -153,17 +145,16 @@ def test_a_build_without_its_record(compiled):
 @pytest.mark.parametrize("python", ["here", ".cpython-27.so"])
 def test_what_is_no_library(compiled, python):
     recorded = {} if python == "here" else {"python": python}
-    with pytest.raises(BackendUnavailable, match=rf"native\.so cannot be loaded: .*(invalid ELF|too short).*\. {MEND}"):
+    with raises("native-library-unloadable", "native.so", MEND) as caught:
         Engine.of(changed(compiled, {SO: b"no library" * 10}, **recorded), "native")
+    assert re.search("invalid ELF|too short", str(caught.value))
 
 
 def test_a_library_with_another_face(compiled, tmp_path):
     (tmp_path / "a.c").write_text("int rnn_nothing;")
     find_compiler().compile(["-shared", "-fPIC", "a.c", "-o", "a.so"], tmp_path)
     other = changed(compiled, {SO: (tmp_path / "a.so").read_bytes()}, python=None)
-    with pytest.raises(
-        BackendUnavailable, match=rf"not say for which contract \(.*undefined symbol: rnn_contract\)\. {MEND}"
-    ):
+    with raises("native-contract-unsaid", "undefined symbol: rnn_contract", MEND):
         Engine.of(other, "native")
 
 

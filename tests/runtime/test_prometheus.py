@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rnn_export.errors import Overloaded, SourceError
+from rnn_export.errors import Overloaded
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.core.histogram import BOUNDS
@@ -123,7 +123,7 @@ def test_two_pools_have_names_of_their_own(pool, bundle):
 
 @pytest.mark.parametrize("name", ["rnn-export", "", "1st", "a b"])
 def test_what_is_no_name_is_refused(pool, name):
-    with pytest.raises(SourceError, match=f"name='{name}' is no name of a metric: use letters, digits and _"):
+    with raises("metric-name-malformed", f"'{name}'"):
         collector(pool, name=name)
 
 

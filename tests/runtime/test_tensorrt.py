@@ -3,14 +3,12 @@
 The whole conformance suite runs on it as well, by the fixture `engine`.
 """
 
-import re
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime import Stream
 from rnn_export.runtime.device.values import decode, encode, storage
 
@@ -222,20 +220,32 @@ def test_int32_stands_for_int64_where_tensorrt_has_none():
 OTHERS = {
     "names": (
         replace(SUM.spec, states=(state("c", 3),)),
-        r"the engine takes \['h', 'x'\], but the contract says \['c', 'x'",
+        ("tensorrt-engine-names", "takes ['h', 'x']", "['c', 'x'"),
     ),
-    "outputs": (replace(SUM.spec, outputs=(tensor("z", "batch", 3),)), r"the engine gives \['h.next', 'y'\], but"),
+    "outputs": (
+        replace(SUM.spec, outputs=(tensor("z", "batch", 3),)),
+        ("tensorrt-engine-names", "gives ['h.next', 'y']"),
+    ),
     "shape": (
         replace(SUM.spec, inputs=(tensor("x", "batch", 4),)),
-        r"takes 'x' as float32 \(-1, 3\), .* float32 \(-1, 4",
+        ("tensorrt-engine-ports", "takes 'x' as float32 (-1, 3)", "float32 (-1, 4"),
     ),
-    "rank": (replace(SUM.spec, outputs=(tensor("y", "batch"),)), r"gives 'y' as float32 \(-1, 3\), .* float32 \(-1,\)"),
-    "dtype": (replace(SUM.spec, inputs=(tensor("x", "batch", 3, dtype="float16"),)), r"takes 'x' as float32 .*float16"),
-    "state": (replace(SUM.spec, states=(state("h", 3, dtype="int64"),)), r"takes 'h' as float32 .* says int64"),
+    "rank": (
+        replace(SUM.spec, outputs=(tensor("y", "batch"),)),
+        ("tensorrt-engine-ports", "gives 'y' as float32 (-1, 3)", "float32 (-1,)"),
+    ),
+    "dtype": (
+        replace(SUM.spec, inputs=(tensor("x", "batch", 3, dtype="float16"),)),
+        ("tensorrt-engine-ports", "takes 'x' as float32", "float16"),
+    ),
+    "state": (
+        replace(SUM.spec, states=(state("h", 3, dtype="int64"),)),
+        ("tensorrt-engine-ports", "takes 'h' as float32", "int64"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("other", "message"), OTHERS.values(), ids=OTHERS)
 def test_an_engine_of_another_contract(other, message):
-    with pytest.raises(BackendUnavailable, match=message + f".*{re.escape(BUILD)} --rebuild"):
+    with raises(*message, f"{BUILD} --rebuild"):
         host_session(other, HostEngine(SUM.files()["step.onnx"]))
