@@ -16,12 +16,12 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 from rnn_export.cli.main import main
-from rnn_export.errors import LiftError
 from rnn_export.export import export
 from rnn_export.platform.export_lock import alone
 from rnn_export.platform.threads import LARGE, one_thread
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 
 THREADS = 3
 # The process while a module is traced; a module is copied, and so would be a list of its own.
@@ -68,7 +68,7 @@ def test_exports_in_threads_are_one_after_the_other_and_leave_nothing() -> None:
 
 def test_an_export_that_fails_leaves_nothing() -> None:
     before = process()
-    with pytest.raises(LiftError, match="broken on purpose"):
+    with raises("trace-failed", "broken on purpose"):
         lift(Pooled(breaks=True).eval(), (torch.zeros(1, 6, 4),))
     assert process() == before
     assert {name for name in before if SEEN[0][name] != before[name]} >= {"sympy", "cache", "int"}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export.errors import LiftError
 from tests.models.streams import Call
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 
 FRAMES = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 H = torch.zeros(2, 4)
@@ -48,7 +48,7 @@ def test_a_cell_that_gives_its_next_state_alone(ref):
 
 
 def test_such_a_cell_is_asked_about():
-    with pytest.raises(LiftError, match=r"input 'h' \(2, 4\) comes back .* most likely states=\{'h': 'output'\}"):
+    with raises("input-comes-back", "'h' (2, 4)", "most likely states={'h': 'output'}"):
         lift(OwnCell().eval(), (FRAMES[0], H))
     assert not lift(OwnCell().eval(), (FRAMES[0], H), states={"h": None}).spec.states
 
@@ -73,7 +73,7 @@ def starred_list(self, x, *caches):
 
 def test_what_a_star_takes_may_come_back_as_one():
     model, example = Call(starred_list, cell=OwnCell()).eval(), (FRAMES[0], H, torch.zeros(2, 1))
-    with pytest.raises(LiftError, match=r"most likely states=\{'caches': 1\}"):
+    with raises("input-comes-back", "most likely states={'caches': 1}"):
         lift(model, example)
     lifted = lift(model, example, states={"caches": 1})
     torch.testing.assert_close(stepped(lifted, H, torch.zeros(2, 1)), 2 * cell_run(model.cell))
@@ -86,13 +86,13 @@ def policy(self, inputs):
 
 def test_a_state_with_data_in_one_argument():
     model, example = Call(policy, cell=OwnCell()).eval(), ({"obs": FRAMES[0], "memory": (H,)},)
-    with pytest.raises(LiftError, match=r"most likely states=\{'inputs.memory': 1\}"):
+    with raises("input-comes-back", "most likely states={'inputs.memory': 1}"):
         lift(model, example)
     lifted = lift(model, example, states={"inputs.memory": 1})
     assert [t.name for t in lifted.spec.inputs] == ["inputs.obs"]
     assert [s.name for s in lifted.spec.states] == ["inputs.memory.0"]
     torch.testing.assert_close(stepped(lifted, H), 2 * cell_run(model.cell))
-    with pytest.raises(LiftError, match=r"names the argument 'inputs.other'"):
+    with raises("state-names-no-argument", "'inputs.other'"):
         lift(model, example, states={"inputs.other": 1})
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import DecidedByValue
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 
 
@@ -141,7 +140,7 @@ def ways(s, x):
 
 
 def test_too_many_ways_are_refused_as_the_decision():
-    with pytest.raises(DecidedByValue, match="more than 32 ways"):
+    with raises("decided-by-value", "more than 32 ways"):
         lift(Counts(ways, t=0).eval(), (torch.randn(1, 3),))
 
 
@@ -157,5 +156,5 @@ def test_a_decision_that_noise_on_another_row_seldom_moves_is_of_one_row():
 
 
 def test_rows_that_decide_for_each_other_are_refused_as_the_decision():
-    with pytest.raises(DecidedByValue, match=r"Compute both and choose with torch\.where"):
+    with raises("decided-by-value"):
         lift(Call(lambda s, x: x if x.sum() > 0 else 2 * x), (torch.randn(2, 3),), time_axis=None)

@@ -1,13 +1,11 @@
 """`while_loop` with a constant number of iterations in each frame is unrolled; others are refused."""
 
-import pytest
 import torch
 from torch import nn
 from torch._higher_order_ops import while_loop
 
-from rnn_export.errors import LiftError
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -39,8 +37,5 @@ def test_a_loop_that_constants_number_is_its_iterations_one_after_the_other():
 
 
 def test_more_iterations_than_a_graph_can_hold_are_refused():
-    message = (
-        r"test_counted_loops\.py:\d+\): while_loop is lifted where the number of its iterations follows from const"
-    )
-    with pytest.raises(LiftError, match=message):
+    with raises("while-loop-by-value", "test_counted_loops.py"):
         lift(Call(lambda s, x: solved(s, x, 600), **parts()), (X,), time_axis=1)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 from rnn_export.export.lift.streaming.frame_counts import Lengths
 from rnn_export.export.lift.trace.tracing import DYNAMIC
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call, stepped
 from .whole_streams import assert_whole
 
@@ -253,9 +253,7 @@ def test_the_last_of_frames_that_were_channels_is_known_with_the_last_of_the_inp
 def test_the_last_frame_of_what_looks_ahead_is_no_output_of_a_stream(last):
     """Every frame is; and so is the last one of what looks back alone."""
     model = Call(lambda s, x: (s.c(x), last(s, x)), c=conv(padding=1), g=gru())
-    with pytest.raises(
-        LiftError, match="as of the last frame of a sequence, which here only its end gives, since that"
-    ):
+    with raises("last-frame-looks-ahead"):
         lift(model, (X,), time_axis=2)
     back = Call(lambda s, x: last(s, x), c=conv(), g=gru())
     assert lift(back, (X,), time_axis=2).spec.delay == 2

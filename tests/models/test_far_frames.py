@@ -14,6 +14,7 @@ from rnn_export.errors import BoundedAxis
 from rnn_export.export.lift.branches.counter_constants import counted_numbers
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -173,7 +174,7 @@ def test_scripted_loops_too():
                 given.append(h)
             return torch.stack(given, 1)
 
-    with pytest.raises(BoundedAxis, match=r"up to 299 long.*t % 300 == 299"):
+    with raises("axis-with-end", "299", "% 300 == 299"):
         lift(torch.jit.script(Scripted()), (X,))
 
 

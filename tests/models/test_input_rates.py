@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_export.contract.layout import canonical
-from rnn_export.errors import LiftError, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import load
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import streamed
 
@@ -152,7 +152,7 @@ def shortest(s, x, y):
 
 def test_what_stands_in_no_ratio_is_refused():
     x, y = torch.randn(2, 9, 4), torch.randn(2, 18, 4)
-    with pytest.raises(LiftError, match="or stand in a ratio that the code holds to, but in the example 'x' has 9"):
+    with raises("unequal-frame-counts", "'x' has 9"):
         lift(Call(shortest, g=gru(4)), (x, y))
 
 
@@ -184,10 +184,10 @@ def test_every_way_to_feed_it_counts_frames_of_the_sequence(tmp_path):
     other.restore(stream.snapshot())
     given.append(other.finish())
     np.testing.assert_allclose(np.concatenate(given), want[0], rtol=1e-5, atol=2e-6)
-    message = (
-        r"the inputs have 11 of 'wave', 2 of 'spectrum', but of a sequence 6 of 'wave', 1 of 'spectrum' go together"
-    )
-    with pytest.raises(StreamError, match=message):
+    with raises(
+        "run-frames-unfit",
+        "the inputs have 11 of 'wave', 2 of 'spectrum', but of a sequence 6 of 'wave', 1 of 'spectrum' go together",
+    ):
         engine.stream().run({"wave": wave[0, :11], "spectrum": spectrum[0, :2]})
 
     pool = engine.pool(2)
@@ -198,5 +198,5 @@ def test_every_way_to_feed_it_counts_frames_of_the_sequence(tmp_path):
     ]
     left = pool.finish(ids, {"wave": wave[:, 36:], "spectrum": spectrum[:, 6:]})
     np.testing.assert_allclose(np.concatenate([*rounds, np.stack(left)], 1), want, rtol=1e-5, atol=2e-6)
-    with pytest.raises(StreamError, match="finish takes the last frames of every input below a chunk of 2"):
+    with raises("ending-frames-unfit", "2"):
         engine.pool(2).finish([], {"wave": wave[:, :6], "spectrum": spectrum[:, :2]})

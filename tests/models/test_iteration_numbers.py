@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import LiftError
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -129,5 +128,5 @@ def test_a_number_that_goes_on_in_no_known_way_is_refused() -> None:
             given.append(h * (t * t % 7))
         return torch.stack(given, 1)
 
-    with pytest.raises(LiftError, match="its loop over time cannot be rolled up"):
+    with raises("loop-frames-unlike"):
         lift(Call(forward, cell=nn.GRUCell(4, 4)), (X,))

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -109,7 +108,5 @@ def test_one_whose_band_follows_from_the_length_is_refused():
         size = x.shape[1]
         return masked(s, x, torch.tensor([[0 <= 2 * (i - j) <= size for j in range(size)] for i in range(size)]))
 
-    with pytest.raises(
-        LiftError, match=r"makes a table of the length \(of \d+ rows, then of \d+\), whose entries neither"
-    ):
+    with raises("loop-table-of-length"):
         lift(attention(half), (X,), time_axis=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rnn_export.errors import LiftError
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .nets import (
     BufferOverTime,
     CopiedInto,
@@ -366,9 +367,7 @@ def test_a_state_may_be_written_to_in_place():
 
 
 def test_what_is_written_to_and_not_declared_is_asked_for():
-    with pytest.raises(
-        LiftError, match=r"writes to its input 'ring': it looks like a state\. .* states=\{'ring': 'ring'\}"
-    ):
+    with raises("input-written-to", "'ring'", "states={'ring': 'ring'}"):
         lift(Call(into), (FRAME, RING))
 
 
@@ -478,7 +477,7 @@ def test_a_counter_with_a_state_that_the_first_call_makes():
 def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
     model = Call(created_as_ones)
     model.register_buffer("h", None)
-    with pytest.raises(LiftError, match=r"'h': the first call sets this, .* register the state as a buffer"):
+    with raises("first-call-sets-state", "'h'"):
         lift(model, (FRAME,))
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.module_attributes import attributes
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import assert_streams, stepped
 
 torch.manual_seed(0)
@@ -106,7 +106,7 @@ def test_a_cache_that_whole_sequences_leave_is_no_output():
 
 
 def test_a_cache_that_the_next_frame_needs_must_be_declared():
-    with pytest.raises(LiftError, match=r"'cache' of what the model returns is a Cache.*states=\{'cache': 'cache'\}"):
+    with raises("state-left-out", "'cache'", "Cache", "states={'cache': 'cache'}"):
         lift(Language().eval(), (IDS,), time_axis=None)
 
 

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 from torch import nn
 
 from rnn_export.cli.main import main
-from rnn_export.errors import ExportError, LiftError
+from rnn_export.errors import LiftError
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 
 
@@ -343,7 +344,7 @@ def test_an_engine_is_built_for_one_row(tmp_path):
     bundle = export(Written().eval(), (ROW,), tmp_path / "net.rnnx", targets=("jetson-orin-nano",))
     (row,) = (row for row in bundle.targets if row.target == "jetson-orin-nano")
     assert row.requires["batch"] == [1, 1, 1]
-    with pytest.raises(ExportError, match=r"batch is \(1, 4, 8\), but the model takes one stream at a time"):
+    with raises("batch-of-one-row", "(1, 4, 8)"):
         export(Written().eval(), (ROW,), tmp_path / "other.rnnx", targets=("jetson-orin-nano",), batch=(1, 4, 8))
     assert not (tmp_path / "other.rnnx").exists()
 
@@ -354,9 +355,7 @@ def test_a_graph_for_triton_takes_one_row_a_step(tmp_path):
     made = write_repository(bundle, tmp_path / "graph", backend="onnxruntime")
     assert made.serving.batch == 1
     assert "max_batch_size: 1\n" in (tmp_path / "graph" / "models" / "net" / "config.pbtxt").read_text()
-    with pytest.raises(
-        ExportError, match=r"--batch 4: the model takes one stream at a time \(rows: 1 in its contract\)"
-    ):
+    with raises("triton-batch-one-row", "4"):
         write_repository(bundle, tmp_path / "more", backend="onnxruntime", batch=4)
     # Our runtime steps the rows of a batch one by one.
     assert write_repository(bundle, tmp_path / "python", backend="python", batch=4).serving.batch == 4

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rnn_export.errors import LiftError
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -126,7 +127,7 @@ def test_periods_behind_what_else_is_over_time(forward, period):
 
 
 def test_a_step_of_less_is_refused():
-    with pytest.raises(LiftError, match=r"the model takes 2 frames at once .* chunk=2 \(--chunk 2\)"):
+    with raises("chunk-not-of-strides", "2", "2 (--chunk 2)", kind=LiftError):
         lift(model(another_cell), (X,), chunk=1)
 
 
@@ -135,7 +136,7 @@ def test_what_is_as_of_the_last_frame_is_refused():
         y = another_cell(s, x)
         return y, s.over(y[:, -1])
 
-    with pytest.raises(LiftError, match="an output without frames is as of the last frame of a sequence, which here"):
+    with raises("last-frame-looks-ahead"):
         lift(model(both), (X,), chunk=2)
 
 
@@ -147,5 +148,5 @@ def test_other_weights_at_a_frame_far_away_are_seen():
             given.append(h)
         return torch.stack(given, 1)
 
-    with pytest.raises(LiftError, match=r"not every one goes through the same operators .* with second\."):
+    with raises("loop-body-unlike", "not every one goes through the same operators", "with second"):
         lift(model(forward), (X,))

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
 from rnn_export.export.graph.passes.foreign import infer_shapes
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.onnx.graph_inspection import inspect_graph
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call, assert_streams, stepped
 from .whole_streams import assert_whole
 
@@ -144,7 +144,7 @@ class World(nn.Module):
 def test_a_dataclass_is_a_state_by_its_fields():
     model, x = World().eval(), torch.randn(2, 3)
     belief = Belief(torch.zeros(2, 2), torch.zeros(2, 4))
-    with pytest.raises(LiftError, match=r"'before.mean' \(2, 2\) comes back in the same shape as output 0 or 1"):
+    with raises("input-comes-back", "'before.mean' (2, 2)", "0 or 1"):
         lift(model, (x, belief))
     lifted = lift(model, (x, belief), states={"before": 1})
     assert [s.name for s in lifted.spec.states] == ["before.mean", "before.memory"]
@@ -206,7 +206,7 @@ def test_a_transform_of_a_whole_sequence_is_named_as_such():
     kernel = Call(
         lambda s, x: torch.fft.irfft(torch.fft.rfft(x, 2 * x.shape[1]) * s.k, 2 * x.shape[1]), k=torch.ones(1)
     )
-    with pytest.raises(LiftError, match=r"a transform over an axis of any length .* its state \(fft_rfft\)"):
+    with raises("transform-of-length", "fft_rfft"):
         lift(kernel, (torch.randn(2, 9),), time_axis=1)
 
 
@@ -349,7 +349,7 @@ def test_a_kernel_as_long_as_the_sequence_is_refused():
         decay = torch.exp(-torch.arange(x.shape[1], dtype=x.dtype)).flip(0).expand(6, 1, -1)
         return F.conv1d(F.pad(x.mT, (x.shape[1] - 1, 0)), decay, groups=6).mT
 
-    with pytest.raises(LiftError, match="reaches over as many frames as the sequence has"):
+    with raises("reaches-whole-sequence"):
         lift(Call(forward), (X,), time_axis=1)
 
 

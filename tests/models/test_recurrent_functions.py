@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call, assert_streams
 
 X = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
@@ -196,7 +195,7 @@ def test_a_function_of_both_directions_cannot_stream():
         return torch.gru(x, zeros, s.layer._flat_weights, True, 1, 0.0, False, True, True)[0]
 
     model = Call(both, layer=nn.GRU(4, 5, bidirectional=True, batch_first=True))
-    with pytest.raises(LiftError, match=r"the GRU is bidirectional: it needs the end of the sequence"):
+    with raises("bidirectional-layer", "GRU"):
         lift(model, (X,))
     whole = lift(model, (X,), sequence_only=True)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.torch_driver import torch_driver
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from . import scan_nets
 from .streams import Call
 from .whole_streams import assert_whole
@@ -140,7 +141,7 @@ def test_passes_that_compute_no_recurrence_are_refused():
             reach *= 2
         return y
 
-    with pytest.raises(LiftError, match=r"over the sequence in passes, .* recurrent, sequential"):
+    with raises("loop-in-passes", "recurrent, sequential"):
         lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
 
 
@@ -159,7 +160,7 @@ def test_a_chunkwise_function_that_is_no_recurrence_is_left_alone():
 
     vars(scan_nets)["chunkwise"] = chunkwise
     try:
-        with pytest.raises(LiftError, match="statistics over time look at all frames"):
+        with raises("not-frame-local", "statistics over time look at all frames"):
             lift(Call(lambda s, x: s.a(scan_nets.chunkwise(x)[0]), a=nn.Linear(4, 4)), (X,), time_axis=1)
     finally:
         del scan_nets.chunkwise
@@ -174,7 +175,7 @@ def test_a_loop_over_pieces_says_how_many_frames_they_have():
             state = torch.tanh(s.a(piece.amax(1, keepdim=True)) + state)
         return torch.cat(ys, 1)
 
-    with pytest.raises(LiftError, match=r"takes 6 frames at a time .* \(often called recurrent, sequential"):
+    with raises("loop-over-segments", "6", "often called recurrent, sequential"):
         lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
 
 

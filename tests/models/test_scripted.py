@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.script import script_interpreter, script_modules
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call, assert_streams, stepped
 
 X = torch.randn(1, 9, 8, generator=torch.Generator().manual_seed(0))
@@ -160,7 +160,7 @@ def test_what_the_scripted_code_raises_is_said():
                 raise ValueError("four features, please")
             return x
 
-    with pytest.raises(LiftError, match="four features, please"):
+    with raises("example-call-fails", "four features, please"):
         lift(torch.jit.script(Strict()), (X[:, 0],))
 
 
@@ -237,11 +237,11 @@ def test_a_loop_in_a_scripted_function_is_the_models_own(held):
 def test_only_within_lift_is_a_scripted_function_followed():
     before = torch.jit.ScriptFunction.__call__
     model = Call(lambda s, x: last_level(x, torch.zeros(x.shape[0], 8), s.w.weight), w=nn.Linear(8, 8))
-    with pytest.raises(LiftError, match="max_context"):
+    with raises("max-context-without-attention", "max_context"):
         lift(model, (X,), max_context=5)
     assert torch.jit.ScriptFunction.__call__ is before
 
 
 def test_a_scripted_function_that_is_called_wrongly_says_so():
-    with pytest.raises(LiftError, match="misses w"):
+    with raises("example-call-fails", "misses w"):
         lift(Call(lambda s, x: levels(x, x[:, 0])), (X,))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from rnn_export.errors import LiftError
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -112,7 +113,7 @@ def optional():
 
 def test_a_probability_that_the_example_leaves_out():
     """It was said to be in train mode."""
-    with pytest.raises(LiftError, match=r"the state 'p' is 1: .*initial="):
+    with raises("noise-gives-nan", "the state 'p' is 1", "initial="):
         lift(optional(), (FRAME,), states={"p": 1})
     lift(optional(), (FRAME,), states={"p": 1}, initial={"p": EVEN[0]})
 
@@ -129,14 +130,14 @@ def test_what_makes_nan_is_told():
             return self.p
 
     # In train mode, where a share of what is dropped was looked for in the tensor `p`.
-    with pytest.raises(LiftError, match=r"it makes none where 'p', which it keeps, is 1"):
+    with raises("noise-gives-nan", "it makes none where 'p', which it keeps, is 1"):
         lift(Stateful(), (FRAME,))
-    with pytest.raises(LiftError, match=r"it makes none of positive inputs: give an example"):
+    with raises("noise-gives-nan", "it makes none of positive inputs: give an example"):
         lift(Call(lambda s, x: s.gru(x.log())[0], gru=nn.GRU(8, 4, batch_first=True)), (torch.zeros(1, 12, 8),))
     held = nn.GRU(8, 4, batch_first=True).eval()
     with torch.no_grad():
         held.bias_ih_l0[0] = torch.nan
-    with pytest.raises(LiftError, match=r"bias_ih_l0' holds NaN"):
+    with raises("noise-gives-nan", "bias_ih_l0' holds NaN"):
         lift(held, (X,))
 
 

@@ -20,6 +20,7 @@ from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, Unsupported
 
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .nets import (
     TCN,
     CausalChomp,
@@ -431,9 +432,9 @@ def test_what_is_refused_can_be_taken_as_whole_sequences():
         with torch.no_grad():
             torch.testing.assert_close(lifted.module(x)[0], model(x))
         assert "cannot stream" in lifted.notes[0]
-    with pytest.raises(LiftError, match=r"sequence_only \(--sequence-only\): the model takes one frame per call"):
+    with raises("sequence-only-without-time"):
         lift(nn.GRUCell(4, 5).eval(), (X[:, 0],), sequence_only=True)
-    with pytest.raises(LiftError, match=r"sequence_only \(--sequence-only\): whole sequences have neither states"):
+    with raises("sequence-only-with-states"):
         lift(model, (X,), time_axis=1, sequence_only=True, chunk=2)
 
 
@@ -485,7 +486,7 @@ def test_a_rule_alone_refuses():
     assert RULES[node.target](context, node) == info(-2)
     assert [s.name for s in context.states.found] == ["past_end"]
     context, node = one_call(aten.select.int, 2, -2)
-    with pytest.raises(LiftError, match=r"^the model: it takes frame -2 of the sequence alone"):
+    with raises("one-frame-taken", "the model", "-2"):
         RULES[node.target](context, node)
 
 
