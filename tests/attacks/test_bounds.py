@@ -11,10 +11,11 @@ import pytest
 from rnn_export import limits
 from rnn_export.bundle import open_bundle
 from rnn_export.contract.spec import StreamSpec, TensorSpec
-from rnn_export.errors import BackendUnavailable, BundleError, SpecError, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, SpecError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.server_config import read_config
 
+from ..messages import raises  # noqa: TID252
 from .forging import forge
 
 HUGE = 2**31
@@ -30,7 +31,7 @@ DECLARED = {
 @pytest.mark.parametrize("edit", DECLARED.values(), ids=DECLARED)
 def test_what_is_declared_is_refused_before_it_is_allocated(path: Path, edit) -> None:
     forge(path, lambda m: edit(m["spec"]))
-    with pytest.raises(BundleError, match=r"takes [0-9]+ bytes, over the limit of 268435456 a tensor: set RNN_EXPORT_"):
+    with raises("manifest-unusable", "over the limit of 268435456 a tensor", "RNN_EXPORT_"):
         load(path)
 
 
@@ -38,9 +39,7 @@ def test_all_tensors_together_have_a_limit(path: Path) -> None:
     """Each of them is within its own."""
     tensor = {"dtype": "float32", "shape": ["batch", 2**26]}
     forge(path, lambda m: m["spec"]["outputs"].extend({"name": f"y{i}", **tensor} for i in range(5)))
-    with pytest.raises(
-        BundleError, match=r"the tensors of a step of one stream take 1342177[0-9]+ bytes, over the limit"
-    ):
+    with raises("manifest-unusable", "the tensors of a step of one stream take 1342177", "over the limit"):
         load(path)
 
 
@@ -53,7 +52,7 @@ def test_the_limit_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNN_EXPORT_MAX_BYTES", "2147483648")
     assert spec().inputs[0].frame == (2**29,)
     monkeypatch.setenv("RNN_EXPORT_MAX_BYTES", "2 GiB")
-    with pytest.raises(SpecError, match="RNN_EXPORT_MAX_BYTES is '2 GiB': set it to a number of bytes above 0"):
+    with raises("max-bytes-invalid", "'2 GiB'"):
         spec()
 
 
@@ -101,7 +100,7 @@ def test_counts_and_lengths_are_limited_and_quickly_so(path: Path, edit, quick) 
 def test_a_hole_in_a_file_is_not_hashed(path: Path, quick) -> None:
     os.truncate(path / "step.onnx", 40 * 2**30)
     forge(path, lambda m: m["files"][0].update(path="step.onnx", bytes=40 * 2**30))
-    with pytest.raises(BundleError, match="its files have 42949672960 bytes, over the limit of 4294967296"):
+    with raises("bundle-too-large", "42949672960", "4294967296"):
         open_bundle(path)
     quick(40)
 
@@ -124,7 +123,7 @@ def test_a_snapshot_is_held_to_what_a_given_state_is(path: Path, bad: float) -> 
     whole = bytes(forged) + struct.pack("<I", zlib.crc32(forged))
     one = pool.open()
     for restore in (stream.restore, lambda s: pool.restore(one, s), lambda s: pool.open(snapshot=s)):
-        with pytest.raises(StreamError, match=r"'h' holds NaN or Inf at index \(0, 2\)"):
+        with raises("frame-not-finite", "'h'", "index (0, 2)"):
             restore(whole)
     assert np.array_equal(stream.step(np.ones(3, np.float32)), y + 1)
 
@@ -133,7 +132,7 @@ def test_a_snapshot_is_held_to_what_a_given_state_is(path: Path, bad: float) -> 
 def test_the_name_of_c_sources_is_an_identifier(path: Path, name) -> None:
     row = {"target": "c", "precision": "fp32", "opset": None, "files": [], "requires": {"name": name}}
     forge(path, lambda m: m["targets"].append(row))
-    with pytest.raises(BundleError, match=r"target 'c' requires name = .*which must be a name that C can have"):
+    with raises("manifest-unusable", "target 'c' requires name =", "a name that C can have"):
         open_bundle(path)
 
 

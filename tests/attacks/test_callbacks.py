@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from rnn_export import Batcher
-from rnn_export.errors import StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.serve.submission import Submission
 from rnn_export.runtime.serve.waiting import Waiting
 
+from ..messages import raises  # noqa: TID252
 from ..runtime import conftest  # noqa: TID252
 
 bundle = conftest.bundle
@@ -37,7 +37,7 @@ def test_a_callback_that_blocks_delays_no_frame(pool):
         assert blocked.wait(SOON)
         for n in range(1, 4):
             assert batcher.submit(other, ONE).result(SOON)[0] == n
-        with pytest.raises(StreamError, match=r"all frames were answered, but callbacks .* within 0\.1 s"):
+        with raises("callbacks-end-late", "0.1"):
             batcher.close(timeout=0.1)
         go.set()
 

@@ -11,7 +11,7 @@ import pytest
 
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import BuildError, BundleError, SourceError
+from rnn_export.errors import BundleError, SourceError
 from rnn_export.platform.arrays import unpack_array, unpack_arrays
 from rnn_export.platform.json_parser import parse_json
 from rnn_export.runtime import recording
@@ -20,6 +20,7 @@ from rnn_export.runtime.build.c_compiler import work_folder
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.golden import Golden
 
+from ..messages import raises  # noqa: TID252
 from .forging import forge, write_manifest
 
 JSON = {
@@ -43,7 +44,7 @@ def test_json_is_read_or_refused_with_a_reason(path: Path, raw: bytes, message: 
         parse_json(raw)
     with pytest.raises(BundleError, match=r"no record of a build"):
         Record.from_file("build.json", raw)
-    with pytest.raises(BundleError, match=r"recipe.json is not JSON"):
+    with raises("recipe-not-json"):
         Recipe.from_file(raw)
     write_manifest(path, raw)
     with pytest.raises(BundleError, match=f"manifest.json (cannot be used: .*{message}|is larger)"):
@@ -165,7 +166,7 @@ def test_a_temporary_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: 
     """As on a full or read-only disk: root may write everywhere, but not where no folder is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with (
-        pytest.raises(BuildError, match=r"nowhere.* cannot be written: No such file.* or set TMPDIR to another folder"),
+        raises("work-folder-unusable", "nowhere", "No such file"),
         work_folder(),
     ):
         pass

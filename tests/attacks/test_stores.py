@@ -20,6 +20,7 @@ from rnn_export.platform import trusted_code
 from rnn_export.platform.trusted_code import KEPT, Trust, parse, record_path, remember, trusted_here
 from rnn_export.runtime import load
 
+from ..messages import raises  # noqa: TID252
 from ..native.command import invoke  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
@@ -94,7 +95,7 @@ def test_a_record_that_is_none(raw: bytes, message: str, record: Path) -> None:
 def test_a_record_that_is_a_pipe_does_not_block(record: Path) -> None:
     record.unlink()
     os.mkfifo(record, 0o600)
-    with pytest.raises(TrustError, match="a text file of at most"):
+    with raises("trust-store-too-large"):
         trusted_here()
 
 
@@ -144,10 +145,10 @@ def test_files_and_folders_of_the_environment(record: Path, tmp_path: Path, monk
     monkeypatch.setenv(trusted_code.VARIABLE, f"{tmp_path / 'maker.pub'}::{tmp_path / 'd'}")
     assert trusted_here() == Trust(frozenset(line.split()[1] for line in CODE[:2]), frozenset([KEY]))
     (tmp_path / "maker.pub").chmod(0o666)
-    with pytest.raises(TrustError, match=r"maker\.pub can be written by others \(mode 666\)"):
+    with raises("trust-store-writable", "maker.pub", "666"):
         trusted_here()
     (tmp_path / "maker.pub").unlink()
-    with pytest.raises(TrustError, match=r"maker\.pub, a store of what is trusted, cannot be read: No such file"):
+    with raises("trust-store-unreadable", "maker.pub", "No such file"):
         trusted_here()
 
 
@@ -164,7 +165,7 @@ def test_the_machine_wide_store(record: Path, tmp_path: Path, monkeypatch: pytes
         trusted_here()
     os.chown(folder / "maker.pub", 0, 0)
     folder.chmod(0o777)
-    with pytest.raises(TrustError, match=r"trust\.d can be written by others"):
+    with raises("trust-store-writable", "trust.d"):
         trusted_here()
 
 

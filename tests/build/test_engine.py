@@ -6,7 +6,6 @@ Runtime. Not run on hardware.
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +43,7 @@ from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
 from rnn_export.runtime.build.origin import find_row
 from rnn_export.runtime.build.tensorrt.engine_build import BuildOptions, BuiltEngine, build_engine, plan_engine
 
+from ..messages import raises  # noqa: TID252
 from ..models.nets import Tagger  # noqa: TID252
 from ..runtime import conftest  # noqa: TID252
 from ..runtime.graphs import SUM, frames  # noqa: TID252
@@ -122,10 +122,10 @@ def contents(path: Path) -> dict[Path, bytes | None]:
 
 
 @contextmanager
-def refused(path: Path, kind: type[RnnExportError], message: str) -> Iterator[None]:
-    """One line of the kind, with the message (a pattern) in it, and nothing of the bundle has changed."""
+def refused(path: Path, kind: type[RnnExportError], *message: object) -> Iterator[None]:
+    """One line of the kind, an id with values, and nothing of the bundle has changed."""
     before = contents(path)
-    with pytest.raises(kind, match=message) as caught:
+    with raises(*message, kind=kind) as caught:
         yield
     assert "\n" not in str(caught.value)
     assert contents(path) == before
@@ -233,7 +233,7 @@ def test_rtx_builds_an_engine_into_the_bundle(rtx, bundle, targets):
     assert stages == ["build", "write"]
     assert b"[INFO] Engine generation completed" in file(opened, f"tensorrt-rtx-{precision}", "build.log")
     np.testing.assert_array_equal(streamed(path, "onnxruntime"), before)
-    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+    with raises("nvidia-driver-missing"):
         load(path, backend="tensorrt")
 
 
@@ -248,8 +248,7 @@ def test_rtx_builds_from_a_on_disk_fp16_alone(rtx, tmp_path):
 def test_another_batch_than_exported_and_a_second_build(rtx, bundle):
     path = bundle()
     first = built(path, "tensorrt-rtx")
-    advice = r"tagger\.rnnx has an engine for tensorrt-rtx \(fp32\): give --rebuild to build it again\.$"
-    with refused(path, BuildError, advice):
+    with refused(path, BuildError, "engine-already-built", "tagger.rnnx", "tensorrt-rtx (fp32"):
         built(path, "tensorrt-rtx", batch=(2, 2, 4))
     again = built(path, "tensorrt-rtx", batch=(2, 2, 4), rebuild=True)
     recipe = json.loads(file(again.bundle, "tensorrt-rtx-fp32", "recipe.json"))
@@ -263,7 +262,9 @@ def test_another_batch_than_exported_and_a_second_build(rtx, bundle):
 def test_a_graph_and_its_engine_are_written_at_once(rtx, bundle, monkeypatch):
     path, writes, write = bundle(), [], atomic.replace_directory
     monkeypatch.setattr(atomic, "replace_directory", lambda *given: (writes.append(given[0]), write(*given)))
-    with refused(path, BuildError, r"no graph for 'tensorrt-rtx' in fp16, only onnx \(fp32\), tensorrt-rtx \(fp32\): "):
+    with refused(
+        path, BuildError, "engine-graph-missing", "'tensorrt-rtx' in fp16", "onnx (fp32), tensorrt-rtx (fp32)"
+    ):
         built(path, "tensorrt-rtx", "fp16")
     found = built(path, "tensorrt-rtx", "fp16", add=adding("tensorrt-rtx", "fp16"))
     assert names(found) == {"step.onnx", "recipe.json", "step.engine", "build.log"}
@@ -302,7 +303,7 @@ def test_rtx_asks_for_cuda_python_only_where_the_engine_runs(rtx, bundle, gpu, m
     gpu(("a GPU", *capability, 2**30))
     path = bundle()
     if runs:
-        with refused(path, BackendUnavailable, "cuda-python is not here"):
+        with refused(path, BackendUnavailable, "cuda-python-missing"):
             built(path, "tensorrt-rtx", compute=compute)
     else:
         assert built(path, "tensorrt-rtx", compute=compute).report is None
@@ -349,7 +350,7 @@ def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, versi
 def test_a_plan_says_what_will_be_built(bundle, device):
     path, did = bundle("tensorrt fp16"), device()
     options = BuildOptions(batch=(1, 2, 3), memory=2**20)
-    with refused(path, BuildError, "has no graph for 'tensorrt' in fp32"):
+    with refused(path, BuildError, "engine-graph-missing", "'tensorrt' in fp32"):
         plan_engine(open_bundle(path), "tensorrt", "fp32", options)
     plan = plan_engine(open_bundle(path), "tensorrt", None, options)
     assert (plan.folder, plan.elsewhere, plan.origin.new) == ("targets/tensorrt-fp16", "", False)
@@ -375,7 +376,7 @@ def test_the_profile_is_shared_where_tensorrt_has_to_be_told(bundle, device):
     built(path, "jetson-orin-nano")
     assert done(did, "preview") == [("PROFILE_SHARING_0806", True)]
     did.calls = [call for call in did.calls if call[0] != "preview"]
-    with pytest.raises(StreamError, match="TensorRT made no execution context"):
+    with raises("device-call-failed", "TensorRT made no execution context"):
         load(path, backend="tensorrt").stream()
 
 
@@ -391,8 +392,7 @@ def test_the_golden_vectors_fit_any_batch(bundle, device, batch, rows):
 def test_a_stream_of_more_rows_than_the_engine_takes(bundle, device):
     path, _ = bundle("tensorrt fp32"), device()
     built(path, "tensorrt")
-    advice = r"batch=9: the engine was built for 1 to 8 streams .*rnn-export build .* --batch 1:9:9 --rebuild\."
-    with refused(path, StreamError, advice):
+    with refused(path, StreamError, "batch-outside-engine", "9", "1 to 8", "1:9:9"):
         load(path, backend="tensorrt").stream(batch=9)
     built(path, "tensorrt", batch=(1, 9, 9), rebuild=True)
     assert load(path, backend="tensorrt").stream(batch=9).batch == 9
@@ -462,23 +462,36 @@ def test_an_engine_that_computes_something_else(bundle, device, rebuild, cuda):
     if rebuild:
         built(path, "tensorrt")
     did.engine = lambda plan: CudaEngine(HostEngine(_with_other_weights(plan), batch_of(did)), cuda)
-    message = r"on tensorrt the check 'step' diverges .* at step 1 of 24; .*The bundle is as it was\.$"
-    with refused(path, ParityError, message):
+    with refused(path, ParityError, "parity-diverges", "tensorrt", "'step'", "step 1 of 24", "The bundle is as it was"):
         built(path, "tensorrt", rebuild=rebuild)
 
 
 # --- what cannot be built on any machine
 
 EVERYWHERE = {
-    "unknown": ("tensorrt-rtz", None, ExportError, "no target 'tensorrt-rtz': did you mean tensorrt-rtx or tensorrt"),
-    "no bf16": ("jetson-agx-xavier", "bf16", ExportError, "'jetson-agx-xavier' is not written in 'bf16': choose from"),
-    "no engine": ("onnx", None, BuildError, "target 'onnx' is complete when it is exported: there is nothing to build"),
+    "unknown": (
+        "tensorrt-rtz",
+        None,
+        ExportError,
+        ("target-unknown", "'tensorrt-rtz': did you mean tensorrt-rtx or tensorrt"),
+    ),
+    "no bf16": (
+        "jetson-agx-xavier",
+        "bf16",
+        ExportError,
+        ("target-precision-unwritten", "'jetson-agx-xavier'", "'bf16'"),
+    ),
+    "no engine": ("onnx", None, BuildError, ("engine-target-complete", "'onnx'")),
     "no graph": (
         "jetson-thor",
         None,
         BuildError,
-        r"no graph for 'jetson-thor', only onnx \(fp32\), tensorrt-rtx \(fp32\), tensorrt-rtx \(fp16\): export it "
-        "where torch is, rnn-export export SOURCE --target jetson-thor",
+        (
+            "engine-graph-missing",
+            "'jetson-thor'",
+            "onnx (fp32), tensorrt-rtx (fp32), tensorrt-rtx (fp16)",
+            "jetson-thor",
+        ),
     ),
 }
 
@@ -489,29 +502,29 @@ def test_what_no_machine_can_build(bundle, device, on, target, precision, kind, 
     path = bundle("tensorrt-rtx fp16")
     if on == "device":
         device(NANO)
-    with refused(path, kind, message):
+    with refused(path, kind, *message):
         built(path, target, precision)
 
 
 def test_a_bundle_that_is_not_there(tmp_path):
-    with pytest.raises(BundleError, match="does not exist"):
+    with raises("bundle-missing"):
         built(tmp_path / "no.rnnx", "tensorrt")
 
 
 @pytest.mark.parametrize(
     ("target", "compute", "message"),
     [
-        ("tensorrt", ("8.9",), "for 'tensorrt' is of the GPU that it is built on: leave the compute capability out"),
+        ("tensorrt", ("8.9",), ("engine-computes-fixed", "'tensorrt'")),
         (
             "tensorrt-rtx",
             ("8.6", "8.7"),
-            r"capability 8\.6, 8\.9, 12\.0 or a portable engine, but 8\.7 was asked",
+            ("engine-computes-unknown", "8.6, 8.9, 12.0", "8.7"),
         ),
     ],
 )
 def test_compute_capabilities_that_cannot_be(bundle, target, compute, message):
     path = bundle("tensorrt fp32")
-    with refused(path, BuildError, message):
+    with refused(path, BuildError, *message):
         built(path, target, compute=compute)
 
 
@@ -521,7 +534,7 @@ def test_an_operator_that_the_target_lacks(tmp_path, device):
     odd = replace(SUM, step=[("Hardmax", ["x"], ["odd"], {}), ("Add", ["odd", "h"], ["y"], {}), *SUM.step[1:]])
     path = odd.write(tmp_path / "bundles" / "odd.rnnx")
     before = contents(path)
-    with pytest.raises(ExportError, match=r"'jetson-orin-nano' does not take this graph:\n- node .*\(Hardmax\)"):
+    with raises("tensorrt-rules-broken", "'jetson-orin-nano' does not take this graph:\n- node", "Hardmax"):
         built(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
     assert contents(path) == before
 
@@ -530,22 +543,22 @@ def test_an_operator_that_the_target_lacks(tmp_path, device):
 
 
 @pytest.mark.parametrize(
-    ("target", "module", "board", "message"),
+    ("target", "module", "board", "said"),
     [
-        ("tensorrt", "tensorrt", "", rf"TensorRT is not installed: {re.escape(pip_install('tensorrt'))}\.$"),
-        ("jetson-orin-nano", "tensorrt", NANO, "TensorRT is not installed: sudo apt install nvidia-jetpack, and make"),
-        ("tensorrt-rtx", "tensorrt_rtx", "", rf"TensorRT-RTX is not installed: {re.escape(pip_install('rtx'))}\.$"),
+        ("tensorrt", "tensorrt", "", ("TensorRT", f"{pip_install('tensorrt')}.")),
+        ("jetson-orin-nano", "tensorrt", NANO, ("TensorRT", "sudo apt install nvidia-jetpack, and make")),
+        ("tensorrt-rtx", "tensorrt_rtx", "", ("TensorRT-RTX", f"{pip_install('rtx')}.")),
     ],
 )
-def test_no_library(bundle, device, monkeypatch, target, module, board, message):
+def test_no_library(bundle, device, monkeypatch, target, module, board, said):
     path = bundle(*[f"{target} fp32"] * (target != "tensorrt-rtx"))
     device(board)
     monkeypatch.setitem(sys.modules, module, None)
-    with refused(path, BackendUnavailable, message):
+    with refused(path, BackendUnavailable, "tensorrt-library-missing", *said):
         built(path, target)
 
 
-NO_DRIVER = r"the NVIDIA driver is not here \(libcuda\.so\.1: cannot open .*\): install NVIDIA's driver"
+NO_DRIVER = ("nvidia-driver-missing", "libcuda.so.1: cannot open", "install NVIDIA's driver")
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "jetson-orin-nano"])
@@ -558,7 +571,7 @@ def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatc
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     else:
         cuda.fails["cudaSetDevice"] = extra
-    with refused(path, BackendUnavailable, NO_DRIVER):
+    with refused(path, BackendUnavailable, *NO_DRIVER):
         built(path, target)
     assert did.calls == []
 
@@ -566,7 +579,7 @@ def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatc
 def test_no_cuda_python_next_to_a_gpu(bundle, device, monkeypatch):
     path, did = bundle("tensorrt fp32"), device()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with refused(path, BackendUnavailable, r"cuda-python is not here .*pip install 'cuda-python>=12\.6'"):
+    with refused(path, BackendUnavailable, "cuda-python-missing"):
         built(path, "tensorrt")
     assert did.calls == []
 
@@ -574,15 +587,16 @@ def test_no_cuda_python_next_to_a_gpu(bundle, device, monkeypatch):
 def test_a_gpu_that_cuda_python_cannot_use(bundle, device, cuda):
     path, did = bundle("tensorrt fp32"), device()
     cuda.fails["cudaStreamCreateWithFlags"] = "cudaErrorMemoryAllocation"
-    with refused(path, DeviceError, "cudaErrorMemoryAllocation .*the GPU has no memory left"):
+    before = contents(path)
+    with pytest.raises(DeviceError, match="cudaErrorMemoryAllocation .*the GPU has no memory left"):
         built(path, "tensorrt")
+    assert contents(path) == before
     assert did.calls == []
 
 
 def test_a_library_without_strong_typing_for_a_desktop(bundle, device):
     path, did = bundle("tensorrt fp32"), device(version="8.6")
-    message = r"'tensorrt' needs tensorrt 10\.0 or later, whose networks are strongly typed, but 8\.6\.0 is here\.$"
-    with refused(path, BuildError, message):
+    with refused(path, BuildError, "tensorrt-too-old", "'tensorrt'", "tensorrt 10.0", "8.6.0"):
         built(path, "tensorrt")
     assert did.calls == []
 
@@ -595,11 +609,13 @@ OTHERS = {"a desktop": ("", "no Jetson"), "another Jetson": (AGX, f"a {AGX}")}
 @pytest.mark.parametrize(("board", "what"), OTHERS.values(), ids=OTHERS)
 def test_a_jetson_builds_its_own_engine(bundle, device, board, what):
     path, did = bundle("jetson-orin-nano fp16"), device(board)
-    message = (
-        f"^an engine for jetson-orin-nano is built on that module, and this is {what}. Copy tagger.rnnx there and run: "
-        "rnn-export build tagger.rnnx --target jetson-orin-nano --precision fp16$"
-    )
-    with refused(path, BuildError, message):
+    with refused(
+        path,
+        BuildError,
+        "engine-built-elsewhere",
+        f"this is {what}",
+        "rnn-export build tagger.rnnx --target jetson-orin-nano --precision fp16",
+    ):
         built(path, "jetson-orin-nano")
     assert did.calls == []
 
@@ -607,11 +623,13 @@ def test_a_jetson_builds_its_own_engine(bundle, device, board, what):
 @pytest.mark.parametrize("target", BY_HAND)
 def test_an_old_jetson_is_built_for_by_hand(bundle, target):
     path, old = bundle(f"{target} fp16"), TARGETS[target].jetpacks[0]
-    message = (
-        rf"^an engine for {target} is built by hand: it has JetPack {old.name} \(TensorRT {old.tensorrt}\), whose .*"
-        rf"Copy tagger\.rnnx/targets/{target}-fp16/step\.onnx there and run, in its folder: trtexec --onnx=step\.onnx "
-    )
-    with refused(path, BuildError, message):
+    with refused(
+        path,
+        BuildError,
+        "engine-built-elsewhere",
+        f"an engine for {target} is built by hand: it has JetPack {old.name} (TensorRT {old.tensorrt}), whose",
+        f"Copy tagger.rnnx/targets/{target}-fp16/step.onnx there and run, in its folder: trtexec --onnx=step.onnx",
+    ):
         built(path, target)
 
 
@@ -623,7 +641,7 @@ def test_the_graph_for_a_jetson_is_written_elsewhere(bundle, target):
     assert (found.bundle, found.row) == (open_bundle(path), open_bundle(path).target(target, "fp16"))
     assert (found.bytes, found.seconds, found.report) == (0, 0.0, None)
     assert found.elsewhere.startswith(f"an engine for {target} is built ")
-    with refused(path, BuildError, f"^an engine for {target} is built "):
+    with refused(path, BuildError, "engine-built-elsewhere", f"an engine for {target} is built"):
         built(path, target, add=adding(target))
 
 
@@ -638,7 +656,9 @@ def test_on_an_old_jetson_the_library_does_not_matter(bundle, root):
     """Its TensorRT is for an older Python than the one that runs here."""
     path = bundle("jetson-xavier-nx fp16")
     machine(root, "NVIDIA Jetson Xavier NX Developer Kit", tegra(35, "2.1"))
-    with refused(path, BuildError, "an engine for jetson-xavier-nx is built by hand: .* trtexec --onnx"):
+    with refused(
+        path, BuildError, "engine-built-elsewhere", "an engine for jetson-xavier-nx is built by hand", "trtexec --onnx"
+    ):
         built(path, "jetson-xavier-nx")
 
 
@@ -653,13 +673,16 @@ def test_on_a_jetson_of_unknown_model_the_target_is_taken_at_its_word(bundle, de
 FAILURES = {
     "parser": (
         {"refuses": ("LSTM", "rnn.l0", "coupled gates")},
-        r"cannot read the graph: node 'rnn\.l0' \(LSTM\): coupled gates\. Export the bundle again",
+        ("tensorrt-graph-unreadable", "node 'rnn.l0' (LSTM): coupled gates"),
     ),
     "memory": (
         {"plan": None, "says": [("ERROR", "CUDA error 2: out of memory")]},
-        "cannot build the engine: CUDA error 2: out of memory. Memory ran out: hold the builder to less than 1024 MiB",
+        (
+            "tensorrt-build-failed",
+            "CUDA error 2: out of memory. Memory ran out: hold the builder to less than 1024 MiB",
+        ),
     ),
-    "silence": ({"plan": None}, "cannot build the engine: its log gives no reason"),
+    "silence": ({"plan": None}, ("tensorrt-build-failed", "its log gives no reason")),
 }
 
 
@@ -668,7 +691,7 @@ FAILURES = {
 def test_a_builder_that_gives_no_engine(bundle, device, changes, message, new):
     path = bundle(*[] if new else ["jetson-orin-nano fp32"])
     device(NANO, **changes)
-    with refused(path, BuildError, message):
+    with refused(path, BuildError, *message):
         built(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
 
 
@@ -678,14 +701,14 @@ BATCHES = [(8, 1, 1), (1, 9, 8), (0, 1, 8), (-1, -1, -1)]
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 def test_a_batch_that_does_not_rise(bundle, device, batch):
     path, did = bundle("tensorrt fp32"), device()
-    with refused(path, BuildError, f"batch {':'.join(map(str, batch))} is no MIN:OPT:MAX of at least 1 that rises"):
+    with refused(path, BuildError, "recipe-batch-malformed", ":".join(map(str, batch))):
         built(path, "tensorrt", batch=batch)
     assert did.calls == []
 
 
 def test_memory_that_is_none(bundle, device):
     path, did = bundle("tensorrt fp32"), device()
-    with refused(path, BuildError, "the builder cannot work in 0 bytes of memory"):
+    with refused(path, BuildError, "tensorrt-memory-too-small", "0"):
         built(path, "tensorrt", memory=0)
     assert did.calls == []
 
@@ -694,18 +717,21 @@ def test_an_engine_that_its_own_machine_cannot_load(bundle, device):
     path = bundle("tensorrt fp32")
     did = device(says=[("ERROR", "plan header: magic tag does not match")])
     did.engine = None
-    with refused(path, BackendUnavailable, r"cannot be loaded: TensorRT 10\.3\.0 cannot load .*magic tag"):
+    with refused(path, BackendUnavailable, "tensorrt-engine-unloadable", "TensorRT 10.3.0 cannot load", "magic tag"):
         built(path, "tensorrt")
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
-    [("cudaMalloc", "no memory left"), ("cudaGraphInstantiate", "cannot capture the step as a CUDA graph")],
+    [
+        ("cudaMalloc", ("device-call-failed", "no memory left")),
+        ("cudaGraphInstantiate", ("device-call-failed", "cannot capture the step as a CUDA graph")),
+    ],
 )
 def test_an_engine_that_does_not_run_here(bundle, device, cuda, call, message):
     path, _ = bundle("tensorrt fp32"), device()
     cuda.fails[call] = "cudaErrorMemoryAllocation"
-    with refused(path, RnnExportError, message):
+    with refused(path, RnnExportError, *message):
         built(path, "tensorrt")
 
 
@@ -727,24 +753,24 @@ def recipe_of(**changes) -> Callable[[dict], bytes]:
 
 
 SPOILT = {
-    "no recipe": ("recipe_json", lambda recipe: None, BuildError, r"'tensorrt' \(fp32\) has no recipe\.json in the bu"),
-    "no JSON": ("recipe_json", lambda recipe: b"{", BundleError, "recipe.json is not JSON: .* Export the bundle again"),
-    "half a recipe": ("recipe_json", lambda recipe: b"{}", BundleError, r"recipe\.json must have the fields"),
+    "no recipe": ("recipe_json", lambda recipe: None, BuildError, ("engine-recipe-missing", "'tensorrt' (fp32")),
+    "no JSON": ("recipe_json", lambda recipe: b"{", BundleError, ("recipe-not-json",)),
+    "half a recipe": ("recipe_json", lambda recipe: b"{}", BundleError, ("recipe-fields-differ",)),
     "target": (
         "recipe_json",
         recipe_of(target="jetson-thor"),
         BuildError,
-        r"is the recipe of jetson-thor \(fp32\) .* stands with tensorrt \(fp32\)",
+        ("engine-recipe-differs", "jetson-thor (fp32", "tensorrt (fp32"),
     ),
     "hash": (
         "recipe_json",
         recipe_of(sha256="0" * 64),
         BuildError,
-        "is the recipe of .* from a graph 000000000000, but stands with .* and the graph [0-9a-f]{12}. Export the bund",
+        ("engine-recipe-differs", "000000000000"),
     ),
-    "elsewhere": ("recipe_json", recipe_of(onnx="../secret"), BuildError, "and the graph e3b0c44298fc. Export"),
-    "graph": ("step_onnx", lambda recipe: b"another", BuildError, "and the graph ae448ac86c4e. Export the bundle"),
-    "no graph": ("step_onnx", lambda recipe: None, BuildError, "and the graph e3b0c44298fc. Export the bundle again"),
+    "elsewhere": ("recipe_json", recipe_of(onnx="../secret"), BuildError, ("engine-recipe-differs", "e3b0c44298fc")),
+    "graph": ("step_onnx", lambda recipe: b"another", BuildError, ("engine-recipe-differs", "ae448ac86c4e")),
+    "no graph": ("step_onnx", lambda recipe: None, BuildError, ("engine-recipe-differs", "e3b0c44298fc")),
 }
 
 
@@ -753,7 +779,7 @@ def test_a_recipe_that_does_not_fit(bundle, device, name, change, kind, message)
     path, did = bundle("tensorrt fp32"), device()
     recipe = json.loads(file(open_bundle(path), "tensorrt-fp32", "recipe.json"))
     spoil(path, **{name: change(recipe)})
-    with refused(path, kind, message):
+    with refused(path, kind, *message):
         built(path, "tensorrt")
     assert did.calls == []
 
@@ -763,7 +789,8 @@ def test_an_engine_cut_short(bundle, device):
     size = built(path, "tensorrt").bytes
     with (path / "targets/tensorrt-fp32/step.engine").open("r+b") as engine:
         engine.truncate(size // 2)
-    message = rf"'targets/tensorrt-fp32/step\.engine' has {size // 2} bytes where manifest\.json says {size}"
     for call in (lambda: built(path, "tensorrt", rebuild=True), lambda: load(path, backend="tensorrt")):
-        with refused(path, BundleError, message):
+        with refused(
+            path, BundleError, "bundle-file-size-differs", "'targets/tensorrt-fp32/step.engine'", size // 2, size
+        ):
             call()

@@ -10,6 +10,8 @@ from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson, driver, jetson, target_of
 
+from ..messages import raises  # noqa: TID252
+
 ERRORS = {34: b"CUDA_ERROR_STUB_LIBRARY", 100: b"CUDA_ERROR_NO_DEVICE", 803: b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}
 
 
@@ -88,7 +90,7 @@ def test_no_driver():
     def load(name):
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    with pytest.raises(BackendUnavailable, match=r"driver is not here \(libcuda.so.1: cannot.*--gpus all") as error:
+    with raises("nvidia-driver-missing", "libcuda.so.1: cannot", "--gpus all") as error:
         driver(load)
     assert isinstance(error.value, ToolUnavailable)
     assert error.value.fix.startswith("install NVIDIA's driver")
@@ -105,16 +107,16 @@ def test_no_driver_on_this_machine_or_a_gpu():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (100, "cuInit gave 100, CUDA_ERROR_NO_DEVICE: .*CUDA_VISIBLE_DEVICES"),
-        (803, "cuInit gave 803, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: .*reboot"),
-        (34, "cuInit gave 34, CUDA_ERROR_STUB_LIBRARY: .*LD_LIBRARY_PATH"),
-        (999, "cuInit gave 999, an error it has no name for: .*modprobe"),
-        (4711, "cuInit gave 4711, an error it has no name for: .*dmesg"),
+        (100, ("nvidia-driver-fails", "cuInit", "100, CUDA_ERROR_NO_DEVICE", "CUDA_VISIBLE_DEVICES")),
+        (803, ("nvidia-driver-fails", "cuInit", "803, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "reboot")),
+        (34, ("nvidia-driver-fails", "cuInit", "34, CUDA_ERROR_STUB_LIBRARY", "LD_LIBRARY_PATH")),
+        (999, ("nvidia-driver-fails", "cuInit", "999, an error it has no name for", "modprobe")),
+        (4711, ("nvidia-driver-fails", "cuInit", "4711, an error it has no name for", "dmesg")),
     ],
 )
 def test_a_driver_that_does_not_start(code, message):
     cuda = Cuda([ORIN], cuInit=code)
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises(*message):
         driver(lambda name: cuda)
     assert cuda.calls == ["cuInit", "cuGetErrorName"]
 
@@ -123,14 +125,14 @@ def test_a_driver_that_does_not_start(code, message):
     "call", ["cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute"]
 )
 def test_every_call_is_checked(call):
-    with pytest.raises(BackendUnavailable, match=f"{call} gave 100"):
+    with raises("nvidia-driver-fails", call, "100"):
         driver(lambda name: Cuda([ORIN], **{call: 100}))
-    with pytest.raises(BackendUnavailable, match="cuDeviceTotalMem gave 100"):
+    with raises("nvidia-driver-fails", "cuDeviceTotalMem", "100"):
         driver(lambda name: Cuda([ORIN], cuDeviceTotalMem_v2=100))
 
 
 def test_a_driver_without_a_gpu():
-    with pytest.raises(BackendUnavailable, match=r"driver runs \(CUDA 12.6\), but shows no GPU: .*nvidia-smi"):
+    with raises("nvidia-without-gpu", "12.6", "nvidia-smi"):
         driver(lambda name: Cuda([]))
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.bundle.draft import Draft
-from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.native.record import sources_sha256
 from rnn_export.runtime.build.native.native_build import Destination, build_c, plan_c
 from rnn_export.runtime.build.origin import find_row, on_disk
 
+from ..messages import raises  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 
 HERE, PLACE = host_triple(), "targets/c-fp32"
@@ -95,22 +95,22 @@ def test_what_others_compiled_stays_where_the_sources_are_the_same(bundle: Bundl
 
 
 def test_what_cannot_be_planned(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BuildError, match=r"lstm\.rnnx has no C sources in bf16: write them where torch is, .* bf16\.$"):
+    with raises("build-without-sources", "lstm.rnnx", "in bf16", "bf16"):
         plan_c(bundle, "bf16", Destination(), rebuild=False)
-    with pytest.raises(BuildError, match="no machine 'mips-linux-gnu' is known to compile for"):
+    with raises("machine-unknown", "'mips-linux-gnu'"):
         plan_c(bundle, None, Destination("mips-linux-gnu"), rebuild=False)
     monkeypatch.setenv("CC", "no-such-cc")
-    with pytest.raises(BackendUnavailable, match="CC, 'no-such-cc', is not found"):
+    with raises("compiler-unusable", "CC, 'no-such-cc'"):
         plan_c(bundle, None, Destination(), rebuild=False)
     alone = replace(draft(bundle), base=None)
-    with pytest.raises(BuildError, match="this draft is to become a bundle of its own: write it first, and build"):
+    with raises("build-of-draft"):
         build_c(alone)
 
 
 def test_a_compiler_that_fails_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
     before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
     for origin in (bundle, draft(bundle)):
-        with pytest.raises(BuildError, match="a compiler 1"):
+        with raises("compiler-flags-refused", "a compiler 1"):
             build_c(origin)
     assert {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["cc", "lstm.rnnx"]
@@ -124,6 +124,6 @@ def test_a_row_is_found_by_its_precision(bundle: Bundle) -> None:
     # As it was before the other came.
     assert find_row(replace(draft(bundle), targets=(low, row)), "c", None) is row
     both = replace(draft(bundle), targets=(low, int8))
-    with pytest.raises(BuildError, match=r"lstm\.rnnx has 'c' in bf16, int8: say which, --precision P\.$"):
+    with raises("build-precision-unsaid", "lstm.rnnx", "'c' in bf16, int8"):
         find_row(both, "c", None)
     assert on_disk(both) is bundle

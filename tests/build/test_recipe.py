@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
-from rnn_export.errors import BuildError, BundleError
+from rnn_export.errors import BundleError
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
+
+from ..messages import raises  # noqa: TID252
 
 SPEC = StreamSpec(
     inputs=(TensorSpec("x", "float32", ("batch", "time", 3)), TensorSpec("id", "int64", ("batch",))),
@@ -59,30 +61,30 @@ def test_there_and_back():
 )
 def test_a_field_of_the_wrong_kind(change):
     (name,) = change
-    with pytest.raises(BundleError, match=f"recipe.json: '{name}' is .*Export the bundle again"):
+    with raises("recipe-field-value", f"'{name}'"):
         Recipe.from_json({**RECIPE.to_json(), **change})
 
 
 def test_fields_that_are_missing_or_unknown():
     known = RECIPE.to_json()
     for data in ({**known, "more": 1}, {k: v for k, v in known.items() if k != "opset"}, [], None, "text"):
-        with pytest.raises(BundleError, match=r"recipe.json must have the fields"):
+        with raises("recipe-fields-differ"):
             Recipe.from_json(data)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"{} {}"])
 def test_a_file_that_is_no_json(raw):
-    with pytest.raises(BundleError, match=r"recipe.json is not JSON"):
+    with raises("recipe-not-json"):
         Recipe.from_file(raw)
 
 
 @pytest.mark.parametrize("batch", [(0, 1, 8), (2, 1, 8), (1, 8, 4)], ids=str)
 def test_a_batch_that_does_not_rise(batch):
     text = ":".join(map(str, batch))
-    with pytest.raises(BuildError, match=f"batch {text} is no MIN:OPT:MAX"):
+    with raises("recipe-batch-malformed", text):
         replace(RECIPE, batch=batch)
     if batch[0]:
-        with pytest.raises(BundleError, match=f"recipe.json: batch {text} is no MIN:OPT:MAX .*Export the bundle again"):
+        with raises("recipe-batch-malformed", text, kind=BundleError):
             Recipe.from_json({**RECIPE.to_json(), "batch": list(batch)})
 
 

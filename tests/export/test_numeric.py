@@ -15,13 +15,13 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.contract.layout import canonical, graph_layout
 from rnn_export.contract.precision import Tolerance
 from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
-from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.passes.rounding import WriteOutRoundings
 from rnn_export.export.targets.tensorrt.writer import emulated_engine, emulated_session
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import Golden
 
+from ..messages import raises  # noqa: TID252
 from ..test_silero_example import clip, load_script, reference  # noqa: TID252
 from .rewriting import at_opset, typed
 from .test_precision import CASES, NAMES, graph_of, lifted, small
@@ -399,9 +399,9 @@ def test_what_is_read_is_a_copy():
 
 def test_other_sums_are_refused():
     graph = typed(graph_of("nn.LSTM-1"), "bf16")
-    with pytest.raises(ExportError, match=r"accumulate is 'bf16': sums are in fp32 or in fp16"):
+    with raises("accumulation-unknown", "'bf16'", "fp32 or in fp16"):
         emulated_session(lifted("nn.LSTM-1").spec, graph, "bf16")
-    with pytest.raises(ExportError, match=r"\(Gemm\) is in bfloat16, .* tensor cores .* Take accumulate='fp32'"):
+    with raises("fp16-sums-unfit", "Gemm", "bfloat16"):
         emulated_session(lifted("nn.LSTM-1").spec, graph, "fp16")
 
 
@@ -413,9 +413,7 @@ def test_a_product_without_such_a_sum_is_refused():
         (TensorSpec("y", "float32", ("batch", 4)),),
         (StateSpec("h", "h", "g", "float32", ("batch", 4)),),
     )
-    with pytest.raises(
-        ExportError, match=r"'the_Einsum' \(Einsum\) cannot be summed up in fp16 here, only Conv, ConvT"
-    ):
+    with raises("fp16-sums-unsupported", "'the_Einsum' (Einsum", "Conv, ConvTranspose"):
         emulated_session(spec, graph, "fp16")
     emulated_session(spec, graph, "fp32")
 
@@ -423,5 +421,5 @@ def test_a_product_without_such_a_sum_is_refused():
 def test_whole_sequences_are_refused():
     tensor = TensorSpec("x", "float32", ("batch", "time", 4))
     spec = StreamSpec((tensor,), (TensorSpec("y", "float32", ("batch", "time", 4)),), (), sequence_only=True)
-    with pytest.raises(BackendUnavailable, match="computes steps, and a model of whole sequences only has none"):
+    with raises("emulated-sequence-only"):
         emulated_session(spec, b"", "fp32")

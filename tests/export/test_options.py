@@ -15,6 +15,8 @@ from rnn_export.export.api import CALL
 from rnn_export.export.export_options import ONLY_OF, ExportOptions
 from rnn_export.export.lift.options import LiftOptions
 
+from ..messages import raises  # noqa: TID252
+
 # Options that are checked where what they must fit is known.
 ELSEWHERE = {"data", "calibrate"}
 KEYWORDS = {name: p for name, p in inspect.signature(export).parameters.items() if name not in CALL}
@@ -90,10 +92,10 @@ BATCHES = {"huge": (1, 1, 10**400), "one": 4, "words": ("1", "2", "3"), "array":
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 def test_an_odd_batch_is_refused(tmp_path, batch):
-    with pytest.raises(ExportError, match=r"^batch .*must be three ints of at least 1 that rise"):
+    with raises("option-refused", "batch", "must be three ints of at least 1 that rise", kind=ExportError):
         export(torch.nn.LSTM(3, 4), (torch.zeros(2, 5, 3),), tmp_path / "m.rnnx", targets=("tensorrt",), batch=batch)
 
 
 def test_lift_calls_its_progress():
-    with pytest.raises(LiftError, match=r"^progress is None, but must be a function"):
+    with raises("option-refused", "progress is None, but must be a function", kind=LiftError):
         LiftOptions(progress=None)

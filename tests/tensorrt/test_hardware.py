@@ -10,7 +10,7 @@ from torch import nn
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.contract.precision import TOLERANCES
 from rnn_export.contract.target_table import TARGETS
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import BackendUnavailable
 from rnn_export.export import export
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.tensorrt.library import find_library
@@ -21,6 +21,7 @@ from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import drift
 from rnn_export.runtime.replay.golden import FILE, Golden
 
+from ..messages import raises  # noqa: TID252
 from ..models.nets import Tagger  # noqa: TID252
 
 BATCH = (1, 2, 4)
@@ -98,7 +99,7 @@ def test_a_thousand_steps_are_those_of_onnxruntime(built: Engine, reference: Eng
 def test_a_batch_is_as_many_streams(built: Engine, reference: Engine) -> None:
     x = noise(BATCH[-1], 50, 4)
     check_near(built.stream(batch=BATCH[-1]).run(x), reference.stream(batch=BATCH[-1]).run(x), built.precision)
-    with pytest.raises(StreamError, match="was built for 1 to 4 streams"):
+    with raises("batch-outside-engine", "1 to 4"):
         built.stream(batch=BATCH[-1] + 1)
 
 

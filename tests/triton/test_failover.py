@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from torch import nn
 
 from rnn_export.cli.main import main
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import StreamError
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
 
+from ..messages import raises  # noqa: TID252
 from .server import Server
 
 IN, OUT = 8, 4
@@ -257,5 +258,5 @@ def test_another_bundle_than_the_server_has_is_refused(serve: Serve, tmp_path: P
     server = serve()
     torch.manual_seed(1)
     export(Net().eval(), (torch.randn(1, 5, IN),), tmp_path / "other.rnnx", steps=8)
-    with pytest.raises(BackendUnavailable, match="serves another model than the bundle holds"):
+    with raises("remote-other-model"):
         load(tmp_path / "other.rnnx", backend=address(server))

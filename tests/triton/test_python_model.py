@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.errors import BackendUnavailable, BundleError
+from rnn_export.errors import BundleError
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
+from ..messages import raises  # noqa: TID252
 from .python_backend import Host, Request
 from .server import Server
 
@@ -140,7 +141,7 @@ def test_an_engine_for_fewer_streams_than_a_step_may_have(hosted, tmp_path, monk
     engine = load(BUNDLE)
     engine.batches = (1, 4)
     monkeypatch.setattr("rnn_export.runtime.serve.triton_model.load", lambda *arguments, trust: engine)
-    with pytest.raises(BackendUnavailable, match=r"takes 1 to 4 streams in a step, but max_batch_size is 8: build it"):
+    with raises("triton-batch-over-engine", "1 to 4", "8"):
         hosted(tmp_path / "repository")
 
 

@@ -15,11 +15,12 @@ from click.testing import CliRunner
 
 from rnn_export.bundle import atomic, open_bundle, write_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import BundleError, ExportError
+from rnn_export.errors import ExportError
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 
+from ..messages import raises  # noqa: TID252
 from ..runtime.graphs import MODELS, WHOLE, Model, frames, spec, tensor  # noqa: TID252
 
 ROOT = Path(__file__).parent.parent.parent
@@ -157,9 +158,9 @@ def test_precisions(bundle, tmp_path):
     several = write_bundle(tmp_path / "net.rnnx", spec=opened.spec, producer={}, files=files, targets=rows).path
     assert write_repository(several, tmp_path / "one").serving.precision == "fp32"
     assert write_repository(several, tmp_path / "two", precision="bf16").serving.precision == "bf16"
-    with pytest.raises(ExportError, match="has fp32, bf16 for --backend python, not int8"):
+    with raises("triton-precision-missing", "fp32, bf16", "python", "int8"):
         write_repository(several, tmp_path / "three", precision="int8")
-    with pytest.raises(ExportError, match="has fp32 for --backend onnxruntime, not bf16"):
+    with raises("triton-precision-missing", "fp32", "onnxruntime", "bf16"):
         write_repository(several, tmp_path / "three", backend="onnxruntime", precision="bf16")
 
 
@@ -202,19 +203,19 @@ def test_options_that_do_not_fit(bundle, tmp_path, options, message):
 
 
 def test_models_that_are_no_streams(tmp_path):
-    with pytest.raises(ExportError, match="needs whole sequences: there is no step to serve"):
+    with raises("triton-sequence-only"):
         write_repository(WHOLE.write(tmp_path / "whole.rnnx"), tmp_path / "repo")
-    with pytest.raises(ExportError, match=r"has no state, so its frames are no sequences: serve its step\.onnx"):
+    with raises("triton-without-state"):
         write_repository(NO_STATE.write(tmp_path / "net.rnnx"), tmp_path / "repo")
     nameless = replace(MODELS["sum"], spec=replace(MODELS["sum"].spec, digest="")).write(tmp_path / "nameless.rnnx")
-    with pytest.raises(ExportError, match="has no digest, without which no stream can move"):
+    with raises("triton-without-digest"):
         write_repository(nameless, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 
 
 def test_a_name_that_is_none_can_be_replaced(tmp_path):
     path = MODELS["sum"].write(tmp_path / "my net.rnnx")
-    with pytest.raises(ExportError, match="cannot be called 'my net'"):
+    with raises("triton-model-name", "'my net'"):
         write_repository(path, tmp_path / "repo")
     assert write_repository(path, tmp_path / "repo", name="net").serving.name == "net"
     assert load(tmp_path / "repo" / "models" / "net" / "1" / "net.rnnx").spec == MODELS["sum"].spec
@@ -223,17 +224,17 @@ def test_a_name_that_is_none_can_be_replaced(tmp_path):
 def test_what_stands_there_is_kept(bundle, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("precious")
-    with pytest.raises(BundleError, match=r"is no model repository of rnn-export \(no launch in it.*never replaced"):
+    with raises("path-never-replaced", "model repository of rnn-export (no launch"):
         write_repository(bundle("sum"), tmp_path / "mine", force=True)
     assert tree(tmp_path / "mine") == {"file": b"precious"}
-    with pytest.raises(ExportError, match=r"the directory .* does not exist"):
+    with raises("triton-directory-missing"):
         write_repository(bundle("sum"), tmp_path / "none" / "repo")
 
 
 def test_a_repository_is_replaced_with_force_alone(bundle, tmp_path):
     write_repository(bundle("sum"), tmp_path / "repo")
     before = tree(tmp_path / "repo")
-    with pytest.raises(BundleError, match=r"exists: choose another name, or replace it with --force"):
+    with raises("path-exists-already"):
         write_repository(bundle("sum"), tmp_path / "repo", streams=7)
     assert tree(tmp_path / "repo") == before
     write_repository(bundle("sum"), tmp_path / "repo", streams=7, backend="onnxruntime", force=True)
@@ -245,7 +246,7 @@ def test_a_repository_is_replaced_with_force_alone(bundle, tmp_path):
 def test_other_models_are_never_lost(bundle, tmp_path):
     write_repository(bundle("sum"), tmp_path / "repo")
     before = tree(tmp_path / "repo")
-    with pytest.raises(ExportError, match="holds sum, and is replaced as a whole: write 'tokens' to another directory"):
+    with raises("triton-other-models", "sum", "'tokens'"):
         write_repository(bundle("tokens"), tmp_path / "repo", force=True)
     assert tree(tmp_path / "repo") == before
 
@@ -265,7 +266,7 @@ def test_a_full_disk_leaves_what_was_there(bundle, tmp_path, monkeypatch, force)
         write(fd, data)
 
     monkeypatch.setattr(atomic, "write", full)
-    with pytest.raises(ExportError, match=r"repo cannot be written: No space left on device\. Check space"):
+    with raises("triton-not-written", "repo", "No space left on device"):
         write_repository(bundle("sum"), place / "repo", streams=7, force=force)
     assert tree(place) == before
 
@@ -273,7 +274,7 @@ def test_a_full_disk_leaves_what_was_there(bundle, tmp_path, monkeypatch, force)
 def test_a_damaged_bundle_is_not_served(tmp_path):
     path = MODELS["sum"].write(tmp_path / "net.rnnx")
     (path / "step.onnx").write_bytes(b"x" * (path / "step.onnx").stat().st_size)
-    with pytest.raises(BundleError, match=r"'step\.onnx' has another sha256"):
+    with raises("bundle-file-hash-differs", "'step.onnx'"):
         write_repository(path, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.errors import StreamError
 from rnn_export.runtime import load
 
+from ..messages import raises  # noqa: TID252
 from .node import node
 from .test_package import drawn, in_graph_order
 
@@ -74,7 +74,7 @@ def test_what_is_left_at_the_end_is_what_python_gives(packed, name, lengths):
         assert got["frames"] == frames - frames % spec.chunk == len(sent["steps"]) * spec.chunk
         other = engine.stream()
         other.restore(base64.b64decode(got["snapshot"]))
-        with pytest.raises(StreamError, match="the sequence is over"):
+        with raises("sequence-over"):
             other.step(np.zeros((spec.chunk, *spec.inputs[0].frame), np.float32))
     assert any(got["left"] for got in results) == (spec.tail > 0)
 

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
-from rnn_export.errors import NotInBundle, SourceError
 from rnn_export.runtime.serve.web import PackageServer, read_package
+
+from ..messages import raises  # noqa: TID252
 
 FILES = {"index.html": b"<p>page", "page.js": b"1", "model.wasm": b"\0asm", "model.json": b"{}", "weights.bin": b"\1"}
 
@@ -79,9 +80,7 @@ def test_it_listens_on_this_machine_alone(server):
 
 def test_a_port_that_cannot_be_had_is_refused(server):
     taken = server.server_port
-    with pytest.raises(
-        SourceError, match=rf"port {taken} of 127\.0\.0\.1 is taken: choose another, or 0 for a free one"
-    ):
+    with raises("web-port-unusable", f"{taken} of 127.0.0.1 is taken"):
         PackageServer(FILES, taken)
 
 
@@ -90,7 +89,7 @@ def test_a_bundle_without_the_package_is_refused():
 
     x, y = TensorSpec("x", "float32", ("batch", 1)), TensorSpec("y", "float32", ("batch", 1))
     spec = StreamSpec((x,), (y,), (StateSpec("h", "h", "h.next", "float32", ("batch", 1)),))
-    with pytest.raises(NotInBundle, match="the bundle has no target 'wasm', only none"):
+    with raises("target-not-in-bundle", "'wasm'", "none"):
         read_package(Draft(spec, {}, (), {}))
 
 
