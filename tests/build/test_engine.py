@@ -588,7 +588,7 @@ def test_a_gpu_that_cuda_python_cannot_use(bundle, device, cuda):
     path, did = bundle("tensorrt fp32"), device()
     cuda.fails["cudaStreamCreateWithFlags"] = "cudaErrorMemoryAllocation"
     before = contents(path)
-    with pytest.raises(DeviceError, match="cudaErrorMemoryAllocation .*the GPU has no memory left"):
+    with pytest.raises(DeviceError, match=r"cudaErrorMemoryAllocation .*the GPU has no memory left"):
         built(path, "tensorrt")
     assert contents(path) == before
     assert did.calls == []

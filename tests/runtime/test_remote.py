@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rnn_export.contract.precision import Tolerance
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
 from rnn_export.runtime.replay.checks import replay_golden
@@ -501,27 +501,30 @@ def test_a_nan_in_a_state_is_told_when_the_states_are_fetched(serve):
 # --- servers that cannot be used
 
 
-def refused(address, *, match, **how):
-    with pytest.raises(BackendUnavailable) as caught:
+def refused(address, *message, **how):
+    with raises(*message):
         load(address, **how)
-    assert match in str(caught.value)
 
 
 def test_what_does_not_fit_the_server_is_refused(serve):
     (server,) = serve(count=1)
     at = f"grpc://{server.address}/m"
-    refused(at, backend="onnxruntime", match="backend='onnxruntime' cannot be had from")
-    refused(at, precision="int8", match="precision='int8' cannot be had from")
-    refused(at, device="cuda:1", match="device='cuda:1' cannot be had from")
-    refused(at, threads=2, match="threads=2 cannot be had from")
-    refused(f"grpc://{server.address}/vad", match="Request for unknown model: 'vad' is not found\nIs the model's name")
+    refused(at, "remote-option-refused", "backend='onnxruntime'", backend="onnxruntime")
+    refused(at, "remote-option-refused", "precision='int8'", precision="int8")
+    refused(at, "remote-option-refused", "device='cuda:1'", device="cuda:1")
+    refused(at, "remote-option-refused", "threads=2", threads=2)
+    refused(f"grpc://{server.address}/vad", "remote-servers-silent", "Request for unknown model: 'vad' is not found\n")
 
 
 def test_where_no_server_answers_each_is_named(serve):
     servers = serve()
     for server in servers:
         server.stop()
-    refused(f"grpc://{servers[0].address},{servers[1].address}/m", match=f"\n  {servers[1].address}: UNAVAILABLE")
+    refused(
+        f"grpc://{servers[0].address},{servers[1].address}/m",
+        "remote-servers-silent",
+        f"\n  {servers[1].address}: UNAVAILABLE",
+    )
 
 
 def test_a_server_that_is_down_at_first_is_used_when_it_is_there(serve):
@@ -542,16 +545,16 @@ def test_a_model_of_someone_else_is_refused(serve):
     (server,) = serve(count=1)
     at = f"grpc://{server.address}/m"
     server.config.parameters["rnn_export.wire"].string_value = "pigeons"
-    refused(at, match="talks 'pigeons', and this client only bytes, tensors")
+    refused(at, "remote-protocol-unknown", "'pigeons'", "bytes, tensors")
     server.config.parameters["rnn_export.wire"].string_value = "tensors"
-    refused(at, match="but the contract in it says")
+    refused(at, "remote-value-count")
     server.config.parameters["rnn_export.spec"].string_value = "{}"
-    refused(at, match="the parameters of the model 'm' there cannot be read: the stream contract must have")
+    refused(at, "remote-parameters-unreadable", "'m'", "the stream contract must have")
     server.config.parameters["rnn_export.initial_states"].string_value = "!"
     server.config.parameters["rnn_export.spec"].string_value = SUM.spec.dumps()
-    refused(at, match="the parameters of the model 'm' there cannot be read")
+    refused(at, "remote-parameters-unreadable", "'m'")
     del server.config.parameters["rnn_export.spec"]
-    refused(at, match="was not written by rnn-export triton: its config has no parameter rnn_export.spec")
+    refused(at, "remote-not-ours", "its config has no parameter rnn_export.spec")
 
 
 OTHER = replace(SUM, spec=replace(SUM.spec, digest="ab" * 32))
@@ -560,10 +563,16 @@ OTHER = replace(SUM, spec=replace(SUM.spec, digest="ab" * 32))
 def test_servers_of_different_models_are_refused(serve):
     servers = [*serve(count=1), *serve(OTHER, count=1)]
     at = ",".join(server.address for server in servers)
-    refused(f"grpc://{at}/m", match=f"of {servers[1].address}, it serves another model: its digest starts with abab")
+    refused(
+        f"grpc://{at}/m",
+        "remote-servers-differ",
+        f"{servers[1].address}, it serves another model: its digest starts with abab",
+    )
     servers = [*serve(count=1), *serve(wire="tensors", count=1)]
     at = ",".join(server.address for server in servers)
-    refused(f"grpc://{at}/m", match=f"of {servers[1].address}, it serves this model as ('fp32', 'tensors'")
+    refused(
+        f"grpc://{at}/m", "remote-servers-differ", f"{servers[1].address}, it serves this model as ('fp32', 'tensors'"
+    )
 
 
 def test_a_server_that_comes_back_with_another_model_is_not_used(serve):
