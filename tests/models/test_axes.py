@@ -323,19 +323,19 @@ NO_BATCH = {
     "unbatched": (
         nn.GRU(4, 5),
         (torch.randn(7, 4),),
-        r"no batch axis found in input \(7, 4\).*rows depend on each other",
+        ("no-batch-axis", "input (7, 4)", "rows depend on each other"),
     ),
     "mixed rows": (
         Call(lambda self, x: self.linear(x - x.mean(0)), linear=nn.Linear(4, 4)),
         (torch.randn(2, 4),),
-        r"no batch axis found in x \(2, 4\)",
+        ("no-batch-axis", "x (2, 4)"),
     ),
 }
 
 
 @pytest.mark.parametrize(("model", "example", "message"), NO_BATCH.values(), ids=NO_BATCH)
 def test_a_model_without_a_batch_axis_is_refused(model, example, message):
-    with pytest.raises(LiftError, match=f"(?s){message}"):
+    with raises(*message):
         lift(model.eval(), example, time_axis=None)
 
 
