@@ -59,10 +59,8 @@ def test_no_graph_reads_a_file_next_to_it(path: Path, tmp_path: Path, monkeypatc
     (tmp_path / "w.bin").write_bytes(np.float32([1, 2, 3]).tobytes())
     monkeypatch.chdir(tmp_path)
     forge(path, files={"step.onnx": make(str(tmp_path / "w.bin") if absolute else "w.bin")})
-    refused = pytest.raises(
-        BundleError, match=r"step\.onnx cannot be used: the tensor .* lies in another file, which no"
-    )
-    with refused:
+    refused = ("graph-file-unusable", "step.onnx", "the tensor", "lies in another file, which no")
+    with raises(*refused):
         load(path, backend="onnxruntime")
     for target, precision in (("c", "fp32"), ("c", "int8"), ("tensorrt", "fp16")):
         with refused:

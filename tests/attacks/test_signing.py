@@ -1,6 +1,5 @@
 """Signed bundles: the parts that a signature covers, and the others."""
 
-import re
 import stat
 import subprocess
 import sys
@@ -12,10 +11,11 @@ import pytest
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.signature import SIGNATURE, Signature
-from rnn_export.errors import BundleError, Untrusted
+from rnn_export.errors import Untrusted
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 
+from ..messages import raises  # noqa: TID252
 from ..native.command import invoke, refused  # noqa: TID252
 from ..runtime.graphs import SUM  # noqa: TID252
 from .hostile import data, rewritten, with_library, with_sources, with_torchscript
@@ -57,9 +57,7 @@ def trust(public: Path) -> None:
 def test_a_bundle_goes_to_a_machine_that_trusts_its_key(
     signed: Path, public: Path, mark: Path, elsewhere: Path
 ) -> None:
-    with pytest.raises(
-        Untrusted, match=rf"the key that the bundle is signed with, {re.escape(key_of(signed))}, is not tru"
-    ):
+    with raises("code-not-trusted", f"the key that the bundle is signed with, {key_of(signed)}, is not tru"):
         load(signed, "native")
     assert not mark.exists()
     assert (
@@ -85,7 +83,7 @@ def test_what_was_changed_afterwards_is_not_signed(signed: Path, public: Path, m
     rewritten(bundle, **{"golden.npz": bundle.read("golden.npz") + b"\0"})
     assert open_bundle(signed).signature is None
     (signed / SIGNATURE).write_bytes(signature)
-    with pytest.raises(Untrusted, match="and the bundle was changed after it was signed"):
+    with raises("code-not-trusted", "and the bundle was changed after it was signed"):
         load(signed, "native")
     said = refused(invoke("verify", signed, "--signed-by", public))
     assert said == f"{signed} was changed after it was signed with {public}: get it again, or sign it again."
@@ -102,7 +100,7 @@ def test_a_signature_of_another_key_that_claims_to_be_this_one(
     forged = open_bundle(signed).signature
     assert forged is not None
     (signed / SIGNATURE).write_bytes(Signature(mine, forged.value).to_file())
-    with pytest.raises(Untrusted, match="was changed after it was signed"):
+    with raises("code-not-trusted", "was changed after it was signed"):
         load(signed, "native")
     assert not mark.exists()
 
@@ -190,20 +188,20 @@ GOOD = "ed25519 " + "A" * 43 + "= " + "A" * 86 + "==\n"
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "it is not one line"),
-        (GOOD.replace("ed25519", "rsa").encode(), "it is not one line"),
-        (GOOD.strip().encode(), "its signature is not 64 bytes in base64"),
-        (GOOD.replace("A=", "A" * 4 + "=").encode(), "it is not one line"),
-        (GOOD.replace("A" * 86, "A" * 82).encode(), "its signature is not 64 bytes"),
-        (GOOD.encode() * 2, "it is not one line"),
-        (b"\xff" * 90, "can't decode"),
-        (b"x" * 2000, r"manifest.sig is larger than 1024 bytes"),
+        (b"", ("signature-malformed", "it is not one line")),
+        (GOOD.replace("ed25519", "rsa").encode(), ("signature-malformed", "it is not one line")),
+        (GOOD.strip().encode(), ("signature-malformed", "its signature is not 64 bytes in base64")),
+        (GOOD.replace("A=", "A" * 4 + "=").encode(), ("signature-malformed", "it is not one line")),
+        (GOOD.replace("A" * 86, "A" * 82).encode(), ("signature-malformed", "its signature is not 64 bytes")),
+        (GOOD.encode() * 2, ("signature-malformed", "it is not one line")),
+        (b"\xff" * 90, ("signature-malformed", "can't decode")),
+        (b"x" * 2000, ("bundle-file-too-large", "manifest.sig", "1024")),
     ],
 )
-def test_a_signature_that_is_none(raw: bytes, message: str, tmp_path: Path) -> None:
+def test_a_signature_that_is_none(raw: bytes, message: tuple[str, ...], tmp_path: Path) -> None:
     path = data(tmp_path / "m.rnnx")
     (path / SIGNATURE).write_bytes(raw)
-    with pytest.raises(BundleError, match=message):
+    with raises(*message):
         open_bundle(path)
 
 
@@ -216,7 +214,7 @@ def test_a_signature_of_a_point_that_is_none_covers_nothing(tmp_path: Path) -> N
 
 
 def test_the_signature_is_no_file_of_the_manifest(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"'manifest\.sig' is the format's own"):
+    with raises("manifest-unusable", "'manifest.sig' is the format's own"):
         SUM.write(tmp_path / "m.rnnx", **{"manifest.sig": b""})
 
 

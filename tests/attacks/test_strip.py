@@ -9,10 +9,10 @@ import pytest
 
 from rnn_export.bundle import Bundle, atomic, open_bundle, write_bundle
 from rnn_export.bundle.judgement import judge
-from rnn_export.errors import Untrusted
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.cpu import host_triple
 
+from ..messages import raises  # noqa: TID252
 from ..native.command import invoke, refused, unchanged  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 from .hostile import with_library, with_sources
@@ -100,7 +100,7 @@ def test_strangers_stay_strangers(path: Path, tmp_path: Path) -> None:
     assert (
         f"it holds code and is not signed: for other machines, rnn-export sign {tmp_path / 'out.rnnx'}" in done.stderr
     )
-    with pytest.raises(Untrusted, match="is not recorded as built here"):
+    with raises("code-not-trusted", "is not recorded as built here"):
         load(tmp_path / "out.rnnx", "native")
 
 

@@ -15,11 +15,12 @@ from rnn_export.bundle import open_bundle, write_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.judgement import judge
 from rnn_export.cli.main import COMMANDS
-from rnn_export.errors import BackendUnavailable, BuildError, BundleError, ExportError, Untrusted
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 from rnn_export.runtime.build.native.native_build import build_c
 
+from ..messages import raises  # noqa: TID252
 from ..native.command import TRIPLE, invoke, refused  # noqa: TID252
 from ..runtime.graphs import SUM  # noqa: TID252
 from ..runtime.native_toys import by_hand  # noqa: TID252
@@ -97,10 +98,8 @@ def test_verify_by_auto_tells_that_the_library_was_passed_over(library: Path, ma
 def test_torchscript_is_code(tmp_path: Path, mark: Path) -> None:
     path = with_torchscript(tmp_path / "m.rnnx", mark)
     assert load(path).backend == "onnxruntime"
-    with pytest.raises(
-        Untrusted,
-        match=r"the bundle's torchscript \(fp32\) is code.*rnn-export export SOURCE --target torchscript.*trust KEY",
-    ):
+    advice = "rnn-export export SOURCE --target torchscript"
+    with raises("code-not-trusted", "torchscript (fp32)", advice, "trust KEY"):
         load(path, "torchscript")
     assert not mark.exists()
     load(path, "torchscript", trust=True)
@@ -184,7 +183,7 @@ def test_build_is_refused_where_it_can_write_none(tmp_path: Path, mark: Path, mo
     )
     assert "`rnn-export build` writes them anew from step.onnx where the export extra is, pip install" in said
     assert "`rnn-export trust KEY.pub`; --trust (trust=True) compiles them unchecked." in said
-    with pytest.raises(BuildError, match="sources are code"):
+    with raises("build-sources-untrusted"):
         build_c(open_bundle(path))
     assert not mark.exists()
 
@@ -295,7 +294,7 @@ def test_triton_names_the_code_that_is_trusted_and_the_server_runs_no_other(
     assert host.log[1].startswith(f"m: passed over was native: the bundle's c (fp32) for {TRIPLE} is code")
     assert not mark.exists()
 
-    with pytest.raises(ExportError, match=r"--runtime-backend native cannot run .* is code"):
+    with raises("code-not-trusted", "--runtime-backend native", "is code", kind=ExportError):
         write_repository(library, tmp_path / "refused", runtime_backend="native")
     assert not mark.exists()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
+from rnn_export.errors import BackendUnavailable, ToolUnavailable
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import library as module
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
@@ -267,7 +267,7 @@ def test_bf16_came_with_strong_typing(version, known):
 
 @pytest.mark.parametrize("precision", ["int8", "FP16", ""])
 def test_a_precision_that_there_is_not(precision):
-    with pytest.raises(BuildError, match=f"has no {precision}: use --precision fp32 or fp16 or bf16"):
+    with raises("tensorrt-without-precision", f"no {precision}:", "fp32 or fp16 or bf16"):
         library("10.3").build(b"graph", replace(FP16, precision=precision))
 
 
@@ -348,13 +348,13 @@ def test_a_timing_cache_of_another_gpu_is_left_and_said():
     [
         ("8.5", "node LSTM giving 'rnn_out'"),
         ("8.6", "node LSTM giving 'rnn_out'"),
-        ("10.3", r"node 'rnn' \(LSTM\)"),
-        ("11.1", r"node 'rnn' \(LSTM\)"),
+        ("10.3", "node 'rnn' (LSTM)"),
+        ("11.1", "node 'rnn' (LSTM)"),
     ],
 )
 def test_a_refused_node_is_named(version, node):
     adapter = library(version, refuses=("LSTM", "rnn", "no clip in the LSTM converter"))
-    with pytest.raises(BuildError, match=f"TensorRT {version}.0 cannot read the graph: {node}: no clip in the LSTM"):
+    with raises("tensorrt-graph-unreadable", f"TensorRT {version}.0", f"{node}: no clip in the LSTM"):
         adapter.build(b"graph", FP16)
     assert done(adapter, "build") == []
 
@@ -517,13 +517,13 @@ def test_on_a_jetson_tensorrt_comes_with_jetpack(without, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("raise OSError('libnvinfer.so.10: no such file')", "OSError: libnvinfer.so.10"),
-        ("", "AttributeError: .*__version__"),
+        ("raise OSError('libnvinfer.so.10: no such file')", ("(OSError: libnvinfer.so.10",)),
+        ("", ("(AttributeError: ", "__version__")),
     ],
 )
 def test_a_library_that_is_broken(without, monkeypatch, text, reason):
     (without / "tensorrt.py").write_text(text)
-    with pytest.raises(BackendUnavailable, match=rf"TensorRT cannot be imported \({reason}"):
+    with raises("tensorrt-library-missing", "TensorRT", "cannot be imported", *reason):
         find_library("tensorrt")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
 

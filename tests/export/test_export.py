@@ -218,24 +218,21 @@ class Weighted(nn.Module):
         return self.gru(x)[0] * self.weights
 
 
-FLOAT32 = (
-    r"is float64: every target is written from a float32 model\. Call model\.float\(\) and give float32 example inputs"
-)
 WIDE = {
-    "model": (lambda: nn.GRU(4, 5).double(), X.double(), rf"^weight_ih_l0 {FLOAT32}"),
-    "input": (lambda: nn.GRU(4, 5), X.double(), rf"^example_inputs\[0\] {FLOAT32}"),
+    "model": (lambda: nn.GRU(4, 5).double(), X.double(), "weight_ih_l0"),
+    "input": (lambda: nn.GRU(4, 5), X.double(), "example_inputs[0]"),
     "nested input": (
         lambda: nn.LSTM(4, 5),
         (X, (torch.zeros(1, 7, 5), torch.zeros(1, 7, 5).double())),
-        r"\[1\]\[1\] is f",
+        "[1][1]",
     ),
 }
 
 
-@pytest.mark.parametrize(("make", "example", "message"), WIDE.values(), ids=WIDE)
-def test_what_is_wider_than_fp32_is_named_before_anything_is_lifted(tmp_path, make, example, message):
+@pytest.mark.parametrize(("make", "example", "name"), WIDE.values(), ids=WIDE)
+def test_what_is_wider_than_fp32_is_named_before_anything_is_lifted(tmp_path, make, example, name):
     told: list[str] = []
-    with pytest.raises(ExportError, match=message):
+    with raises("float64-tensor", name):
         export(make().eval(), example, tmp_path / "net.rnnx", progress=told.append)
     assert told == ["libraries"]
     assert not list(tmp_path.iterdir())

@@ -319,45 +319,45 @@ def test_what_was_exported_for_one_precision_gains_another(exported):
 
 # --- what is refused
 
-NO_ENGINE = r"batch \(--batch\) and state_precision \(--state-precision\) are for targets that an engine is bui"
+NO_ENGINE = ("engine-options-without-engine",)
 BAD = {
     "name": (
         {"targets": ("jetson-agx-oryn",)},
-        r"there is no target 'jetson-agx-oryn': did you mean jetson-agx-orin or .*choose from onnx, ",
+        ("target-unknown", "'jetson-agx-oryn'", "jetson-agx-orin or ", "onnx, "),
     ),
-    "twice": ({"targets": ("tensorrt",) * 2}, r"targets names one twice: tensorrt, tensorrt"),
+    "twice": ({"targets": ("tensorrt",) * 2}, ("target-named-twice", "tensorrt, tensorrt")),
     "hardware": (
         {"targets": ("jetson-agx-xavier",), "precision": "bf16"},
-        r"target 'jetson-agx-xavier' is not written in 'bf16': choose from fp32, fp16\. The reason: its GPU",
+        ("target-precision-unwritten", "'jetson-agx-xavier'", "'bf16'", "fp32, fp16", "its GPU"),
     ),
-    "precision": ({"precision": "int8"}, r"target 'tensorrt' is not written in 'int8': choose from fp32, fp16, bf16"),
+    "precision": ({"precision": "int8"}, ("target-precision-unwritten", "'tensorrt'", "'int8'", "fp32, fp16, bf16")),
     "fp16 of onnx": (
         {"targets": ("onnx", "tensorrt"), "precision": "fp16"},
-        r"target 'onnx' is not written in 'fp16': choose from fp32",
+        ("target-precision-unwritten", "'onnx'", "'fp16'", "fp32"),
     ),
     "opset": (
         {"targets": ("tensorrt", "jetson-nano"), "opset": 17},
-        r"opset 17 is not supported for 'jetson-nano': choose one from 13 to 13\. Its oldest TensorRT, 8\.2, reads no",
+        ("target-opset-unsupported", "17", "'jetson-nano'", "13", "13", "Its oldest TensorRT, 8.2, reads no"),
     ),
     "batch without an engine": ({"targets": ("onnx",), "batch": (1, 2, 4)}, NO_ENGINE),
     "states without an engine": ({"targets": ("onnx", "pt2"), "state_precision": "fp16"}, NO_ENGINE),
-    "batch": ({"batch": (4, 2, 8)}, r"batch is \(4, 2, 8\), but must be three ints of at least 1 that rise"),
-    "empty batch": ({"batch": (0, 1, 1)}, r"batch is \(0, 1, 1\), but must be three ints"),
+    "batch": ({"batch": (4, 2, 8)}, ("batch-option-invalid", "(4, 2, 8)", "three ints of at least 1 that rise")),
+    "empty batch": ({"batch": (0, 1, 1)}, ("batch-option-invalid", "(0, 1, 1)", "three ints")),
     "states": (
         {"precision": "fp16", "state_precision": "bf16"},
-        r"state_precision 'bf16' does not go with precision 'fp16': states are fp16 or fp32",
+        ("state-precision-unfit", "'bf16'", "'fp16'", "fp16 or fp32"),
     ),
-    "states of fp32": ({"state_precision": "fp16"}, r"'fp16' does not go with precision 'fp32': states are fp32"),
+    "states of fp32": ({"state_precision": "fp16"}, ("state-precision-unfit", "'fp16'", "'fp32'", "fp32")),
     "whole sequences": (
         {"sequence_only": True},
-        r"sequence_only \(--sequence-only\) writes whole sequences, which the target onnx alone",
+        ("sequence-only-targets",),
     ),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
 def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, message):
-    with pytest.raises(ExportError, match=message):
+    with raises(*message):
         export(tagger(), (X,), tmp_path / "m.rnnx", **{"targets": ("tensorrt",), "steps": STEPS, **options})
     assert not list(tmp_path.iterdir())
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BuildError
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.build.native.native_build import build_c
 
+from ..messages import raises  # noqa: TID252
 from .command import ARM, build, invoke, refused, unchanged
 
 
@@ -121,7 +121,7 @@ def test_without_the_export_extra(lstm: Path, plain: Path, recording: Path, monk
         "--precision int8."
     )
     assert build(lstm, "--rebuild").exit_code == 0
-    with pytest.raises(BuildError, match="has no C sources in bf16"):
+    with raises("build-without-sources", "in bf16"):
         build_c(open_bundle(lstm), "bf16")
 
 

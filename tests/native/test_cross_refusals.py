@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_export.errors import BackendUnavailable, BuildError, ParityError
+from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native import compilers as compilers
 from rnn_export.runtime.build.native import selftest
 from rnn_export.runtime.build.native.cross import cross_build
@@ -20,31 +20,32 @@ from .toys import SPEC, toy
 
 @pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "cortex-m4"])
 def test_a_self_test_that_fails(triple):
-    with pytest.raises(
-        ParityError,
-        match=rf"the self-test for {triple} on qemu-.* diverges from the golden vectors: y: largest error 5\.0e-01 / "
-        r"h: largest error \S+ / FAIL\. .* the bundle is as it was",
+    with raises(
+        "selftest-diverges",
+        f"the self-test for {triple} on qemu-",
+        "y: largest error 5.0e-01 / h: largest error",
+        "/ FAIL.",
     ):
         build(triple, toy(wrong=True))
 
 
 CRASH = {
-    "aarch64-linux-gnu": ("*(volatile int *)8 = 1;", r"crashed \(SIGSEGV\)"),
-    "cortex-m4": ("*(volatile int *)0xF0000000 = 1;", r"crashed \(exit code 128\): the processor faulted, CFSR 0x0000"),
-    "cortex-m7": ('__asm__("udf #0");', r"crashed \(exit code 128\): the processor faulted, CFSR 0x00010000"),
+    "aarch64-linux-gnu": ("*(volatile int *)8 = 1;", ("(SIGSEGV)",)),
+    "cortex-m4": ("*(volatile int *)0xF0000000 = 1;", ("(exit code 128): the processor faulted, CFSR 0x0000",)),
+    "cortex-m7": ('__asm__("udf #0");', ("(exit code 128): the processor faulted, CFSR 0x00010000",)),
 }
 
 
 @pytest.mark.parametrize("triple", CRASH)
 def test_a_self_test_that_crashes(triple):
     code, said = CRASH[triple]
-    with pytest.raises(BuildError, match=rf"the self-test for {triple} on qemu-.* {said}"):
+    with raises("selftest-crashed", f"the self-test for {triple} on qemu-", *said):
         build(triple, changed("float h[8];", f"float h[8]; {code}"))
 
 
 def test_an_exit_code_without_a_verdict():
     files = changed('return puts("PASS"), 0;', "return 0;", "selftest.c")
-    with pytest.raises(BuildError, match=r"crashed \(exit code 0\): .*h: largest error"):
+    with raises("selftest-crashed", "(exit code 0)", "h: largest error"):
         build("aarch64-linux-gnu", files)
 
 
@@ -73,22 +74,22 @@ def test_a_self_test_without_a_step():
 @pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "cortex-m4"])
 def test_the_first_error_of_the_compiler(triple):
     name = {"cortex-m4": "arm-none-eabi-gcc"}.get(triple, f"{triple}-gcc")
-    with pytest.raises(BuildError, match=rf"{name} .* stopped with exit code 1: toy\.c:\d+:\d+: error: .*nonsense"):
+    with raises("compiler-failed", name, "1: toy.c:", "error: ", "nonsense"):
         build(triple, changed("float h[8];", "float h[8]; nonsense x;"))
-    with pytest.raises(BuildError, match=rf"{name} .* stopped with exit code 1: .*undefined reference to `missing'"):
+    with raises("compiler-failed", name, "1", "undefined reference to `missing'"):
         build(triple, changed("y[i] = sum;", "{ extern float missing(void); y[i] = sum + missing(); }"))
 
 
 def test_a_header_that_is_not_of_the_contract():
-    with pytest.raises(BuildError, match=r"error: .*toy_x_has_the_size_of_the_contract.* is negative"):
+    with raises("compiler-failed", "error: ", "toy_x_has_the_size_of_the_contract", " is negative"):
         build("aarch64-linux-gnu", changed("#define TOY_X_SIZE 4", "#define TOY_X_SIZE 5", "toy.h"))
 
 
 def test_a_c_library_that_is_missing():
-    with pytest.raises(
-        BuildError,
-        match=r"absent\.h: No such file or directory\. The C library of aarch64-linux-gnu is missing: sudo apt install "
-        r"gcc-aarch64-linux-gnu libc6-dev-arm64-cross \(Debian, Ubuntu\), or pip install ziglang",
+    with raises(
+        "compiler-failed",
+        "absent.h: No such file or directory. The C library of aarch64-linux-gnu is missing: sudo apt install "
+        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross (Debian, Ubuntu), or pip install ziglang",
     ):
         build("aarch64-linux-gnu", changed("#include <string.h>", "#include <absent.h>"))
 
@@ -104,13 +105,13 @@ def test_a_c_library_that_is_missing():
     ],
 )
 def test_a_model_that_is_too_large_for_the_board(code, message):
-    with pytest.raises(BuildError, match=f"error: {message}"):
+    with raises("compiler-failed", f"error: {message}"):
         build("cortex-m4", changed("float h[8];", f"{code} static volatile int at; float h[8]; h[0] = much[at];"))
 
 
 def test_weights_that_are_too_large_for_the_board():
     files = toy(separate=True)
-    with pytest.raises(BuildError, match="error: weights and golden vectors take more than the 16 MiB of the board"):
+    with raises("compiler-failed", "error: weights and golden vectors take more than the 16 MiB of the board"):
         build("cortex-m4", files | {"toy.bin": bytes(17 << 20)})
 
 
@@ -126,15 +127,15 @@ def test_sources_that_are_incomplete():
         (
             "mips-linux-gnu",
             None,
-            r"no machine 'mips-linux-gnu' is known .*, only aarch64-linux-gnu, .*, cortex-m7, arm-",
+            ("machine-unknown", "'mips-linux-gnu'", "aarch64-linux-gnu, ", ", cortex-m7, arm-"),
         ),
-        ("arm-none-eabi", None, r"arm-none-eabi is every Cortex-M: say which, --cpu cortex-m4"),
-        ("cortex-m4", "cortex-m7", r"cortex-m4 is a CPU already: leave --cpu cortex-m7 out"),
-        ("arm-none-eabi", "../m4", r"--cpu '../m4' is no name of a CPU"),
+        ("arm-none-eabi", None, ("cortex-m-unsaid", "arm-none-eabi")),
+        ("cortex-m4", "cortex-m7", ("machine-with-cpu", "cortex-m4", "--cpu cortex-m7")),
+        ("arm-none-eabi", "../m4", ("cpu-name-malformed", "'../m4'")),
     ],
 )
 def test_machines_that_are_not_known(triple, cpu, message):
-    with pytest.raises(BuildError, match=message):
+    with raises(*message):
         cross_build(toy(), "toy", SPEC, triple, cpu)
 
 
@@ -154,21 +155,26 @@ def test_a_cpu_that_is_not_known():
     [
         (
             "aarch64-linux-gnu",
-            r"no compiler for aarch64-linux-gnu is here, neither aarch64-linux-gnu-gcc nor zig: sudo apt install "
-            r"gcc-aarch64-linux-gnu libc6-dev-arm64-cross \(Debian, Ubuntu\), or pip install ziglang",
+            (
+                "aarch64-linux-gnu",
+                "neither aarch64-linux-gnu-gcc nor zig: sudo apt install gcc-aarch64-linux-gnu "
+                "libc6-dev-arm64-cross (Debian, Ubuntu), or pip install ziglang",
+            ),
         ),
         (
             "aarch64-linux-musl",
-            r"is here, neither aarch64-linux-musl-gcc nor zig: pip install ziglang, which needs no root",
+            ("neither aarch64-linux-musl-gcc nor zig: pip install ziglang, which needs no root",),
         ),
         (
             "x86_64-linux-gnu",
-            r"is here, neither x86_64-linux-gnu-gcc nor zig: sudo apt install gcc \(Debian, Ubuntu\), or",
+            ("neither x86_64-linux-gnu-gcc nor zig: sudo apt install gcc (Debian, Ubuntu), or",),
         ),
         (
             "cortex-m7",
-            r"no compiler for cortex-m7 is here, no arm-none-eabi-gcc: sudo apt install gcc-arm-none-eabi "
-            r"libnewlib-arm-none-eabi \(Debian, Ubuntu\)\.",
+            (
+                "cortex-m7",
+                "no arm-none-eabi-gcc: sudo apt install gcc-arm-none-eabi libnewlib-arm-none-eabi (Debian, Ubuntu).",
+            ),
         ),
     ],
 )
@@ -176,7 +182,7 @@ def test_no_compiler(triple, message, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(compilers, "host_triple", lambda: "x86_64-linux-gnu")
-    with pytest.raises(BackendUnavailable, match=message):
+    with raises("cross-compiler-missing", *message):
         cross_build(toy(), "toy", SPEC, triple)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BackendUnavailable
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.native import backend
@@ -211,13 +210,10 @@ def test_a_process_ends_as_without(team_bundle, how):
 def test_more_threads_than_this_process_may_use(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     many = cores + 1
-    message = (
-        f"threads={many}: each thread of a native step has a core of its own, and this process may use {cores}. Say "
-    )
-    with pytest.raises(BackendUnavailable, match=re.escape(f"{message}threads={cores} or less.")):
+    with raises("threads-over-cores", many, f"this process may use {cores}", f"threads={cores}"):
         Engine.of(toy(), "native", threads=many)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(128)))
-    with pytest.raises(BackendUnavailable, match=r"and a step has 64 threads at most\. Say threads=64 or less\."):
+    with raises("threads-over-cores", "64 threads at most", "threads=64"):
         Engine.of(toy(), "native", threads=65)
 
 

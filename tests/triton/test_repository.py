@@ -175,29 +175,32 @@ NO_STATE = Model(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "pytorch"}, "one of python, onnxruntime, tensorrt, not 'pytorch'"),
-        ({"name": "a/b"}, "cannot be called 'a/b'.*--name"),
-        ({"name": ""}, "cannot be called ''"),
-        ({"name": ".hidden"}, "cannot be called '.hidden'"),
-        ({"streams": 0}, "--streams 0: give a whole number from 1 to 2147483647"),
-        ({"streams": 2**31}, "--streams 2147483648: give a whole number from 1"),
-        ({"batch": 0}, "--batch 0: give a whole number from 1 to"),
-        ({"delay_us": -1}, "--delay-us -1: give a whole number from 0 to"),
-        ({"idle_s": 0}, "--idle 0: give seconds"),
-        ({"idle_s": float("inf")}, "--idle inf: give seconds"),
-        ({"idle_s": 1e300}, r"--idle 1e\+300: give seconds from 0.001 to"),
-        ({"streams": 8, "batch": 9}, "--batch 9 is more than --streams 8"),
-        ({"backend": "onnxruntime", "runtime_backend": "native"}, "--runtime-backend native is for --backend python"),
-        ({"runtime_backend": "nativ"}, "--runtime-backend nativ: choose auto or one of tensorrt, native, onnxruntime"),
+        ({"backend": "pytorch"}, ("triton-backend-unknown", "python, onnxruntime, tensorrt", "'pytorch'")),
+        ({"name": "a/b"}, ("triton-model-name", "'a/b'", "--name")),
+        ({"name": ""}, ("triton-model-name", "''")),
+        ({"name": ".hidden"}, ("triton-model-name", "'.hidden'")),
+        ({"streams": 0}, ("triton-number-range", "--streams 0", "1", "2147483647")),
+        ({"streams": 2**31}, ("triton-number-range", "--streams 2147483648", "1")),
+        ({"batch": 0}, ("triton-number-range", "--batch 0", "1")),
+        ({"delay_us": -1}, ("triton-number-range", "--delay-us -1", "0")),
+        ({"idle_s": 0}, ("triton-idle-range", "0")),
+        ({"idle_s": float("inf")}, ("triton-idle-range", "inf")),
+        ({"idle_s": 1e300}, ("triton-idle-range", "1e+300", "0.001")),
+        ({"streams": 8, "batch": 9}, ("triton-batch-over-streams", "9", "8")),
+        ({"backend": "onnxruntime", "runtime_backend": "native"}, ("triton-python-option", "--runtime-backend native")),
+        (
+            {"runtime_backend": "nativ"},
+            ("triton-runtime-backend-unknown", "--runtime-backend nativ", "tensorrt, native, onnxruntime"),
+        ),
         (
             {"runtime_backend": "native"},
-            "--runtime-backend native cannot run .*: the bundle has no target 'c', only onnx",
+            ("target-not-in-bundle", "--runtime-backend native", "'c'", "onnx"),
         ),
-        ({"precision": "fp16"}, "has fp32 for --backend python, not fp16"),
+        ({"precision": "fp16"}, ("triton-precision-missing", "fp32 for --backend python", "fp16")),
     ],
 )
 def test_options_that_do_not_fit(bundle, tmp_path, options, message):
-    with pytest.raises(ExportError, match=message):
+    with raises(*message, kind=ExportError):
         write_repository(bundle("sum"), tmp_path / "repo", **options)
     assert not (tmp_path / "repo").exists()
 

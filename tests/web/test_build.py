@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 
 from rnn_export.bundle import extend_bundle, open_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
-from rnn_export.errors import BackendUnavailable
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.build.wasm import wasm_modules as compiling
 
+from ..messages import raises  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .node import need
@@ -106,7 +106,7 @@ def test_a_package_of_others_neither_runs_nor_is_served(bundle):
     page = "targets/wasm-fp32/page.js"
     extend_bundle(opened, row, {**files, page: files[page] + b"// another\n"})
     message = "the bundle's wasm (fp32) is code: it is not recorded as built here"
-    with pytest.raises(BackendUnavailable, match=message.replace("(", r"\(").replace(")", r"\)")):
+    with raises("code-not-trusted", "wasm (fp32)", "it is not recorded as built here"):
         load(bundle, "wasm")
     refused(invoke("serve-web", bundle, "--port", 0), message)
     assert load(bundle, "wasm", trust=True).backend == "wasm"
