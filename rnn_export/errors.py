@@ -342,7 +342,7 @@ class NoBatchAxis(LiftError):
 class StateMovesByCall(LiftError):
     """A state moves once per call; `has_others`: the model has states of its frames besides."""
 
-    def __init__(self, has_others: bool, message: str, *, id: str = "") -> None:
+    def __init__(self, message: str, has_others: bool, *, id: str = "") -> None:
         super().__init__(message, advice=[ONE_FRAME], id=id)
         self.has_others = has_others
 

@@ -102,7 +102,7 @@ class Reading:
         """The message of a call, with its placeholders in braces; several ways of it are joined by " | "."""
         name = last_name(call)
         texts = [arg for arg in call.args if is_text(arg)]
-        arg = call.args[0] if name in self.classes and name != "StateMovesByCall" else [*texts, call.args[-1]][0]
+        arg = call.args[0] if name in self.classes else [*texts, call.args[-1]][0]
         inside = [node for node in around if isinstance(node, Def)]
         return " | ".join(self.ways(path, arg, inside[-1] if inside else None)).replace("\n", "\\n")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rnn_export.errors import LiftError, SeveralReadings
+from rnn_export.errors import Advice, LiftError, SeveralReadings
 from rnn_export.export.lift.options import LiftOptions
 
 # Refusals in a row whose advice is followed.
@@ -28,26 +28,29 @@ def with_tried_advice(error: LiftError, options: LiftOptions, attempt: Attempt) 
         error = refusals[0]
         error.advice = ()
         return error
-    error.advice = tuple(
-        replace(advice, sentence=advice.refused.replace("{}", str(one)))
-        if isinstance(one, LiftError)
-        else replace(advice, keywords=one)
-        for advice, one in zip(error.advice, found, strict=True)
-        if advice.shown and (advice.refused or not isinstance(one, LiftError))
-    )
+    pairs = zip(error.advice, found, strict=True)
+    left = (_after_trial(advice, one) for advice, one in pairs if advice.shown)
+    error.advice = tuple(advice for advice in left if advice is not None)
     return error
 
 
-def _followed(keywords: Keywords, options: LiftOptions, attempt: Attempt) -> Keywords | LiftError:
-    """The keywords that lift, from these on; the last refusal if there are none."""
+def _after_trial(advice: Advice, found: Keywords | LiftError | None) -> Advice | None:
+    """`advice` as its trial leaves it; None if there is nothing to say."""
+    if isinstance(found, LiftError):
+        return replace(advice, sentence=advice.refused.replace("{}", str(found))) if advice.refused else None
+    return None if found is None else replace(advice, keywords=found)
+
+
+def _followed(keywords: Keywords, options: LiftOptions, attempt: Attempt) -> Keywords | LiftError | None:
+    """The keywords that lift, from these on; else the last refusal, or None where the code of the user fails."""
     for _ in range(LINKS):
         try:
             attempt(replace(options, **_merged(vars(options), keywords)))
             return keywords
         except LiftError as error:
             refused = error
-        except Exception as error:  # the user's code may raise anything
-            return LiftError(str(error), id="advice-fails")
+        except Exception:  # the user's code may raise anything
+            return None
         more = (_merged(keywords, advice.keywords) for advice in refused.advice)
         if (changed := next((k for k in more if k != keywords), None)) is None:
             return refused

@@ -42,8 +42,8 @@ def refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
 
 def moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
     return StateMovesByCall(
-        has_others,
         f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
         "sequence is cut otherwise. Let every frame move it, or take it out where nothing reads it.",
+        has_others,
         id="state-moves-by-call",
     )

@@ -270,7 +270,8 @@ class Readings:
             raise with_unused_assumptions(refusal.computed_both_branches(error), decisions) from error
         if isinstance(error, WrongChunk):
             error = LiftError(error.args[0], advice=error.advice, id=error.id)
-        error.advice += tuple(self._doubt(likeliest))
+        known = [advice.keywords for advice in error.advice]
+        error.advice += tuple(advice for advice in self._doubt(likeliest) if advice.keywords not in known)
         shown, probed = str(likeliest.reading), likeliest.reading.probed
         if probed and any(probed.axes.input_batch):
             error.args = (f"{error.args[0]} That is with {shown}.",)

@@ -97,13 +97,15 @@ def _resolved(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> A
     found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
     is_fed = False
     sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
-    usual, noise = set[bool](), itertools.count()
-    for fed in itertools.chain(_trials(flat), _more_trials(flat, sure), _alternations(flat, decisions, here, sure)):
+    usual = set[bool]()
+    trials = itertools.chain(_trials(flat), _more_trials(flat, sure), _alternations(flat, decisions, here, sure))
+    for number, fed in enumerate(trials):
         own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
         is_fed = is_fed or of_fed
         # First come the example and noise, as verification draws it: it breaks an assumption that these break.
-        usual |= values if next(noise) < (4 if flat.states else 2) else set()
+        if number < (4 if flat.states else 2):
+            usual |= values
         if values:
             variants = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
             found.append((values, own, variants))

@@ -78,10 +78,7 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
 
     Raises LiftError if it cannot be.
     """
-    reason, traced = (
-        unlike_frames(),
-        cache(lambda frames: fixed_graph(module, frames)),
-    )
+    reason, traced = unlike_frames(), cache(lambda frames: fixed_graph(module, frames))
     for few, more, iterations in _lengths(traced, period):
         samples = module.sample(ROWS, few), module.sample(ROWS, more)
         for leaves_out in (False, True):
