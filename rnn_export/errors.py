@@ -60,8 +60,9 @@ def if_time(axes: Mapping[str, int | None]) -> Advice:
 
 def always(at: str, value: bool) -> Advice:
     """Advice to assume that a decision is always the same; every verification checks it."""
-    asked = f"If the tensor that is asked there (before any `not`) is always {str(value).lower()} in a stream"
-    return Advice({"assume": {at: value}}, f"{asked}, say {{}}.")
+    word = str(value).lower()
+    sentence = f"If the tensor that is asked there (before any `not`) is always {word} in a stream, say {{}}."
+    return Advice({"assume": {at: value}}, sentence)
 
 
 # --- public: what a user catches

@@ -4,6 +4,7 @@ python scripts/messages.py           prints how the two differ from the source
 python scripts/messages.py --write   writes them anew
 
 A message is a call with `id="..."`: of a class of rnn_export/errors.py, or of a function that returns one of them.
+The sentences of `Advice`, which end some of them, have no ids and stand last.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Reading:
         self.files = {path: ast.parse(path.read_text()) for path in sorted(sources(root))}
         self.root, self.classes = root, classes(self.files[root / "rnn_export/errors.py"])
         self.functions = {path: list(functions(tree)) for path, tree in self.files.items()}
-        self.found, self.nameless = list[Message](), list[str]()
+        self.found, self.nameless, self.advice = list[Message](), list[str](), set[str]()
         for path, tree in self.files.items():
             self._read(path, tree, ())
         self.found.sort()
@@ -59,6 +60,9 @@ class Reading:
 
     def _see(self, path: Path, call: ast.Call, around: tuple[ast.AST, ...]) -> None:
         name, place = last_name(call), f"{path.relative_to(self.root).as_posix()}:{call.lineno}"
+        if name == "Advice":
+            inside = next((node for node in reversed(around) if isinstance(node, Def)), None)
+            self.advice.update(way for sentence in call.args[1:3] for way in self.ways(path, sentence, inside))
         given = next((word.value for word in call.keywords if word.arg == "id"), None)
         if isinstance(given, ast.Constant) and isinstance(given.value, str):
             kind = self.kind_of(path, call, around)
@@ -197,8 +201,9 @@ def text(node: ast.expr) -> str:
 
 
 def table(reading: Reading) -> str:
-    """tests/messages.txt: each id with its class and template."""
-    return "".join(f"{row}\n" for row in dict.fromkeys(message.row for message in reading.found))
+    """tests/messages.txt: each id with its class and template, and the sentences of advice."""
+    rows = [message.row for message in reading.found] + [f"advice  Advice  {line}" for line in sorted(reading.advice)]
+    return "".join(f"{row}\n" for row in dict.fromkeys(rows))
 
 
 def page(reading: Reading) -> str:
@@ -208,7 +213,8 @@ def page(reading: Reading) -> str:
         rows = dict.fromkeys((m.id, m.template) for m in reading.found if m.kind == kind)
         if rows:
             lines += [f"## {kind}", "", what, "", *(f"- `{id}`: `` {template} ``" for id, template in rows), ""]
-    return "\n".join(lines[:-1]) + "\n"
+    lines += ["## Advice", "", "The last sentences of a refusal; {} stands for options.", ""]
+    return "\n".join([*lines, *(f"- `` {line} ``" for line in sorted(reading.advice))]) + "\n"
 
 
 def made() -> dict[str, str]:
