@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ import pytest
 from rnn_export.bundle import Bundle, FileRow, TargetRow, atomic, extend_bundle, open_bundle, write_bundle
 from rnn_export.bundle.readme import README, targets_section
 from rnn_export.contract.spec import StateSpec, StreamSpec, TensorSpec
-from rnn_export.errors import BundleError
 from rnn_export.platform import arrays, host
 
 from .messages import raises
@@ -65,10 +63,6 @@ def files() -> dict[str, bytes]:
 def write(path: Path, **changes: Any) -> Bundle:
     given: dict[str, Any] = {"spec": SPEC, "producer": {"torch": "2.9"}, "files": files(), "targets": TARGETS}
     return write_bundle(path, **{**given, **changes})
-
-
-def refused(message: str) -> Any:
-    return pytest.raises(BundleError, match=message)
 
 
 @pytest.fixture
@@ -221,7 +215,9 @@ def test_a_thousand_random_corruptions_are_refused_by_name(path: Path) -> None:
         else:
             bad = bytearray(good[: draw.randrange(len(good))])
         (path / name).write_bytes(bad)
-        with refused(r"manifest\.(json|sha256)" if name.startswith("manifest") else re.escape(repr(name))):
+        found = "size" if len(bad) < len(good) else "hash"
+        is_manifest = name.startswith("manifest")
+        with raises("manifest-checksum-differs") if is_manifest else raises(f"bundle-file-{found}-differs", repr(name)):
             open_bundle(path)
         (path / name).write_bytes(good)
     open_bundle(path)
@@ -252,14 +248,14 @@ def test_missing_files_and_things_that_are_no_files(path: Path, name: str) -> No
     file = path / name
     data = file.read_bytes()
     file.unlink()
-    with refused(f"'{name}' is missing|manifest.sha256 is missing"):
+    with raises("bundle-file-missing", name):
         open_bundle(path)
     file.mkdir()
     with raises("bundle-file-not-regular", f"'{name}'"):
         open_bundle(path)
     file.rmdir()
     os.mkfifo(file)
-    with refused(f"'{name}' is not a regular file"):
+    with raises("bundle-file-not-regular", f"'{name}'"):
         open_bundle(path)
     file.unlink()
     (path.parent / "outside").write_bytes(data)
@@ -310,10 +306,11 @@ UNSAFE = [
 def test_unsafe_paths_are_refused_by_reader_and_writer(path: Path, name: str) -> None:
     forge(path, lambda m: m["files"][0].update(path=name))
     half = "it has half a surrogate pair"
-    with refused(half if name == "\ud800" else re.escape(f"{name!r} is not a plain relative path inside the bundle")):
+    plain = f"{name!r} is not a plain relative path inside the bundle"
+    with raises("manifest-unusable", half if name == "\ud800" else plain):
         open_bundle(path)
-    wanted = "surrogates not allowed" if name == "\ud800" else re.escape(repr(name))
-    with refused(wanted):
+    wanted = ("manifest-not-writable", "surrogates not allowed") if name == "\ud800" else ("manifest-unusable", plain)
+    with raises(*wanted):
         write(path.parent / "b.rnnx", files={name: b""}, targets=[])
     assert not (path.parent / "b.rnnx").exists()
 
@@ -637,13 +634,13 @@ BAD_NPZ: list[tuple[Callable[[], bytes], str]] = [
     (lambda: npy(np.zeros(3)), "File is not a zip file"),
     (lambda: npz(x=np.array([{}, None])), "x.npy holds Python objects, which would have to be unpickled"),
     (lambda: member("x.npy", header("(1,)", "[('a', '|O')]") + b"12345678"), "x.npy holds Python objects"),
-    (lambda: member("x.pkl", pickle.dumps(1)), r"members must be different .npy files, but are \['x.pkl'\]"),
-    (doubled, r"members must be different .npy files, but are \['a.npy', 'a.npy'\]"),
-    (lambda: member("x.npy", b""), "golden.npz"),
-    (lambda: member("x.npy", b"\x93NUMPY\x03\x00"), r"x.npy has .npy version \(3, 0\)"),
-    (lambda: member("x.npy", header("(1 << 40,)")), "golden.npz"),
-    (lambda: member("x.npy", header("(1099511627776,)")), r"x.npy says float32\(1099511627776,\), but 0 bytes follow"),
-    (lambda: member("x.npy", header("(-1, -2)") + b"12345678"), r"x.npy says float32\(-1, -2\), but 8 bytes follow"),
+    (lambda: member("x.pkl", pickle.dumps(1)), "members must be different .npy files, but are ['x.pkl']"),
+    (doubled, "members must be different .npy files, but are ['a.npy', 'a.npy']"),
+    (lambda: member("x.npy", b""), ""),
+    (lambda: member("x.npy", b"\x93NUMPY\x03\x00"), "x.npy has .npy version (3, 0)"),
+    (lambda: member("x.npy", header("(1 << 40,)")), ""),
+    (lambda: member("x.npy", header("(1099511627776,)")), "x.npy says float32(1099511627776,), but 0 bytes follow"),
+    (lambda: member("x.npy", header("(-1, -2)") + b"12345678"), "x.npy says float32(-1, -2), but 8 bytes follow"),
     (lambda: member("x.npy", header("(3,)") + b"1234"), "but 4 bytes follow"),
     (lambda: member("x.npy", npy(1), zipfile.ZIP_BZIP2), "compressed in another way than numpy does"),
     (lambda: member("x.npy", npy(1), zipfile.ZIP_LZMA), "compressed in another way than numpy does"),
@@ -655,12 +652,11 @@ BAD_NPZ: list[tuple[Callable[[], bytes], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "message"), BAD_NPZ, ids=[" ".join(message)[:60] for _, message in BAD_NPZ])
+@pytest.mark.parametrize(("make", "message"), BAD_NPZ, ids=[message[:60] for _, message in BAD_NPZ])
 def test_npz_files_that_are_refused(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
     write(tmp_path / "vad.rnnx", files={"golden.npz": make()}, targets=[])
-    with refused(f"'golden.npz' is no usable .npz file: .*{message}|{message}.*no usable") as caught:
+    with raises("npz-unusable", "'golden.npz'", message):
         open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
-    assert "golden.npz" in str(caught.value)
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

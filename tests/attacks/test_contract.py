@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from rnn_export.bundle import open_bundle
 from rnn_export.contract.target_options import TargetOptions
-from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, ExportError, RnnExportError
+from rnn_export.errors import BackendUnavailable, DeviceError, RnnExportError
 from rnn_export.export.add_target import add_target
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
@@ -63,9 +63,9 @@ def test_no_graph_reads_a_file_next_to_it(path: Path, tmp_path: Path, monkeypatc
     with raises(*refused):
         load(path, backend="onnxruntime")
     for target, precision in (("c", "fp32"), ("c", "int8"), ("tensorrt", "fp16")):
-        with refused:
+        with raises(*refused):
             add_target(open_bundle(path), target, TargetOptions(precision))
-    with refused:
+    with raises(*refused):
         write_repository(path, tmp_path / "repository", backend="onnxruntime")
 
 
@@ -75,52 +75,52 @@ WRONG = {
             last=[node("Add", ["x", "h"], ["h.next"]), node("Cast", ["x"], ["y"], to=TensorProto.DOUBLE)],
             outputs=[value("y", TensorProto.DOUBLE), value("h.next")],
         ),
-        "step.onnx gives 'y' as float64 (1, 3), but the contract says float32 (1, 3)",
+        ("graph-contract-differs", "'y'", "float64 (1, 3)", "float32 (1, 3)"),
     ),
     "output of another size": (
         graphs.step(
             last=[node("Add", ["x", "h"], ["h.next"]), node("Concat", ["x", "x"], ["y"], axis=1)],
             outputs=[value("y", shape=["batch", "what"]), value("h.next")],
         ),
-        "step.onnx gives 'y' as float32 (1, 6), but the contract says float32 (1, 3)",
+        ("graph-contract-differs", "'y'", "float32 (1, 6)", "float32 (1, 3)"),
     ),
     "state of another size": (
         graphs.step(
             last=[node("Add", ["x", "h"], ["y"]), node("Concat", ["h", "h"], ["h.next"], axis=1)],
             outputs=[value("y"), value("h.next", shape=["batch", "what"])],
         ),
-        "step.onnx gives 'h.next' as float32 (1, 6), but the contract says float32 (1, 3)",
+        ("graph-contract-differs", "'h.next'", "float32 (1, 6)", "float32 (1, 3)"),
     ),
     "other domain": (
         graphs.step([helper.make_node("Inverse", ["x"], ["x2"], domain="com.microsoft")]),
-        "node Inverse giving ('x2',) is of the domain 'com.microsoft', which is not ONNX's own",
+        ("graph-file-unusable", "node Inverse giving ('x2',)", "the domain 'com.microsoft'"),
     ),
     "operator that is not listed": (
         graphs.step([node("NonZero", ["x"], ["x2"])]),
-        "node NonZero giving ('x2',) is an operator that no graph of a bundle has",
+        ("graph-file-unusable", "node NonZero giving ('x2',) is an operator that no graph"),
     ),
     "loop without end": (
         graphs.step(loop([""]), [constant("yes", True, "bool")]),
-        "node Loop giving ('looped',) has no constant number of trips, so nothing says that it ends",
+        ("graph-file-unusable", "node Loop giving ('looped',) has no constant number of trips"),
     ),
     "loop of 2**40 trips": (
         graphs.step(loop(["n"]), [constant("n", 2**40), constant("yes", True, "bool")]),
-        "takes 1099511627776 trips, over the limit of 1048576",
+        ("graph-file-unusable", "takes 1099511627776 trips", 1048576),
     ),
     "loop of as many trips as a value says": (
         graphs.step(
             [node("ReduceSum", ["x"], ["s"], keepdims=0), node("Cast", ["s"], ["n"], to=7), *loop(["n"])],
             [constant("yes", True, "bool")],
         ),
-        "has no constant number of trips",
+        ("graph-file-unusable", "has no constant number of trips"),
     ),
     "64 GiB at once": (
         graphs.step([node("ConstantOfShape", ["n"], ["big"])], [constant("n", [2**34])]),
-        "'big' of the graph takes 68719476736 bytes, over the limit of 268435456 a tensor",
+        ("graph-file-unusable", "'big' of the graph takes 68719476736 bytes", 268435456),
     ),
     "64 GiB by doubling": (
         graphs.step([node("Identity", ["x"], ["d0"]), *doubling(32)]),
-        "of the graph takes",
+        ("graph-file-unusable", "of the graph takes"),
     ),
     "64 GiB by an outer sum": (
         graphs.step(
@@ -129,7 +129,7 @@ WRONG = {
                 node("Add", ["d16", "t"], ["big"]),
             ],
         ),
-        "'big' of the graph takes 154618822656 bytes",
+        ("graph-file-unusable", "'big' of the graph takes 154618822656 bytes"),
     ),
     "64 GiB in a body": (
         graphs.step(
@@ -141,7 +141,7 @@ WRONG = {
             ],
             [constant("[0]", [0])],
         ),
-        "of the graph takes",
+        ("graph-file-unusable", "of the graph takes"),
     ),
     "a size from values": (
         graphs.step(
@@ -151,21 +151,22 @@ WRONG = {
             ],
             [constant("[1]", [1])],
         ),
-        "the size of 'big', which node ConstantOfShape giving ('big',) gives, follows from values: it has no bound",
+        ("graph-file-unusable", "'big'", "node ConstantOfShape giving ('big',)", "follows from values"),
     ),
     "a tensor that is not there": (
         graphs.step(constants=[TensorProto(name="w", data_type=1, dims=[2**20, 2**20], raw_data=b"1234")]),
-        "the tensor 'w' says [1048576, 1048576], which its",
+        ("graph-file-unusable", "the tensor 'w'", "[1048576, 1048576]"),
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("graph", "message"), WRONG.values(), ids=WRONG)
-def test_a_graph_is_refused_before_it_is_loaded(path: Path, graph: bytes, message: str, quick) -> None:
+def test_a_graph_is_refused_before_it_is_loaded(path: Path, graph: bytes, message: tuple[object, ...], quick) -> None:
     forge(path, files={"step.onnx": graph})
-    with pytest.raises(BundleError, match=re.escape(message)):
+    name, *values = message
+    with raises(name, "step.onnx", *values):
         load(path, backend="onnxruntime")
-    with pytest.raises((BundleError, ExportError), match=r"step\.onnx"):
+    with raises(name, "step.onnx"):
         add_target(open_bundle(path), "c", TargetOptions())
     quick(200)
 

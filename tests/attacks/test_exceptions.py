@@ -11,7 +11,6 @@ import pytest
 
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import BundleError
 from rnn_export.platform.arrays import unpack_array, unpack_arrays
 from rnn_export.platform.json_parser import parse_json
 from rnn_export.runtime import recording
@@ -47,7 +46,8 @@ def test_json_is_read_or_refused_with_a_reason(path: Path, raw: bytes, message: 
     with raises("recipe-not-json"):
         Recipe.from_file(raw)
     write_manifest(path, raw)
-    with pytest.raises(BundleError, match=f"manifest.json (cannot be used: .*{message}|is larger)"):
+    too_large = ("bundle-file-too-large", "manifest.json")
+    with raises(*(too_large if len(raw) > 16 * 2**20 else ("manifest-unusable", message))):
         open_bundle(path)
     quick(100)
 
@@ -148,17 +148,20 @@ def test_an_archive_unpacks_to_the_order_of_its_size() -> None:
         unpack_arrays(buffer.getvalue())
 
 
+ODD = (np.array(["a", "b"]), np.array(1.0), np.zeros((2, 1)), np.array([True, False]))
+
+
 @pytest.mark.parametrize(
-    "tolerance", [np.array(["a", "b"]), np.array(1.0), np.zeros((2, 1)), np.array([True, False]), np.array([-1.0, 0])]
+    ("tolerance", "found"), [*((odd, "its tolerance is") for odd in ODD), (np.array([-1.0, 0]), "atol=-1")]
 )
-def test_a_tolerance_is_two_numbers(path: Path, tolerance) -> None:
+def test_a_tolerance_is_two_numbers(path: Path, tolerance, found: str) -> None:
     from rnn_export.platform.arrays import pack_arrays
 
     spec = open_bundle(path).spec
     x = np.zeros((1, 2, 3), np.float32)
     arrays = {"input/x": x, "output/y": x, "state/h": x[:, :1], "at": np.array([2]), "precision": np.array("fp32")}
     raw = pack_arrays({**arrays, "tolerance": tolerance})
-    with pytest.raises(BundleError, match=r"does not fit the contract: (its tolerance is|atol=-1)"):
+    with raises("golden-does-not-fit", found):
         Golden.from_arrays(unpack_arrays(raw), spec)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnn_export.cli import probes
-from rnn_export.errors import BackendUnavailable, BuildError, BundleError
+from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native import cpu
 from rnn_export.runtime.backends.native.cpu import Cpu, features, host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
@@ -264,8 +264,9 @@ def test_the_first_error_is_told(compiler):
     wrong = {**FILES, "sum.c": FILES["sum.c"].replace(b"memset", b"int i = unknown; memset")}
     with raises("compiler-failed", "step/sum.c:", "error: ", "unknown"):
         compile_native(wrong, "sum", SUM.spec, compiler)
-    with pytest.raises(BuildError, match=r"step/sum\.c.*No such file|no such file.*step/sum\.c"):
+    with raises("compiler-failed", "step/sum.c") as caught:
         compile_native({"sum.h": FILES["sum.h"]}, "sum", SUM.spec, compiler)
+    assert "o such file" in str(caught.value)
 
 
 CRASH = "*(volatile int *)8 = 1;"
@@ -359,9 +360,12 @@ def test_a_record_comes_back():
     assert Record.from_file("b", more) == RECORD
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"triple": "a"}', b"\xff", b"null"])
-def test_what_is_no_record(raw):
-    with pytest.raises(BundleError, match=r"build/x/build\.json is no record of a build"):
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [(b"", "malformed"), (b"[]", "field"), (b'{"triple": "a"}', "field"), (b"\xff", "malformed"), (b"null", "field")],
+)
+def test_what_is_no_record(raw, found):
+    with raises(f"build-record-{found}", "build/x/build.json"):
         Record.from_file("build/x/build.json", raw)
 
 

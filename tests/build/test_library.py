@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_export.errors import BackendUnavailable, ToolUnavailable
+from rnn_export.errors import ToolUnavailable
 from rnn_export.platform.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import library as module
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
@@ -22,7 +22,7 @@ HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
 
 
 def no_driver() -> Driver:
-    raise ToolUnavailable("the NVIDIA driver is not here (libcuda.so.1)", "install it")
+    raise ToolUnavailable("the NVIDIA driver is not here (libcuda.so.1)", "install it", id="nvidia-driver-missing")
 
 
 # --- TensorRT-RTX, for real
@@ -182,7 +182,7 @@ def test_rtx_takes_a_limit_of_memory(rtx):
 
 def test_rtx_loads_nothing_without_a_driver(rtx):
     plan = rtx.build(gru(), BuilderSettings("fp32", {})).plan
-    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+    with raises("nvidia-driver-missing"):
         Library("tensorrt-rtx", rtx.trt, no_driver).load(plan)
 
 
@@ -461,7 +461,7 @@ def test_an_engine_is_built_on_its_device():
 def test_the_driver_comes_before_anything_that_could_crash(version):
     adapter = library(version, probe=no_driver)
     for call in (lambda: adapter.build(b"graph", FP16), lambda: adapter.load(b"plan")):
-        with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+        with raises("nvidia-driver-missing"):
             call()
     assert adapter.trt.did.calls == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -311,10 +310,10 @@ BAD = {
         loop(collects=False, grows=True),
         RTX,
         "Loop",
-        re.escape("'x' goes in as ['batch', 6] and comes back as ['batch', 12]"),
+        "'x' goes in as ['batch', 6] and comes back as ['batch', 12]",
         rtx=True,
     ),
-    "Scan that grows": Bad(scan(True), RTX, "Scan", re.escape("'h0' goes in as [2, 6] and comes back as"), rtx=True),
+    "Scan that grows": Bad(scan(True), RTX, "Scan", "'h0' goes in as [2, 6] and comes back as", rtx=True),
     "Scan from the end": Bad(
         scan(scan_input_axes=[-2]), RTX, "Scan", "its scan_input_axes count from the end", rtx=True
     ),
@@ -325,8 +324,7 @@ BAD = {
 def test_what_breaks_a_rule_is_found(bad: Bad) -> None:
     (finding,) = lint(parse(bad.graph), RULES[bad.rules], bad.precision)
     assert (finding.node, finding.op) == (bad.node, bad.op)
-    message = rf"target 'jetson-x' does not take this graph:\n- node '{bad.node}' \({bad.op}\): .*{bad.message}"
-    with pytest.raises(ExportError, match=message):
+    with raises("tensorrt-rules-broken", "'jetson-x'", f"node '{bad.node}' ({bad.op})", bad.message):
         refuse([finding], "jetson-x")
 
 

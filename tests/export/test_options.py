@@ -58,8 +58,8 @@ ODD = {
     "one target": ({"targets": "onnx"}, "targets is 'onnx', but must be a list or tuple of names"),
     "one name": ({"input_names": "x"}, "input_names is 'x', but must be a list or tuple of names"),
     "a tensor of names": ({"output_names": torch.zeros(2)}, "output_names is a torch.Tensor, but must be a list or"),
-    "a list of states": ({"states": ["h"]}, r"states is \['h'\], but must be a dict with names as keys"),
-    "numbers as keys": ({"initial": {0: 1}}, r"initial is \{0: 1\}, but must be a dict with names as keys"),
+    "a list of states": ({"states": ["h"]}, "states is ['h'], but must be a dict with names as keys"),
+    "numbers as keys": ({"initial": {0: 1}}, "initial is {0: 1}, but must be a dict with names as keys"),
     "an axis of half": ({"time_axis": 1.5}, 'time_axis is 1.5, but must be "auto", None, an axis, or a dict'),
     "an array of axes": ({"time_axis": np.arange(2)}, "time_axis is a numpy.ndarray, but must be"),
     "true as an axis": ({"time_axis": True}, "time_axis is True, but must be"),
@@ -73,16 +73,16 @@ ODD = {
     "a precision in bits": ({"precision": 16}, "precision is 16, but must be a word"),
     "an opset as a word": ({"opset": "18"}, "opset is '18', but must be an int of at least 1"),
     "accept as a word": ({"accept": "ok"}, "accept is 'ok', but must be a function"),
-    "a list to fix": ({"fixed": [1]}, r"fixed is \[1\], but must be a dict with names as keys"),
+    "a list to fix": ({"fixed": [1]}, "fixed is [1], but must be a dict with names as keys"),
 }
 
 
 @pytest.mark.parametrize(("option", "message"), ODD.values(), ids=ODD)
 def test_an_odd_value_is_refused_by_its_name(tmp_path, option, message):
-    with pytest.raises(ExportError, match=f"^{message}"):
+    with raises("option-refused", message, kind=ExportError):
         export(torch.nn.LSTM(3, 4), (torch.zeros(2, 5, 3),), tmp_path / "m.rnnx", **option)
     if {*option} <= {field.name for field in fields(LiftOptions)}:
-        with pytest.raises(LiftError, match=f"^{message}"):
+        with raises("option-refused", message, kind=LiftError):
             LiftOptions(**option)
     assert not [*tmp_path.iterdir()]
 

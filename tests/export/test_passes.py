@@ -61,7 +61,7 @@ class Conditional(InPlacePass):
 @pytest.mark.parametrize("point", ["requires", "call", "ensures"])
 @pytest.mark.parametrize("error", [ExportError("node 'n' is bad"), ZeroDivisionError("a fault")])
 def test_what_a_pass_raises_arrives_as_it_was(point: str, error: Exception) -> None:
-    with pytest.raises(type(error), match=str(error)) as caught:
+    with pytest.raises(type(error)) as caught:
         apply(parse(graph()), InferShapes(), Conditional(point, error))
     assert caught.value is error
 

@@ -18,7 +18,6 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
 from rnn_export.contract.precision import TOLERANCES
-from rnn_export.errors import ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift import stages
@@ -227,9 +226,7 @@ def test_a_difference_of_large_numbers_is_held_to_theirs():
     difference = golden.trials.outputs["output"][..., 1]
     assert golden.trials.scales["output"][..., 1].max() > 1e3 * np.abs(difference).max()
     off = sabotaged(model, "out.bias", lambda bias: bias[1].add_(300))
-    with pytest.raises(
-        ParityError, match=r"the largest error is 300 where 1e-06 \+ 2e-05 x \d(\.\d+)?e\+05 is allowed"
-    ):
+    with raises("parity-diverges", 300, "1e-06 + 2e-05 x", "e+05 is allowed"):
         held(off)
 
 
@@ -247,14 +244,19 @@ class Twice(Heads):
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [(0, "(quiet noise|zeros|constants|loud frames|steps)"), (4999, "(loud noise|loud frames|steps)")]
+    ("row", "kinds"),
+    [
+        (0, {"quiet noise", "zeros", "constants", "loud frames", "steps"}),
+        (4999, {"loud noise", "loud frames", "steps"}),
+    ],
 )
-def test_the_first_and_last_rows_of_an_embedding_are_looked_up(row, kind):
+def test_the_first_and_last_rows_of_an_embedding_are_looked_up(row, kinds):
     model = lift(Tokens().eval(), (torch.zeros(1, 7, dtype=torch.int64),))
     good(model)
     off = sabotaged(model, "table.weight", lambda table: table[row].add_(1))
-    with pytest.raises(ParityError, match=f"of 24 on {kind}; .* diverges is 'table' "):
+    with raises("parity-diverges", "of 24 on ", "'table' ") as caught:
         held(off)
+    assert any(f"of 24 on {kind};" in str(caught.value) for kind in kinds)
 
 
 # --- what is not -----------------------------------------------------------------------------------------------------

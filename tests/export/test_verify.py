@@ -19,7 +19,6 @@ from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
 from rnn_export.contract.precision import TOLERANCES
-from rnn_export.errors import ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.streaming_model import StreamingModel
@@ -105,24 +104,21 @@ def test_the_graphs_as_they_are_pass(lifted, graphs):
 
 
 BROKEN = {
-    "step weight": ("step.onnx", weight_off, "step", r"rnn\.l0\.[hc]", "[2-5]"),
-    "step NaN": ("step.onnx", bias_nan, "step", "output", "1"),
-    "step states swapped": ("step.onnx", states_swapped, "step", r"rnn\.l0\.[hc]", "1"),
-    "step state stuck": ("step.onnx", state_stuck, "step", r"rnn\.l0\.c", "1"),
-    "sequence weight": ("sequence.onnx", weight_off, "sequence", "output", "[2-5]"),
-    "sequence states swapped": ("sequence.onnx", states_swapped, "sequence", r"rnn\.l0\.[hc]", "24"),
+    "step weight": ("step.onnx", weight_off, "step", "'rnn.l0.", range(2, 6)),
+    "step NaN": ("step.onnx", bias_nan, "step", "'output'", [1]),
+    "step states swapped": ("step.onnx", states_swapped, "step", "'rnn.l0.", [1]),
+    "step state stuck": ("step.onnx", state_stuck, "step", "'rnn.l0.c'", [1]),
+    "sequence weight": ("sequence.onnx", weight_off, "sequence", "'output'", range(2, 6)),
+    "sequence states swapped": ("sequence.onnx", states_swapped, "sequence", "'rnn.l0.", [24]),
 }
 
 
-@pytest.mark.parametrize(("name", "edit", "check", "tensor", "step"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, step):
+@pytest.mark.parametrize(("name", "edit", "check", "tensor", "steps"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, steps):
     files = {**graphs, name: edited(graphs[name], edit)}
-    message = (
-        rf"on onnxruntime the check '{check}' diverges from the model: '{tensor}' is first outside the tolerance at "
-        rf"step {step} of 24; the largest error is .* is allowed\..*Nothing was written"
-    )
-    with pytest.raises(ParityError, match=message):
+    with raises("parity-diverges", "onnxruntime", f"'{check}'", tensor, "Nothing was written") as caught:
         verified(lifted, files, reference=graphs["step.onnx"])
+    assert any(f"at step {step} of 24;" in str(caught.value) for step in steps)
 
 
 def test_a_graph_that_only_the_reference_evaluator_sees_is_caught(lifted, graphs):
@@ -178,14 +174,14 @@ LIFTED = {
 }
 # By model, the parameter that is off, and the module and frame that the message names.
 SABOTAGED = {
-    "a convolution": ("sequence", "front.0.weight", r"'front\.0' \(Conv1d\), at its frame 3"),
-    "a convolution's bias": ("chunk", "front.0.bias", r"'front\.0' \(Conv1d\), at its frame 1"),
-    "a layer": ("sequence", "rnn.layers.0.R", r"'body\.rnn' \(GRU\), at its frame 2"),
-    "a layer in chunks": ("chunk", "rnn.layers.0.R", r"'body\.rnn' \(GRU\), at its frame 2"),
-    "a head": ("sequence", "head.weight", r"'body\.head' \(Linear\), at its frame 1"),
-    "a cell": ("frame", "cell.layers.0.R", r"'cell' \(GRUCell\), at its frame 2"),
-    "a cell with a buffer": ("kept", "cell.layers.0.R", r"'cell' \(GRUCell\), at its frame 2"),
-    "a head of frames": ("frame", "out.0.bias", r"'out\.0' \(Linear\), at its frame 1"),
+    "a convolution": ("sequence", "front.0.weight", "'front.0' (Conv1d), at its frame 3"),
+    "a convolution's bias": ("chunk", "front.0.bias", "'front.0' (Conv1d), at its frame 1"),
+    "a layer": ("sequence", "rnn.layers.0.R", "'body.rnn' (GRU), at its frame 2"),
+    "a layer in chunks": ("chunk", "rnn.layers.0.R", "'body.rnn' (GRU), at its frame 2"),
+    "a head": ("sequence", "head.weight", "'body.head' (Linear), at its frame 1"),
+    "a cell": ("frame", "cell.layers.0.R", "'cell' (GRUCell), at its frame 2"),
+    "a cell with a buffer": ("kept", "cell.layers.0.R", "'cell' (GRUCell), at its frame 2"),
+    "a head of frames": ("frame", "out.0.bias", "'out.0' (Linear), at its frame 1"),
 }
 
 
@@ -211,11 +207,7 @@ def test_a_wrong_lifted_module_is_caught_and_named(deep, name, weight, where):
     with torch.no_grad():
         (kept,) = [t for n, t in module.state_dict().items() if n.endswith(weight)]
         kept.view(-1)[0] += 0.5
-    message = (
-        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output diverges is {where}\. "
-        "The lifted step, before any export, is not the model: .* Nothing was written"
-    )
-    with pytest.raises(ParityError, match=message):
+    with raises("parity-diverges", "torch", "'lifted'", "of 24", f"{where}.", "before any export", "Nothing"):
         lifting_held(replace(lifted, module=module))
 
 
@@ -228,8 +220,9 @@ def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
         array[0, 12:18] += 1e-3
         kept.CopyFrom(numpy_helper.from_array(array, kept.name))
 
-    with pytest.raises(ParityError, match=r"at step ([2-9]|1\d) of 24") as caught:
+    with raises("parity-diverges") as caught:
         verified(lifted, {**graphs, "step.onnx": edited(graphs["step.onnx"], forget)})
+    assert any(f"at step {step} of 24" in str(caught.value) for step in range(2, 20))
     assert "at step 1 " not in str(caught.value)
 
 

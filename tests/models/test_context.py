@@ -128,9 +128,9 @@ def test_attention_that_looks_ahead_is_not_bounded():
         lift(model, (X,), time_axis=1, max_context=4)
 
 
-@pytest.mark.parametrize("frames", [0, 10_000, 2.0, True])
-def test_a_context_is_a_number_of_frames(frames):
-    with pytest.raises(LiftError, match=r"^max_context is .*, but (must be an int of at least 1|may be 8192 at most)"):
+@pytest.mark.parametrize(("frames", "limit"), [(0, 1), (10_000, 8192), (2.0, 1), (True, 1)])
+def test_a_context_is_a_number_of_frames(frames, limit):
+    with raises("option-refused", f"max_context is {frames!r}, but", limit, kind=LiftError):
         lift(Call(lambda s, x: by_flag(s, x), qkv=QKV), (X,), max_context=frames)
 
 

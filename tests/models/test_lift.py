@@ -275,151 +275,150 @@ REFUSED = {
         Call(lambda s, x: s.gru(x, x[:, -1:].transpose(0, 1).contiguous())[0], gru=gru()),
         (X,),
         {},
-        r"gru.l0: the state 'h' that it starts from is computed from the input",
+        ("computed-initial-state", "gru.l0", "'h'"),
     ),
-    "by row": (
-        Call(by_row, gru=gru()),
-        (X,),
-        {},
-        r"its initial value differs between the rows",
-    ),
+    "by row": (Call(by_row, gru=gru()), (X,), {}, ("rows-depend", "gru.layers.0")),
     "forgotten": (
         Named(),
         (FRAME, H),
         {},
-        r"input 'h' \(2, 5\) comes back .* output 'y' or 'h': .* states=\{'h': 'h'\} .* If it is none, ",
+        ("input-comes-back", "'h' (2, 5)", "output 'y' or 'h'", "states={'h': 'h'}", "If it is none, "),
     ),
     "forgotten pair": (
         Explicit(),
         (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
         {},
-        r"input 'h' .* as output 1 or 2: .* most likely states=\{'h': 1, 'c': 2\} .* If it is none",
+        ("input-comes-back", "'h'", "output 1 or 2", "states={'h': 1, 'c': 2}", "If it is none"),
     ),
     "forgotten tuple": (
         Tuple(),
         (X, (torch.zeros(1, 2, 5),) * 2),
         {},
-        r"input 'hx.0' .* as output 1: .* states=\{'hx': 1\} \(--state hx=1\)",
+        ("input-comes-back", "'hx.0'", "output 1:", "states={'hx': 1} (--state hx=1)"),
     ),
     "bidirectional": (
         Call(lambda s, x: s.a(x)[0][:, -1], a=gru(bidirectional=True)),
         (X,),
         {"time_axis": 1},
-        r"a: the GRU is bidirectional: .* cannot stream\. Train it with bidirectional=False",
+        ("bidirectional-layer", "a: the GRU"),
     ),
     "grows": (
         remembering(),
         (FRAME,),
         {},
-        r"attribute 'seen' changes its shape from call to call, from \(2, 4\) to \(2, 8\): a state must keep its shape",
+        ("state-shape-changes", "attribute 'seen'", "(2, 4)", "(2, 8)"),
     ),
     "random": (
         Call(lambda s, x: x * torch.rand(1)),
         (FRAME,),
         {},
-        r"gives other outputs for the same inputs at each call: it draws random",
+        ("state-drawn-at-random", "it draws random"),
     ),
-    "fails": (nn.GRU(5, 5), (X,), {}, r"the model fails on its own example inputs: RuntimeError: input.size"),
+    "fails": (nn.GRU(5, 5), (X,), {}, ("example-call-fails", "RuntimeError: input.size")),
     "fails on noise": (
         Call(lambda s, x: 1 / 0 if x.any() else x),
         (0 * X,),
         {},
-        r"the model fails on noise in the shape of its example: division by zero, in the model \(test_lift.py:\d+: "
-        r"`Call\(lambda s, x: 1 / 0 if x.any\(\) else x\),`\)\. A stream may be fed any values",
+        ("fails-on-noise", "division by zero", "test_lift.py:", "`Call(lambda s, x: 1 / 0 if x.any() else x),`"),
     ),
-    "too many": (Tagger(), (X, X), {}, r"the example has 2 inputs, which do not fit forward\(x.*\).*: too many"),
-    "too few": (Named(), (FRAME,), {}, r"forward needs 'h', which the example does not give"),
-    "no example": (nn.GRU(4, 5), (), {}, r"forward needs 'input', which the example does not give"),
-    "no tensor": (Call(lambda s: H), (), {}, r"the example holds no tensor that goes in"),
+    "too many": (Tagger(), (X, X), {}, ("example-does-not-fit", 2, "forward(x", "too many")),
+    "too few": (Named(), (FRAME,), {}, ("forward-argument-missing", "'h'")),
+    "no example": (nn.GRU(4, 5), (), {}, ("forward-argument-missing", "'input'")),
+    "no tensor": (Call(lambda s: H), (), {}, ("example-without-tensors",)),
     "cell": (
         Call(lambda s, x, h: s.cell(x, h), cell=nn.GRUCell(4, 5)),
         (FRAME, H),
         {},
-        r"If 'h' is its state, .*: states=\{'h': 'output'\}",
+        ("recurrent-without-time", "'h'", "states={'h': 'output'}"),
     ),
-    "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, r"forward needs 'k'"),
-    "numpy": (Tagger(), (X.numpy(),), {}, r"input 'x' is ndarray: give torch.as_tensor"),
-    "empty": (Tagger(), (X[:0],), {}, r"input 'x' has shape \(0, 7, 4\): no axis of an example may be empty"),
-    "nothing": (Call(lambda s, x: ()), (X,), {}, r"returns no tensor: a stream needs an output\. Return one"),
+    "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, ("forward-argument-missing", "'k'")),
+    "numpy": (Tagger(), (X.numpy(),), {}, ("example-not-a-tensor", "'x'", "ndarray")),
+    "empty": (Tagger(), (X[:0],), {}, ("example-axis-empty", "'x'", "(0, 7, 4)")),
+    "nothing": (Call(lambda s, x: ()), (X,), {}, ("no-output-tensor",)),
     "float output": (
         Call(lambda s, x: (x, 1.5)),
         (X,),
         {},
-        r"'output1' of what the model returns is a float: a stream gives tensors. If the next call takes it, declare",
+        ("output-not-a-tensor", "'output1'", "float"),
     ),
     "unknown state": (
         Named(),
         (FRAME, H),
         {"states": {"g": 1}},
-        r"states \(--state\) names the argument 'g', but forward has \['x', 'h'\]",
+        ("state-names-no-argument", "'g'", "['x', 'h']"),
     ),
     "unknown output": (
         Named(),
         (FRAME, H),
         {"states": {"h": "g"}},
-        r"'h' comes back as output 'g', but the model returns the keys \['y', 'h'\]",
+        ("state-output-missing", "'h'", "'g'", "keys ['y', 'h']"),
     ),
     "output out of range": (
         Explicit(),
         (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
         {"states": {"h": 3, "c": 2}},
-        r"comes back as output 3, but the model returns 3 values",
+        ("state-output-missing", "output 3", "3 values"),
     ),
     "one tensor": (
         Call(lambda s, x, h: x + h),
         (H, H),
         {"states": {"h": 1}},
-        r"comes back as output 1, but the model returns one tensor",
+        ("state-output-missing", "output 1", "one tensor"),
     ),
     "one output twice": (
         Call(lambda s, x, h, c: (x + h + c, h)),
         (H, H, H),
         {"states": {"h": 1, "c": -1}},
-        r"states gives output -1 to both 'h' and 'c'",
+        ("output-of-two-states", "output -1", "'h' and 'c'"),
     ),
     "another shape": (
         Call(lambda s, x, h: (x, torch.cat([h, h], 1))),
         (H, H),
         KEPT,
-        r"state 'h' goes in as float32 \(2, 5\) but comes back as float32 \(2, 10\)",
+        ("state-comes-back-otherwise", "'h'", "float32 (2, 5)", "float32 (2, 10)"),
     ),
-    "another dtype": (Call(lambda s, x, h: (x, h.double())), (H, H), KEPT, r"comes back as float64 \(2, 5\)"),
+    "another dtype": (
+        Call(lambda s, x, h: (x, h.double())),
+        (H, H),
+        KEPT,
+        ("state-comes-back-otherwise", "float64 (2, 5)"),
+    ),
     "another count": (
         cell_model(lambda s, x, h: (x, s.cell(x, (h, h)))),
         (FRAME, H),
         KEPT,
-        r"goes in as float32 \(2, 5\) but comes back as float32 \(2, 5\), float32 \(2, 5\)",
+        ("state-comes-back-otherwise", "float32 (2, 5)", "float32 (2, 5), float32 (2, 5)"),
     ),
     "a name twice": (
         Call(lambda s, x: {"x": s.gru(x)[0]}, gru=gru()),
         (X,),
         {},
-        r"'x' names both an input and an output: choose other names, output_names",
+        ("input-output-same-name", "'x'"),
     ),
     "input names": (
         Tagger(),
         (X,),
         {"input_names": ["a", "b"]},
-        r"input_names has 2 names, but the model has 1 inputs: \['x'\]",
+        ("names-of-wrong-count", "input_names", 2, 1, "['x']"),
     ),
     "output names": (
         Tagger(),
         (X,),
         {"output_names": []},
-        r"output_names has 0 names, but the model has 1 outputs: \['output'\]",
+        ("names-of-wrong-count", "output_names", 0, 1, "['output']"),
     ),
     "a data-dependent branch": (
         Call(lambda s, x: x if x.sum() > 0 else 2 * x),
         (FRAME,),
         {"time_axis": None},
-        r"data-dependent control flow at test_lift\.py:\d+: .* Compute both and choose with torch\.where",
+        ("decided-by-value", "test_lift.py:"),
     ),
 }
 
 
 @pytest.mark.parametrize(("model", "example", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_lifted_is_refused(model, example, options, message):
-    with pytest.raises(LiftError, match=f"(?s){message}"):
+    with raises(*message):
         lift(model.eval(), example, **options)
 
 
@@ -573,7 +572,7 @@ def test_a_model_on_another_device_is_asked_back() -> None:
 
 def test_a_state_forgotten_next_to_a_declared_one_is_refused() -> None:
     model, example = Explicit().eval(), (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5))
-    with pytest.raises(LiftError, match=r"input 'c' .* as output 2: it looks like a state"):
+    with raises("input-comes-back", "'c'", "output 2:"):
         lift(model, example, states={"h": 1})
     lifted = lift(Gated().eval(), (FRAME, FRAME, H), states={"gate": None, "h": 1})
     assert [t.name for t in lifted.spec.inputs] == ["x", "gate"]

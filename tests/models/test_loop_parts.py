@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
 from rnn_export.export.lift.loops.align_traces import align, results_of
 from rnn_export.export.lift.loops.loop_body import body_inputs, body_module
@@ -234,12 +233,12 @@ def test_a_rolled_graph_takes_any_length(forward):
     assert len(placeholders(module.graph)) == len(results(module.graph)) == 1
 
 
-NOT_ROLLED = {one_alone: "its frames are not computed alike", of_one_frame: "it takes no frames of an input"}
+NOT_ROLLED = {one_alone: "loop-frames-unlike", of_one_frame: "loop-without-frames"}
 
 
-@pytest.mark.parametrize(("forward", "reason"), NOT_ROLLED.items(), ids=lambda v: getattr(v, "__name__", ""))
-def test_what_cannot_be_rolled_says_why(forward, reason):
-    with pytest.raises(LiftError, match=rf"^its loop over time cannot be rolled up: {reason}\.$"):
+@pytest.mark.parametrize(("forward", "name"), NOT_ROLLED.items(), ids=lambda v: getattr(v, "__name__", ""))
+def test_what_cannot_be_rolled_says_why(forward, name):
+    with raises(name):
         rolled(forward)
 
 

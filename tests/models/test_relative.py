@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
-
 from ..lifting import lift  # noqa: TID252
+from ..messages import raises  # noqa: TID252
 from .streams import Call
 from .whole_streams import assert_whole
 
@@ -123,7 +122,7 @@ def test_relative_positions_within_a_band_stream(model, delay):
 
 @pytest.mark.parametrize("scores", [from_end, stretched])
 def test_positions_from_the_end_are_refused(scores):
-    with pytest.raises(LiftError, match=r"positions over time|looks at all frames"):
+    with raises("positions-over-time" if scores is from_end else "not-frame-local", "test_relative.py:"):
         lift(attention(scores), (X,), time_axis=1)
 
 
@@ -188,5 +187,5 @@ def by_frame(s, q):
 
 
 def test_a_table_that_differs_from_frame_to_frame_is_refused():
-    with pytest.raises(LiftError, match=r"positions over time|looks at all frames"):
+    with raises("not-frame-local", "looks at all frames"):
         lift(by_shaw(by_frame), (X,), time_axis=1)

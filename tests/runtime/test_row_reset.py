@@ -194,10 +194,10 @@ def test_a_backend_that_fails_leaves_the_state(bundle, monkeypatch):
         before = stream.states
 
         def fail(states):
-            raise StreamError("no memory")
+            raise StreamError("no memory", id="device-call-failed")
 
         with monkeypatch.context() as patch:
             patch.setattr(stream._buffers, "write", fail)
-            with pytest.raises(StreamError, match="no memory"):
+            with raises("device-call-failed", "no memory"):
                 stream.reset(rows=[True, False])
         np.testing.assert_array_equal(stream.states[name], before[name])

@@ -107,10 +107,10 @@ def test_an_engine_truncated_after_it_was_recorded(machine, tmp_path):
 
 def test_no_driver_is_the_first_thing_said(machine, tmp_path, monkeypatch):
     def none() -> None:
-        raise BackendUnavailable("the NVIDIA driver is not here: install it.")
+        raise BackendUnavailable("the NVIDIA driver is not here: install it.", id="nvidia-driver-missing")
 
     monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.nvidia.driver", none)
-    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+    with raises("nvidia-driver-missing", kind=BackendUnavailable):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
     assert machine.asked == []
     assert load(tmp_path / "m.rnnx").backend == "onnxruntime"
@@ -118,10 +118,10 @@ def test_no_driver_is_the_first_thing_said(machine, tmp_path, monkeypatch):
 
 def test_no_library(machine, tmp_path, monkeypatch):
     def none(name: str) -> None:
-        raise BackendUnavailable(f"{name} is not installed: pip install it.")
+        raise BackendUnavailable(f"{name} is not installed: pip install it.", id="tensorrt-library-missing")
 
     monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.library.find_library", none)
-    with pytest.raises(BackendUnavailable, match="tensorrt is not installed: pip install it"):
+    with raises("tensorrt-library-missing", "tensorrt is not installed", kind=BackendUnavailable):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
 
 
