@@ -11,11 +11,10 @@ from rnn_export.runtime import Engine, load
 from ..runtime import conftest  # noqa: TID252
 from ..runtime.graphs import MODELS, frames  # noqa: TID252
 from ..runtime.host_engine import host_engine  # noqa: TID252
-from ..runtime.test_torchscript import AlongTime, Sum, written  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .interrupting import everywhere
 
-bundle, executorch_engine = conftest.bundle, conftest.executorch_engine
+bundle, torchscript_engine, executorch_engine = conftest.bundle, conftest.torchscript_engine, conftest.executorch_engine
 native_bundle, team_bundle = conftest.native_bundle, conftest.team_bundle
 BACKENDS = ("onnxruntime", "tensorrt", "native", "team", "ctypes", "torchscript", "executorch", "bytes", "tensors")
 X = np.ones(3, np.float32)
@@ -32,7 +31,7 @@ def each(engine, request) -> int:
 
 
 @pytest.fixture(params=BACKENDS)
-def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
+def engine(request, monkeypatch) -> Callable[[str], Engine]:
     """The engine of "sum" or "chunked" by name on each backend.
 
     `team` is native by two threads, `ctypes` is native without the compiled step.
@@ -46,11 +45,8 @@ def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
             return load(request.getfixturevalue("native_bundle")(name), "native")
         if kind == "team":
             return load(request.getfixturevalue("team_bundle")(name), "native", threads=2)
-        if kind == "torchscript":
-            path = written(tmp_path / "m.rnnx", MODELS[name], Sum() if name == "sum" else AlongTime(1))
-            return load(path, "torchscript")
-        if kind == "executorch":
-            return request.getfixturevalue("executorch_engine")(name)
+        if kind in ("torchscript", "executorch"):
+            return request.getfixturevalue(f"{kind}_engine")(name)
         if kind in ("bytes", "tensors"):
             started.append(StandIn(MODELS[name], kind).start())
             return load(f"grpc://{started[-1].address}/m?snapshot_every=3&deadline_ms=5000")

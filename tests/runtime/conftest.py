@@ -19,24 +19,25 @@ from .stand_ins import CudaRuntime, Machine
 from .team_toys import by_team
 from .wasm_toys import need_zig, wasm_draft
 
-# What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
-ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_row_reset.py", "test_snapshot.py")
-ON_EXECUTORCH = ("test_delay.py", "test_pool.py", "test_row_reset.py", "test_snapshot.py", "test_stream.py")
+# Backends that go through every test here; the others through the contract, each test with that mark once.
+WHOLE = ("onnxruntime", "native")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    items[:] = [item for item in items if item.path.parent != here or _is_held(item)]
+    here, seen = Path(__file__).parent, set[tuple[str, str]]()
+    items[:] = [item for item in items if item.path.parent != here or _is_held(item, seen)]
 
 
-def _is_held(item: pytest.Item) -> bool:
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    if params.get("engine") == "litert":
-        # Its pools are those of row_by_row, as OpenVINO's are.
-        return item.path.name not in ("test_native.py", "test_pool_machine.py")
-    if params.get("engine") == "executorch":
-        return item.path.name in ON_EXECUTORCH
-    return params.get("engine") != "wasm" or item.path.name in ON_WASMTIME
+def _is_held(item: pytest.Item, seen: set[tuple[str, str]]) -> bool:
+    """`seen` are the tests of the contract that a backend has already."""
+    spec = getattr(item, "callspec", None)
+    backend = spec.params.get("engine") if spec else None
+    if backend is None or backend in WHOLE:
+        return True
+    key = (item.nodeid.partition("[")[0], backend)
+    is_first = key not in seen
+    seen.add(key)
+    return is_first and item.get_closest_marker("contract") is not None
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +123,16 @@ def executorch_engine() -> Callable[[str], Engine]:
     return cache(get)
 
 
-BACKENDS = ("onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "wasm")
+@pytest.fixture(scope="session")
+def torchscript_engine() -> Callable[[str], Engine]:
+    """The engine of a model by name on TorchScript, loaded once."""
+    pytest.importorskip("torch")
+    from .torch_toys import torchscript_draft
+
+    return cache(lambda name: Engine.of(torchscript_draft(name), "torchscript"))
+
+
+BACKENDS = ("onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "torchscript", "wasm")
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -130,12 +140,8 @@ def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Cal
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
         return cache(lambda name: load(bundle(name), backend="onnxruntime"))
-    if request.param == "openvino":
-        return request.getfixturevalue("openvino_engine")
-    if request.param == "litert":
-        return request.getfixturevalue("litert_engine")
-    if request.param == "executorch":
-        return request.getfixturevalue("executorch_engine")
+    if request.param in ("openvino", "litert", "executorch", "torchscript"):
+        return request.getfixturevalue(f"{request.param}_engine")
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))

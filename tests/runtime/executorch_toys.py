@@ -27,42 +27,12 @@ from ..parity.cases import CASES  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .graphs import MODELS, Model, X, Y, spec, state, tensor
+from .torch_toys import Toy
 
 PATH = f"targets/executorch-fp32/{FILE}"
 # All others of the suite convert too, and show nothing more: each takes a second.
 NAMES = ("sum", "chunked", "delayed", "mixed_by_step", "stored", "tokens", "previous_int64", "previous_bool")
 OF_PARITY = ("learned-h-and-c", "look-ahead")
-
-
-class Toy(nn.Module):
-    """The nodes of a model in torch's operators: (inputs..., states...) -> (outputs..., next states...)."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-        self.constants = {"0": 0, "1": 1, "[0]": np.array([0]), "[1]": np.array([1]), **model.constants}
-
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        spec = self.model.spec
-        values = dict(zip([*(t.name for t in spec.inputs), *(s.input for s in spec.states)], given, strict=True))
-        for op, inputs, (output,), attributes in self.model.step:
-            values[output] = self.value(op, [values.get(name, name) for name in inputs], attributes.get("axis", 0))
-        return tuple(values[name] for name in [*(t.name for t in spec.outputs), *(s.output for s in spec.states)])
-
-    def value(self, op: str, args: list[Tensor | str], axis: int) -> Tensor:
-        first, second = ([*args, None])[:2]
-        if op == "Gather" and isinstance(second, Tensor):
-            return torch.from_numpy(self.constants[first])[second]
-        if op in ("Add", "Sub", "Mul"):
-            other = second if isinstance(second, Tensor) else torch.as_tensor(self.constants[second])
-            return getattr(torch, op.lower())(first, other)
-        return {
-            "Identity": lambda: first,
-            "CumSum": lambda: first.cumsum(int(self.constants[second])),
-            "Unsqueeze": lambda: first.unsqueeze(int(self.constants[second][0])),
-            "Gather": lambda: first.select(axis, int(self.constants[second])),
-            "Slice": lambda: first[:, 1 :: int(self.constants[args[-1]][0])],
-        }[op]()
 
 
 class Lending(nn.Module):

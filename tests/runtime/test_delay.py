@@ -62,6 +62,7 @@ def test_each_step_gives_what_is_there(engine, name, batch):
     assert got.shape[1] == (xs.shape[1] // chunk * chunk - delay) // every
 
 
+@pytest.mark.contract
 @every_late
 @pytest.mark.parametrize("sizes", [[24], [4, 20], [1, 2, 3, 18], [7] * 3 + [3], [1] * 24], ids=str)
 def test_any_pieces_of_a_run_give_the_whole(engine, name, sizes):
@@ -74,6 +75,7 @@ def test_any_pieces_of_a_run_give_the_whole(engine, name, sizes):
         assert (given[0]["total"] is None) == (sizes[0] // 4 * 4 <= LATE[name][0])
 
 
+@pytest.mark.contract
 @every_late
 @pytest.mark.parametrize("at", [0, 3, 5, 8, 13])
 def test_a_snapshot_keeps_how_late_it_is(engine, name, at):
@@ -86,6 +88,7 @@ def test_a_snapshot_keeps_how_late_it_is(engine, name, at):
         np.testing.assert_array_equal(np.concatenate([y_of(first), y_of(given)], 1), wanted(xs, name))
 
 
+@pytest.mark.contract
 @every_late
 @pytest.mark.parametrize("after", [1, 8, 17])
 def test_a_reset_is_late_again(engine, name, after):

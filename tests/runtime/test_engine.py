@@ -113,6 +113,7 @@ def test_a_backend_that_is_not_installed(bundle):
 # --- states=
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("batch", [1, 4])
 def test_streams_start_from_the_stored_state(engine, batch):
     states = engine("stored").stream(batch=batch).states
@@ -125,6 +126,7 @@ def test_states_for_every_row_or_for_each(engine, value):
     np.testing.assert_array_equal(stream.states["h"], [[5, 6, 7]] * 4)
 
 
+@pytest.mark.contract
 def test_given_states_are_copied(engine):
     given = np.array([5, 6, 7], np.float32)
     stream = engine("sum").stream(states={"h": given})
@@ -133,6 +135,7 @@ def test_given_states_are_copied(engine):
     np.testing.assert_array_equal(stream.states["h"], [[5, 6, 7]])
 
 
+@pytest.mark.contract
 def test_streams_of_one_engine_share_nothing(engine):
     one, other = engine("stored").stream(), engine("stored").stream()
     one.step(np.ones(3, np.float32))

@@ -19,9 +19,7 @@ from rnn_export.bundle.writing import extend_bundle
 from rnn_export.contract.target_options import TargetOptions
 from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
@@ -99,15 +97,6 @@ def test_the_command_says_nothing_of_the_converter_s(exported):
     assert 4 * floats < (path / PATH).stat().st_size < 4 * floats + 12_000
 
 
-def test_the_golden_vectors_replay(detector):
-    engine = load(detector, backend="executorch")
-    assert (engine.backend, engine.device, engine.precision) == ("executorch", "cpu", "fp32")
-    report = replay_golden(engine, golden_of(detector))
-    assert report.ok
-    assert max(drift.relative for drift in report.drifts) < 1e-5
-    assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
-
-
 def test_build_writes_it_from_the_step_in_the_bundle(detector, tmp_path):
     path = tmp_path / "detector.rnnx"
     shutil.copytree(detector, path)
@@ -174,25 +163,6 @@ def test_a_file_that_is_no_program_of_torch_s_is_no_step():
 # --- the backend
 
 
-@pytest.mark.parametrize(("first", "second"), [("onnxruntime", "executorch"), ("executorch", "onnxruntime")])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_snapshot_moves_to_the_other_backend(detector, first, second, batch):
-    golden = golden_of(detector)
-    x, y = np.ascontiguousarray(golden.inputs["x"][:batch, :32]), golden.outputs["y"][:batch, :32]
-    a, b = load(detector, backend=first).stream(batch=batch), load(detector, backend=second).stream(batch=batch)
-    start = a.run(x[:, :13])
-    b.restore(a.snapshot())
-    np.testing.assert_allclose(np.concatenate([start, b.run(x[:, 13:])], 1), y, rtol=1e-5, atol=1e-6)
-
-
-def test_streams_know_nothing_of_each_other(detector):
-    engine, x = load(detector, backend="executorch"), frames(8, 8)
-    alone = engine.stream().run(x)
-    one, other = engine.stream(), engine.stream()
-    given = [(one.step(frame), other.step(-frame))[0] for frame in x]
-    np.testing.assert_array_equal(given, alone)
-
-
 def test_methods_of_one_program_lie_in_one_memory():
     """So each stream has a program of its own, as the page says."""
     raw, x = files()["stored"], torch.ones(1, 3)
@@ -205,40 +175,12 @@ def test_methods_of_one_program_lie_in_one_memory():
     assert open_program(raw).load_method("step")([x])[0].tolist() == [[2, 3, 4]]
 
 
-def test_a_device_without_executorch_and_one_without_torch(detector):
-    code = (
-        "import sys\n"
-        "from rnn_export.runtime import load\n"
-        "from rnn_export.errors import BackendUnavailable\n"
-        "for module in ('executorch', 'torch'):\n"
-        "    sys.modules[module] = None\n"
-        "    try: load(sys.argv[1], backend='executorch', trust=True)\n"
-        "    except BackendUnavailable as error: print(error)\n"
-        "    del sys.modules[module]\n"
-    )
-    first, second = in_python(code, detector).stdout.splitlines()
-    for line, module in ((first, "executorch"), (second, "torch")):
-        assert line.startswith("executorch, or torch which it needs in Python, is not here (")
-        assert line.endswith(f"): {pip_install('executorch')}.")
-        assert module in line.partition("(")[2].partition(")")[0]
-
-
 def test_it_is_taken_where_it_is_asked_for_alone():
     with pytest.raises(BackendUnavailable) as refused:
         Engine.of(draft_of(SUM, files()["sum"]), "auto")
     tried = [line.strip().partition(":")[0] for line in str(refused.value).splitlines()[1:]]
     assert "onnxruntime" in tried
     assert "executorch" not in tried
-
-
-def test_bad_options(detector):
-    for options, message in (
-        ({"device": "gpu"}, ("executorch-device-untried", "'gpu'")),
-        ({"precision": "int8"}, ("target-precision-missing", "'executorch' in fp32", "int8")),
-        ({"threads": 2}, ("executorch-threads-option", "2")),
-    ):
-        with raises(*message):
-            load(detector, backend="executorch", **options)
 
 
 def test_what_it_refuses_is_told_and_the_state_stays(executorch_engine, capfd):
@@ -266,11 +208,6 @@ def test_a_forked_process_has_to_load_it_again(executorch_engine):
     os.close(write)
     with os.fdopen(read) as said:
         assert "was opened before a fork, and its backend has threads and locks" in said.read()
-
-
-def test_bench_times_it(detector):
-    names = [c.name for c in candidates(open_bundle(detector))]
-    assert "executorch fp32" in names
 
 
 # --- files of others

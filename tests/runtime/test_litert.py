@@ -15,10 +15,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.errors import Untrusted
 from rnn_export.export.targets.litert.tflite_conversion import reason
-from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
-from rnn_export.runtime.bench.candidates import candidates
-from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..stages import without_stages  # noqa: TID252
@@ -81,15 +78,6 @@ def test_the_command_says_nothing_of_the_converter_s(exported):
     assert 4 * floats < (path / PATH).stat().st_size < 4 * floats + 12_000
 
 
-def test_the_golden_vectors_replay(detector):
-    engine = load(detector, backend="litert")
-    assert (engine.backend, engine.device, engine.precision) == ("litert", "cpu", "fp32")
-    report = replay_golden(engine, golden_of(detector))
-    assert report.ok
-    assert max(drift.relative for drift in report.drifts) < 1e-5
-    assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
-
-
 def test_no_path_of_the_user_s_code_is_in_the_file(detector):
     raw = (detector / PATH).read_bytes()
     model = parsed(raw)
@@ -148,47 +136,6 @@ def test_what_the_converter_says_is_said_with_the_operator():
 # --- the backend
 
 
-@pytest.mark.parametrize(("first", "second"), [("onnxruntime", "litert"), ("litert", "onnxruntime")])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_snapshot_moves_to_the_other_backend(detector, first, second, batch):
-    golden = golden_of(detector)
-    x, y = np.ascontiguousarray(golden.inputs["x"][:batch, :32]), golden.outputs["y"][:batch, :32]
-    a, b = load(detector, backend=first).stream(batch=batch), load(detector, backend=second).stream(batch=batch)
-    start = a.run(x[:, :13])
-    b.restore(a.snapshot())
-    np.testing.assert_allclose(np.concatenate([start, b.run(x[:, 13:])], 1), y, rtol=1e-5, atol=1e-6)
-
-
-def test_a_device_without_litert_and_one_without_torch(detector):
-    code = (
-        "import sys; sys.modules[sys.argv[2]] = None\n"
-        "from rnn_export.runtime import load\n"
-        "from rnn_export.errors import BackendUnavailable\n"
-        "try: print(load(sys.argv[1], backend='litert', trust=True).backend)\n"
-        "except BackendUnavailable as error: print(error)\n"
-    )
-
-    def without(module: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", code, detector, module], capture_output=True, text=True, check=True
-        )
-
-    assert (without("torch").stdout, without("torch").stderr) == ("litert\n", "")
-    missing = without("ai_edge_litert.interpreter").stdout
-    assert missing.startswith("ai-edge-litert is not here (")
-    assert missing.endswith(f"{pip_install('litert')}.\n")
-
-
-def test_bad_options(detector):
-    for options, message in (
-        ({"device": "gpu"}, ("litert-device-untried", "'gpu'")),
-        ({"precision": "int8"}, ("target-precision-missing", "'litert' in fp32", "int8")),
-    ):
-        with raises(*message):
-            load(detector, backend="litert", **options)
-    assert load(detector, backend="litert", threads=2).stream()
-
-
 def test_ids_beyond_the_table_and_beyond_32_bits(litert_engine):
     stream = litert_engine("tokens").stream()
     stream.step(3)
@@ -203,11 +150,6 @@ def test_a_sum_ends_at_the_largest_number(litert_engine):
     stream, big = litert_engine("sum").stream(), np.full(3, np.finfo(np.float32).max)
     stream.step(big)
     np.testing.assert_array_equal(stream.step(big), big)
-
-
-def test_bench_times_it(detector):
-    names = [(c.backend, c.precision) for c in candidates(open_bundle(detector))]
-    assert ("litert", "fp32") in names
 
 
 # --- files of others

@@ -23,7 +23,6 @@ from rnn_export.export import export
 from rnn_export.export.targets.openvino.ir_conversion import convert, serialised
 from rnn_export.platform import isolated_process
 from rnn_export.platform.arrays import pack_arrays
-from rnn_export.platform.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.openvino.graph import read_graph
 from rnn_export.runtime.bench.candidates import candidates
@@ -39,13 +38,8 @@ from .openvino_toys import FOLDER, converted, with_openvino
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> Path:
-    """A model with two inputs and outputs, three states and chunks, for both backends."""
-    torch.manual_seed(0)
-    example = (torch.zeros(2, 7, 4), torch.zeros(2, 7, 3), torch.zeros(2, 2))
-    path = tmp_path_factory.mktemp("openvino") / "m.rnnx"
-    export(Several().eval(), example, path, targets=("onnx", "openvino"), chunk=2, steps=32)
-    return path
+def both() -> Path:
+    return store.bundle("several-on-openvino")
 
 
 def golden_of(path: Path) -> Golden:
@@ -54,15 +48,6 @@ def golden_of(path: Path) -> Golden:
 
 
 # --- the backend
-
-
-def test_the_golden_vectors_replay(both):
-    engine = load(both, backend="openvino")
-    assert (engine.backend, engine.device, engine.precision) == ("openvino", "cpu", "fp32")
-    report = replay_golden(engine, golden_of(both))
-    assert report.ok
-    assert max(drift.relative for drift in report.drifts) < 1e-5
-    assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
 
 
 def test_auto_takes_it_where_onnxruntime_is_not(both):
@@ -75,19 +60,6 @@ def test_auto_takes_it_where_onnxruntime_is_not(both):
     assert (load(both).backend, given.stdout) == ("onnxruntime", "openvino\n")
 
 
-def test_a_device_without_openvino(both):
-    code = (
-        "import sys; sys.modules['openvino'] = None\n"
-        "from rnn_export.runtime import load\n"
-        "from rnn_export.errors import BackendUnavailable\n"
-        "try: load(sys.argv[1], backend='openvino')\n"
-        "except BackendUnavailable as error: print(error)\n"
-    )
-    given = subprocess.run([sys.executable, "-c", code, both], capture_output=True, text=True, check=True)
-    assert given.stdout.startswith("openvino is not here (")
-    assert given.stdout.endswith(f"{pip_install('openvino')}.\n")
-
-
 def test_it_computes_in_fp32_and_less_by_itself(both):
     engine = load(both, backend="openvino")
     usual = engine.by_default()
@@ -97,25 +69,6 @@ def test_it_computes_in_fp32_and_less_by_itself(both):
     worst = [max(d.relative for d in report.drifts) for report in (exact, less)]
     assert worst[0] < 1e-5 < 1e-4 < worst[1]
     assert load(both, backend="onnxruntime").by_default() is None
-
-
-@pytest.mark.parametrize(("first", "second"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_snapshot_moves_to_the_other_backend(both, first, second, batch):
-    golden = open_bundle(both).arrays(FILE)
-    xs = {name: golden[f"input/{name}"][:batch] for name in ("left", "right", "speaker")}
-
-    def cut(start: int, stop: int) -> dict:
-        return {name: a[:, start:stop] if name != "speaker" else a for name, a in xs.items()}
-
-    # An odd number, so that a frame waits for its chunk.
-    a, b = load(both, backend=first).stream(batch=batch), load(both, backend=second).stream(batch=batch)
-    start = a.run(cut(0, 13))
-    b.restore(a.snapshot())
-    rest = b.run(cut(13, 32))
-    for name in start:
-        got = np.concatenate([start[name], rest[name]], 1)
-        np.testing.assert_allclose(got, golden[f"output/{name}"][:batch, :32], rtol=1e-5, atol=1e-6)
 
 
 def test_a_pool_s_stream_goes_on_alone(openvino_engine):
@@ -161,16 +114,6 @@ def test_one_row_at_a_time(tmp_path):
     engine, xs = load(path, backend="openvino"), frames(3, 4, 3)
     stream = engine.stream(batch=4)
     np.testing.assert_allclose([stream.step(x) for x in xs][-1], xs.sum(0), rtol=1e-6)
-
-
-def test_bad_options(both):
-    for options, message in (
-        ({"device": "gpu"}, ("openvino-device-untried", "'gpu'")),
-        ({"precision": "fp16"}, ("target-precision-missing", "'openvino' in fp32", "fp16")),
-    ):
-        with raises(*message):
-            load(both, backend="openvino", **options)
-    assert load(both, backend="openvino", threads=2).stream()
 
 
 def test_an_id_beyond_the_table(openvino_engine):

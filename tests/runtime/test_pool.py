@@ -65,6 +65,7 @@ def assert_row(spec: StreamSpec, given, want) -> None:
         np.testing.assert_array_equal(array, wanted)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", NAMES)
 def test_every_stream_of_ragged_rounds_is_one_of_its_own(engine, name):
     rng, engine = np.random.default_rng(3), engine(name)
@@ -168,6 +169,7 @@ def test_slots_grow_with_their_values(engine):
     np.testing.assert_array_equal(y, [[1] * 3] * 999 + [[8] * 3])
 
 
+@pytest.mark.contract
 def test_reset_goes_back_to_the_models_initial_states(engine):
     pool = engine("stored").pool()
     a, b = pool.open(), pool.open(states={"h": START * 10})
@@ -183,6 +185,7 @@ def test_reset_goes_back_to_the_models_initial_states(engine):
     assert len(pool) == 2
 
 
+@pytest.mark.contract
 def test_snapshots_travel_between_pools_and_streams(engine):
     engine = engine("delayed")
     pool, stream, xs = engine.pool(), engine.stream(), frames(6, 3)
@@ -212,6 +215,7 @@ def test_a_snapshot_with_frames_that_wait_is_refused(engine):
         engine.pool().open(snapshot=stream.snapshot())
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("policy", ["reset", "close", "keep"])
 def test_a_stream_that_turns_nan_harms_no_other(engine, policy):
     pool, big = engine("sum").pool(on_nan=policy), np.finfo(np.float32).max
@@ -247,6 +251,7 @@ def _force(pool, stream: int, value: float) -> None:
     pool._store.write(slots, {"h": np.full((1, 3), value, np.float32)})
 
 
+@pytest.mark.contract
 def test_a_bad_frame_is_fed_to_nobody(engine):
     pool = engine("sum").pool()
     ids = [pool.open() for _ in range(3)]

@@ -81,6 +81,7 @@ def check_rows_begin_again(engine: Engine, name: str) -> None:
     same(stream.states, alone.states, ~MASK)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rows_begin_again(engine, name):
     check_rows_begin_again(engine(name), name)
@@ -94,15 +95,6 @@ def test_the_rows_begin_again_through_ctypes(ctypes_engine, name):
 @pytest.mark.parametrize("name", ["sum", "chunked", "stored", "pair"])
 def test_the_rows_begin_again_on_a_server(far_engine, name):
     check_rows_begin_again(far_engine(name), name)
-
-
-@pytest.mark.parametrize("name", ["sum", "chunked"])
-def test_the_rows_begin_again_in_torchscript(tmp_path, name):
-    pytest.importorskip("torch", reason="TorchScript needs torch")
-    from .test_torchscript import AlongTime, Sum, written
-
-    module = Sum() if name == "sum" else AlongTime(1)
-    check_rows_begin_again(load(written(tmp_path / "m.rnnx", MODELS[name], module), backend="torchscript"), name)
 
 
 def test_all_rows_and_none(engine):
@@ -130,6 +122,7 @@ def test_a_mask_of_torch_is_taken(bundle):
     np.testing.assert_array_equal(stream.states["h"], [[0, 0, 0], [1, 1, 1]])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [

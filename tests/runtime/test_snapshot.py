@@ -52,6 +52,7 @@ def check_equal(given: object, want: object) -> None:
         np.testing.assert_array_equal(given[name], want[name])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("previous")])
 @pytest.mark.parametrize("at", [0, 4, 5, 6])
 def test_goes_on_exactly_in_another_stream_and_engine(engine, bundle, name, at):
@@ -105,6 +106,7 @@ def test_any_other_infinity_is_refused(engine, h, at):
             refused()
 
 
+@pytest.mark.contract
 def test_a_snapshot_does_not_follow_the_stream(engine):
     stream, x = engine("sum").stream(), np.ones(3, np.float32)
     snapshot = stream.snapshot()

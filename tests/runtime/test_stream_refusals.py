@@ -67,6 +67,7 @@ BAD_FRAMES = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("x", "message"), BAD_FRAMES.values(), ids=BAD_FRAMES)
 def test_bad_frames(engine, x, message):
     stream = engine("sum").stream()
@@ -91,6 +92,7 @@ BAD_PIECES = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("xs", "message"), BAD_PIECES.values(), ids=BAD_PIECES)
 @pytest.mark.parametrize("name", ["timed", "chunked", "by_step"])
 def test_bad_pieces(engine, name, xs, message):
@@ -109,6 +111,7 @@ def test_a_batched_stream_needs_the_batch_axis(engine):
         stream.step(ONES)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_is_found_in_every_float(engine, dtype, value):
@@ -118,6 +121,7 @@ def test_nan_is_found_in_every_float(engine, dtype, value):
             stream.step(x)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("dtype", "x", "message"),
     [
@@ -247,9 +251,11 @@ OUT_OF_TABLE = {
     "openvino": "openvino-index-beyond-table",
     "litert": "litert-index-beyond-table",
     "executorch": "executorch-frame-refused",
+    "torchscript": "torchscript-frame-refused",
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", ["tokens", "tokens_timed"])
 def test_an_id_out_of_range_in_a_step(engine, name, capfd):
     stream = engine(name).stream()
@@ -272,6 +278,7 @@ def test_an_id_out_of_range_undoes_the_whole_run(engine, name, block, monkeypatc
 
 
 # One that comes in a finaliser is dropped by Python, so more than one comes.
+@pytest.mark.contract
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_in_the_middle_undoes_the_whole_run(engine, monkeypatch):
     # Python looks for signals between blocks alone, and so many frames may be one of them, soon done.

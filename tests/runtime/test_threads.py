@@ -12,6 +12,7 @@ from ..messages import raises  # noqa: TID252
 from .graphs import frames
 
 
+@pytest.mark.contract
 def test_a_second_thread_inside_a_stream_is_refused(engine, monkeypatch):
     monkeypatch.setattr("rnn_export.runtime.stream.BLOCK", 3)
     stream, xs = engine("by_step").stream(), frames(300_000, 3)
@@ -54,6 +55,7 @@ def test_a_refused_call_leaves_the_stream_open(engine):
     np.testing.assert_array_equal(stream.step(np.ones(3, np.float32)), [1, 1, 1])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", ["sum", "timed"])
 def test_many_threads_with_a_stream_each(engine, name):
     model, threads = engine(name), 16

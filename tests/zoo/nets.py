@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.nets import Several  # noqa: TID252
 from ..native.models import MODELS, headed  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
 from ..parity.fixtures import FIXTURES  # noqa: TID252
@@ -75,6 +76,12 @@ def two_rates() -> Built:
     return Vocoder().eval(), (torch.randn(2, 1, 28), torch.randn(2, 7, 3)), {"chunk": 2}
 
 
+def several() -> Built:
+    torch.manual_seed(0)
+    example = (torch.zeros(2, 7, 4), torch.zeros(2, 7, 3), torch.zeros(2, 2))
+    return Several().eval(), example, {"chunk": 2}
+
+
 class BelowThePeak(nn.Module):
     """Each frame's distance below the largest so far: a state that starts from -inf."""
 
@@ -91,6 +98,10 @@ NETS: Mapping[str, Net] = {
     "denoised-sound": Net(denoised_sound, ("c",)),
     "many-cells": Net(many_cells, ("onnx",)),
     "two-rates": Net(two_rates),
+    **{
+        f"several-on-{name}": Net(several, ("onnx", name))
+        for name in ("torchscript", "openvino", "litert", "executorch")
+    },
     "below-the-peak": Net(lambda: (BelowThePeak().eval(), (torch.zeros(1, 6, 3),), {})),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
