@@ -4,6 +4,7 @@ The table of packages stands in CONTRIBUTING.md, and nowhere else.
 """
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -84,6 +85,11 @@ def modules() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def folder_of(module: str) -> str:
     return modules()[module].parent.relative_to(ROOT).as_posix()
 
@@ -100,7 +106,7 @@ def imports(path: Path, lazy: bool = True) -> Iterator[str]:
 
     A module of ours named by a string is imported too: that is what `load_module` is for.
     """
-    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    waiting: list[ast.AST] = [tree(path)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
@@ -239,7 +245,7 @@ def test_frames_delay_and_strides_are_computed_in_one_place():
     saying = {
         path.relative_to(ROOT).as_posix()
         for path in modules().values()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and node.attr in ("delay", "every", "late")
     }
     assert not {path for path in saying if not path.startswith(tuple(FRAME_ARITHMETIC))}
@@ -250,21 +256,51 @@ def test_every_error_stands_in_errors():
     places = {
         module
         for module, path in modules().items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.ClassDef)
         and any(re.search(r"(Error|Unavailable)$", ast.unparse(b)) for b in node.bases)
     }
     assert places == {"rnn_export.errors"}
 
 
-@pytest.mark.parametrize("folder", sorted({folder_of(module) for module in modules()}))
-def test_what_an_import_loads(folder):
-    """In a fresh process, every module of a package: nothing that its row leaves out, at any distance."""
-    own = [module for module in modules() if folder_of(module) == folder and module not in FACES]
-    code = f"import sys\nfor name in {own}: __import__(name)\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+FOLDERS_OF_MODULES = sorted({folder_of(module) for module in modules()})
+# A process for each folder, which begins with the modules of the process that it comes from.
+FORKS = """
+import json, os, sys
+begin, *folders = json.load(sys.stdin)
+for name in begin:
+    __import__(name)
+for own in folders:
+    sys.stdout.flush()
+    if not os.fork():
+        for name in own:
+            __import__(name)
+        print(json.dumps([*sys.modules]), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{own} cannot be imported")
+"""
+
+
+@cache
+def loaded_by(with_torch: bool) -> dict[str, list[str]]:
+    """By folder, the modules that a fresh process has once it imported every module of the folder.
+
+    Importing torch takes seconds: folders that may load it by their rows begin with it.
+    """
+    folders = [folder for folder in FOLDERS_OF_MODULES if ("torch" in row_of(folder).world) is with_torch]
+    own = [[m for m in modules() if folder_of(m) == folder and m not in FACES] for folder in folders]
+    given = json.dumps([["torch", "torch.export"] if with_torch else [], *own])
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    loaded = done.stdout.split()
+    return dict(zip(folders, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("folder", FOLDERS_OF_MODULES)
+def test_what_an_import_loads(folder):
+    """Every module of a package loads nothing that its row leaves out, at any distance."""
+    loaded = loaded_by("torch" in row_of(folder).world)[folder]
     allowed, world, waiting = set(), set(), [row_of(folder)]
     while waiting:
         row = waiting.pop()
@@ -335,7 +371,7 @@ def test_no_stage_of_lifting_changes_the_call_that_it_is_given():
     stores = [
         f"{path.relative_to(ROOT)}:{n.lineno}: {ast.unparse(n)}"
         for path in files
-        for n in ast.walk(ast.parse(path.read_text()))
+        for n in ast.walk(tree(path))
         if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and n.attr in attributes and not _is_self(n)
     ]
     assert len(files) > 20
@@ -412,7 +448,7 @@ def trees() -> dict[str, ast.Module]:
     """Every file of source, tests, scripts and examples, parsed; `tests/data` is of other releases."""
     places = (*modules().values(), *(p for f in ("tests", "scripts", "examples") for p in (ROOT / f).rglob("*.py")))
     names = {path.relative_to(ROOT).as_posix(): path for path in places}
-    return {name: ast.parse(path.read_text()) for name, path in names.items() if not name.startswith("tests/data/")}
+    return {name: tree(path) for name, path in names.items() if not name.startswith("tests/data/")}
 
 
 def words_of(name: str) -> set[str]:
