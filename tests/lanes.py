@@ -1,0 +1,106 @@
+"""The lane of each test: `full` for what the default run of scripts/test leaves out."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
+# By pytest's -m, the lanes that together are all tests.
+LANES = {"not full": "default", "full": "full"}
+# What is of the full lane, as the start of a node id below tests/, and why.
+FULL = {
+    "attacks/test_c_sources": "compiles many sources",
+    "attacks/test_fuzz": "thousands of files",
+    "attacks/test_interrupts": "an interrupt at each instruction",
+    "examples/": "whole programs",
+    "export/test_c_batched": "many sources under sanitizers",
+    "export/test_c_parts": "compiles large nets",
+    "export/test_c_team": "compiles large nets",
+    "export/test_torch_targets": "each net of the zoo as three files of torch's",
+    "from_onnx/test_command.py::test_litert_from_a_file_of_others": "dev-full",
+    "models/test_around_loops": "nets that take seconds to lift",
+    "native/": "other machines, emulators and checkers",
+    "parity/test_coreml": "dev-full",
+    "parity/test_executorch": "dev-full",
+    "parity/test_litert": "dev-full",
+    "parity/test_openvino": "dev-full",
+    "properties/": "random architectures",
+    "published/": "models of other packages",
+    "runtime/test_backends": "dev-full",
+    "runtime/test_coreml": "dev-full",
+    "runtime/test_executorch": "dev-full",
+    "runtime/test_litert": "dev-full",
+    "runtime/test_native_stepper": "threads that are waited for",
+    "runtime/test_openvino": "dev-full",
+    "tensorrt/test_layers": "dev-full",
+    "tensorrt/test_networks": "whole networks, layer by layer in numpy",
+    "test_bundle_kills": "a process killed at each point of writing",
+    "test_cli.py::test_a_folder_named_as_a_library": "a process for each library",
+    "test_cli_bench": "benches",
+    "test_cli_engines.py::test_doctor_says_what_mends_it": "every compiler is asked",
+    "test_faces": "a process for each order of imports",
+    "test_leapp": "dev-full",
+    "test_pages.py::test_an_export_says": "a program of the docs",
+    "test_pages.py::test_the_quickstart_works": "a program of the docs",
+    "test_pages.py::test_the_site": "dev-full",
+    "test_pages.py::test_your_own_model": "programs of the docs",
+    "test_pipelines": "whole pipelines in sound",
+    "test_target_pages": "programs of the docs, many of them dev-full",
+    "test_typing": "a type checker on an installed package",
+    "triton/test_failover": "a server",
+    "triton/test_server": "a server",
+    "web/": "dev-full",
+}
+# Of a test that starts so, the default run has that many sets of parameters, the first; the full lane has the rest.
+FIRST = {"models/": 2, "export/": 2, "parity/": 1, "runtime/test_native.py::test_ctypes": 4}
+# Backends whose packages come with the extra dev-full.
+FULL_BACKENDS = {"openvino", "litert", "executorch", "wasm"}
+# What a skip for want of a package says.
+WANTED = ("could not import", "pip install", "No module named")
+
+
+def is_left_out(path: Path, root: Path, marks: str) -> bool:
+    """Whether a file has no test of the lane with these marks, which need not have its packages then."""
+    starts = tuple(start for start in FULL if "::" not in start)
+    return "not full" in marks and path.is_file() and path.relative_to(root).as_posix().startswith(starts)
+
+
+def mark_lanes(items: list[pytest.Item], root: Path) -> None:
+    """Mark what is of the full lane."""
+    seen = Counter[str]()
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        test, _, _ = f"{path}::{item.nodeid.partition('::')[2]}".partition("[")
+        seen[test] += 1
+        most = next((count for start, count in FIRST.items() if test.startswith(start)), seen[test])
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if seen[test] > most or test.startswith(tuple(FULL)) or params.get("engine") in FULL_BACKENDS:
+            item.add_marker("full")
+
+
+class Durations:
+    """The seconds of each test, set-up and tear-down included: the slowest are shown, all are written to a file."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.seconds = file, Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = [f"{seconds:8.2f}  {name}" for name, seconds in self.seconds.most_common()]
+        Path(self.file).parent.mkdir(parents=True, exist_ok=True)
+        Path(self.file).write_text("".join(f"{row}\n" for row in rows))
+        terminalreporter.section("slowest 20, in seconds")
+        for row in rows[:20]:
+            terminalreporter.line(row)
+
+
+def with_every_package(report: R) -> R:
+    """The report, in which a skip for want of a package is a failure."""
+    why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+    if any(word in why for word in WANTED):
+        report.outcome, report.longrepr = "failed", f"{why}: mark it `full`, or install the package"
+    return report
