@@ -74,8 +74,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 if os.environ.get("RNN_EXPORT_NO_SKIPS"):
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        return lanes.with_every_package((yield))
+    def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        return report if item.get_closest_marker("gpu") else lanes.with_every_package(report)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:

@@ -62,9 +62,8 @@ def test_the_device_streams_and_verifies_what_is_left(path: Path, tmp_path: Path
     assert load(out).backend == "native"
     assert invoke("verify", out).exit_code == 0
     assert "has neither" not in done.stderr
-    assert refused(invoke("verify", out, "--backend", "litert")) == (
-        "the bundle has no target 'litert', only c: export it with --target litert, or build it in one with its "
-        "graphs, --target litert."
+    assert refused(invoke("verify", out, "--backend", "torchscript")) == (
+        "the bundle has no target 'torchscript', only c: export it with --target torchscript."
     )
 
 
