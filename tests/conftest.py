@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         runpy.run_path(str(TESTS / "every_process/sitecustomize.py"))["record"](errors)
         if (file := os.environ.get("RNN_EXPORT_DURATIONS")) is not None:
-            config.pluginmanager.register(lanes.Durations(file))
+            config.pluginmanager.register(lanes.Durations(file, lanes.LANES.get(config.option.markexpr)))
     for mark, what in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {what}")
     # It draws numbers that stand in modules of ours too: which of them are imported hangs on what a worker ran before.

@@ -60,6 +60,9 @@ FULL = {
     "triton/test_server": "a server",
     "web/": "dev-full",
 }
+# Tests of the default lane that may take more than LONG seconds, as the start of a node id, and why.
+SLOW: dict[str, str] = {}
+LONG = 5
 # Of a test that starts so, the default run has that many sets of parameters, the first; the full lane has the rest.
 FIRST = {"models/": 2, "export/": 2, "parity/": 1, "runtime/test_native.py::test_ctypes": 4}
 # Backends whose packages come with the extra dev-full.
@@ -88,21 +91,28 @@ def mark_lanes(items: list[pytest.Item], root: Path) -> None:
 
 
 class Durations:
-    """The seconds of each test, set-up and tear-down included: the slowest are shown, all are written to a file."""
+    """The seconds of each test, set-up and tear-down included, in a file; the slowest are shown."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.seconds = file, Counter[str]()
+    def __init__(self, file: str, lane: str | None) -> None:
+        self.file, self.lane, self.seconds = file, lane, Counter[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration
+        self.seconds[report.nodeid.removeprefix("tests/")] += report.duration
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = [f"{seconds:8.2f}  {name}" for name, seconds in self.seconds.most_common()]
         Path(self.file).parent.mkdir(parents=True, exist_ok=True)
         Path(self.file).write_text("".join(f"{row}\n" for row in rows))
-        terminalreporter.section("slowest 20, in seconds")
-        for row in rows[:20]:
-            terminalreporter.line(row)
+        sections = {"slowest 20, in seconds": rows[:20]}
+        if self.lane == "default":
+            long = [name for name, seconds in self.seconds.items() if seconds > LONG]
+            sections[f"above {LONG} s without a reason in tests/lanes.py"] = [
+                name for name in sorted(long) if not name.startswith(tuple(SLOW))
+            ]
+        for title, lines in sections.items():
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.line(line)
 
 
 def with_every_package(report: R) -> R:

@@ -51,9 +51,9 @@ def test_every_case_is_a_stream():
 
 @every_case
 def test_the_network_computes_what_onnxruntime_does(case):
-    """200 steps, each side fed its own states; the tolerance of a case is 2e-6 unless its table says otherwise."""
+    """60 steps, each side fed its own states; the tolerance of a case is 2e-6 unless its table says otherwise."""
     stream = stream_of(case)
-    feeds = stream.feeds()
+    feeds = stream.feeds(steps=60)
     got, want = (stream.closed_loop(run(stream.graph), feeds) for run in (by_tensorrt, by_onnxruntime))
     error, name = worst(got, want)
     assert error <= max(FP32, case.tolerance), name
