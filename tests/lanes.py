@@ -14,6 +14,8 @@ FULL = {
     "attacks/test_c_sources": "compiles many sources",
     "attacks/test_fuzz": "thousands of files",
     "attacks/test_interrupts": "an interrupt at each instruction",
+    "build/test_doctor.py::test_tensorrt_rtx": "dev-full",
+    "build/test_doctor.py::test_what_the_tests": "dev-full",
     "examples/": "whole programs",
     "export/test_c_batched": "many sources under sanitizers",
     "export/test_c_indices.py::test_webassembly": "dev-full",
