@@ -29,6 +29,7 @@ FULL = {
     "parity/test_executorch": "dev-full",
     "parity/test_litert": "dev-full",
     "parity/test_openvino": "dev-full",
+    "parity/test_parity.py::test_webassembly": "dev-full",
     "properties/": "random architectures",
     "published/": "models of other packages",
     "runtime/test_backends": "dev-full",

@@ -63,7 +63,7 @@ def test_a_step_that_takes_all_of_the_stack():
 def test_a_self_test_without_a_step():
     files = changed("toy_step(&state, golden_x + i * TOY_X_SIZE, y);", "memset(y, 0, sizeof y);", "selftest.c")
     files["selftest.c"] = b"#include <string.h>\n" + files["selftest.c"].replace(b"<= 1e-5f", b"<= 1e5f")
-    with raises("selftest-without-step", "toy"):
+    with raises("selftest-without-step", "toy_step"):
         build("cortex-m4", files)
 
 
