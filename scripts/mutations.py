@@ -1,19 +1,22 @@
-"""Forty bugs, planted one by one: is each caught by the tests of its area? They stand in mutations.txt.
+"""Bugs, planted one by one: is each caught by the tests named for it? They stand in mutations.txt.
 
-    python scripts/mutations.py [NAME ...]       all of them, or those named; prints what catches each
+    python scripts/mutations.py [--jobs N] [NAME ...]       all of them, or those named; prints what catches each
 
 The sources are copied to a folder of their own first.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +27,7 @@ LIMIT = 900  # seconds for the tests of one bug
 
 @dataclass(frozen=True)
 class Mutation:
-    """A bug: the first of `edits`, (text, in its place), whose text stands in one place; `tests` are its area."""
+    """A bug: the first of `edits`, (text, in its place), whose text stands in one place; `tests` must catch it."""
 
     name: str
     edits: tuple[tuple[str, str], ...]
@@ -59,7 +62,8 @@ def plant(mutation: Mutation, root: Path) -> str:
     raise ValueError(f"{mutation.name}: its text stands nowhere, or in several places: write its new form.")
 
 
-def caught_by(mutation: Mutation) -> str:
+def tried(mutation: Mutation) -> tuple[bool, str, float]:
+    """Whether its tests catch a bug; where it is and what catches it, or why nothing does; and the seconds."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place, "copy")
         shutil.copytree(
@@ -68,8 +72,8 @@ def caught_by(mutation: Mutation) -> str:
         try:
             where = plant(mutation, root)
         except ValueError as error:
-            return str(error)
-        tests = [word for word in mutation.tests.split() if not word.endswith(".py") or (root / word).exists()]
+            return False, str(error), 0.0
+        tests = [word for word in shlex.split(mutation.tests) if not word.endswith(".py") or (root / word).exists()]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         begin = time.monotonic()
@@ -78,22 +82,26 @@ def caught_by(mutation: Mutation) -> str:
                 command, cwd=root, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
             )
         except subprocess.TimeoutExpired:
-            return f"{where}: not caught in {LIMIT} s"
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+            return False, f"{where}: not caught in {LIMIT} s", LIMIT
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - |$)", done.stdout, re.MULTILINE)
         what = failed.group(1) if failed else "NOT CAUGHT" if done.returncode == 0 else done.stdout[-200:]
-        return f"{where}: {what} ({time.monotonic() - begin:.0f} s)"
+        return failed is not None, f"{where}: {what}", time.monotonic() - begin
 
 
 def main() -> int:
-    names = sys.argv[1:]
-    survived = 0
-    for mutation in read():
-        if not names or mutation.name in names:
-            result = caught_by(mutation)
-            survived += "::" not in result and ".py (" not in result
-            print(f"{mutation.name:20} {result}", flush=True)
-    print(f"{survived} survived")
-    return survived > 0
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--jobs", type=int, default=2, help="bugs that are tried at once")
+    options = parser.parse_args()
+    chosen = [m for m in read() if not options.names or m.name in options.names]
+    begin, caught = time.monotonic(), 0
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        for mutation, (is_caught, what, seconds) in zip(chosen, jobs.map(tried, chosen), strict=True):
+            caught += is_caught
+            print(f"{mutation.name:20} {seconds:4.0f} s  {what}", flush=True)
+    minutes = (time.monotonic() - begin) / 60
+    print(f"{caught} caught, {len(chosen) - caught} survived, {minutes:.0f} minutes")
+    return caught < len(chosen)
 
 
 if __name__ == "__main__":
