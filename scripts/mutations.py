@@ -63,7 +63,7 @@ def plant(mutation: Mutation, root: Path) -> str:
 
 
 def tried(mutation: Mutation) -> tuple[bool, str, float]:
-    """Whether its tests catch a bug; where it is and what catches it, or why nothing does; and the seconds."""
+    """True if its tests catch a bug; its place and what catches it, or why nothing does; and the seconds."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place, "copy")
         shutil.copytree(

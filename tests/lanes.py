@@ -75,7 +75,7 @@ WANTED = ("could not import", "pip install", "No module named")
 
 
 def is_left_out(path: Path, root: Path, marks: str) -> bool:
-    """Whether a file has no test of the lane with these marks, which need not have its packages then."""
+    """True for a file without tests of the lane with these marks: its packages need not be there."""
     starts = tuple(start for start in FULL if "::" not in start)
     return "not full" in marks and path.is_file() and path.relative_to(root).as_posix().startswith(starts)
 
