@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         runpy.run_path(str(TESTS / "every_process/sitecustomize.py"))["record"](errors)
         if (file := os.environ.get("RNN_EXPORT_DURATIONS")) is not None:
             config.pluginmanager.register(lanes.Durations(file, lanes.LANES.get(config.option.markexpr)))
+        if lanes.LANES.get(config.option.markexpr) == "default":
+            config.pluginmanager.register(lanes.Wanting())
     for mark, what in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {what}")
     # It draws numbers that stand in modules of ours too: which of them are imported hangs on what a worker ran before.

@@ -70,8 +70,9 @@ LONG = 5
 FIRST = {"models/": 2, "export/": 2, "parity/": 1, "runtime/test_native.py::test_ctypes": 4}
 # Backends whose packages come with the extra dev-full.
 FULL_BACKENDS = {"openvino", "litert", "executorch", "wasm"}
-# What a skip for want of a package says.
+# What a skip for want of a package says, and the tests that the last default run skipped so.
 WANTED = ("could not import", "pip install", "No module named")
+WANTING = Path(__file__).parent.parent / ".cache/wanting"
 
 
 def is_left_out(path: Path, root: Path, marks: str) -> bool:
@@ -80,16 +81,26 @@ def is_left_out(path: Path, root: Path, marks: str) -> bool:
     return "not full" in marks and path.is_file() and path.relative_to(root).as_posix().startswith(starts)
 
 
+def wanted() -> set[str]:
+    return set(WANTING.read_text().splitlines()) if WANTING.exists() else set()
+
+
 def mark_lanes(items: list[pytest.Item], root: Path) -> None:
     """Mark what is of the full lane."""
     seen = Counter[str]()
+    wanting = wanted()
     for item in items:
         path = item.path.relative_to(root).as_posix()
         test, _, _ = f"{path}::{item.nodeid.partition('::')[2]}".partition("[")
         seen[test] += 1
         most = next((count for start, count in FIRST.items() if test.startswith(start)), seen[test])
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if seen[test] > most or test.startswith(tuple(FULL)) or params.get("engine") in FULL_BACKENDS:
+        if (
+            seen[test] > most
+            or test.startswith(tuple(FULL))
+            or params.get("engine") in FULL_BACKENDS
+            or item.nodeid in wanting
+        ):
             item.add_marker("full")
 
 
@@ -118,9 +129,28 @@ class Durations:
                 terminalreporter.line(line)
 
 
+class Wanting:
+    """The tests that the default run skips for want of a package, in a file: the full lane has them too."""
+
+    def __init__(self) -> None:
+        self.names = wanted()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if wants_package(report):
+            self.names.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        WANTING.parent.mkdir(exist_ok=True)
+        WANTING.write_text("".join(f"{name}\n" for name in sorted(self.names)))
+
+
+def wants_package(report: pytest.TestReport | pytest.CollectReport) -> bool:
+    """True for a skip for want of a package."""
+    return report.skipped and isinstance(report.longrepr, tuple) and any(word in report.longrepr[2] for word in WANTED)
+
+
 def with_every_package(report: R) -> R:
     """The report, in which a skip for want of a package is a failure."""
-    why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
-    if any(word in why for word in WANTED):
-        report.outcome, report.longrepr = "failed", f"{why}: mark it `full`, or install the package"
+    if wants_package(report):
+        report.outcome, report.longrepr = "failed", f"{report.longrepr[2]}: the full lane must have it"
     return report
