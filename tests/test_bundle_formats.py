@@ -16,7 +16,7 @@ from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from .messages import raises
-from .test_bundle import forge, refused, write
+from .test_bundle import forge, write
 
 # By release, what it wrote.
 RELEASES = {"0.1.0": Path(__file__).parent / "data/format1", "0.2.0": Path(__file__).parent / "data/format2"}
@@ -96,8 +96,8 @@ def test_the_sources_of_each_release_are_compiled_as_they_are(released: Path) ->
 
 def test_format_1_has_its_own_fields_alone(old: Path) -> None:
     forge(old, lambda m: m.update(weights=5))
-    fields = r"the manifest must have exactly the fields \['files', 'format', 'producer', 'spec', 'targets'\]"
-    with refused(f"{fields}, but has .*'weights'"):
+    fields = "exactly the fields ['files', 'format', 'producer', 'spec', 'targets']"
+    with raises("manifest-unusable", fields, "'weights'"):
         open_bundle(old)
 
 
@@ -118,26 +118,28 @@ def test_what_a_reader_does_not_know_stays(path: Path) -> None:
     assert (again.weights, again.extra) == (bundle.weights, bundle.extra)
 
 
-WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda m: m.pop("weights"), r"exactly the fields \['extra', .*'weights'\], but has"),
-    (lambda m: m.pop("extra"), r"exactly the fields \['extra', .*'weights'\], but has"),
-    (lambda m: m.update(weights=-1), "weights is -1, which is no number of weights"),
-    (lambda m: m.update(weights=True), "the manifest has weights = True, which is of the wrong type"),
-    (lambda m: m.update(weights=1.5), "the manifest has weights = 1.5, which is of the wrong type"),
-    (lambda m: m.update(extra=[]), r"the manifest has extra = \[\], which is of the wrong type"),
-    (lambda m: m.update(format=1), "exactly the fields .* but has .*'extra'"),
+WRONG: list[tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = [
+    (lambda m: m.pop("weights"), ("exactly the fields ['extra', ", "'weights'], but has")),
+    (lambda m: m.pop("extra"), ("exactly the fields ['extra', ", "'weights'], but has")),
+    (lambda m: m.update(weights=-1), ("weights is -1",)),
+    (lambda m: m.update(weights=True), ("weights = True",)),
+    (lambda m: m.update(weights=1.5), ("weights = 1.5",)),
+    (lambda m: m.update(extra=[]), ("extra = []",)),
+    (lambda m: m.update(format=1), ("exactly the fields ", "but has ", "'extra'")),
 ]
 
 
-@pytest.mark.parametrize(("edit", "message"), WRONG, ids=[str(number) for number in range(len(WRONG))])
-def test_wrong_manifests_of_format_2(path: Path, edit: Callable[[dict[str, Any]], Any], message: str) -> None:
+@pytest.mark.parametrize(("edit", "values"), WRONG, ids=[str(number) for number in range(len(WRONG))])
+def test_wrong_manifests_of_format_2(
+    path: Path, edit: Callable[[dict[str, Any]], Any], values: tuple[str, ...]
+) -> None:
     forge(path, edit)
-    with refused(message):
+    with raises("manifest-unusable", *values):
         open_bundle(path)
 
 
 def test_what_is_no_json_is_not_written(path: Path) -> None:
     before = open_bundle(path)
-    with refused("cannot be written as manifest.json: Out of range float values"):
+    with raises("manifest-not-writable", "Out of range float values"):
         write(path, extra={"a": float("nan")}, force=True)
     assert open_bundle(path) == before
