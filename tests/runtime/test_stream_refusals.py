@@ -272,7 +272,10 @@ def test_an_id_out_of_range_undoes_the_whole_run(engine, name, block, monkeypatc
     monkeypatch.setattr("rnn_export.runtime.stream.BLOCK", block)
     stream = engine(name).stream()
     stream.run([1, 2, 3])
-    with refused(stream, OUT_OF_TABLE[engine(name).backend], "idx=5"):
+    message = OUT_OF_TABLE[engine(name).backend]
+    if name == "tokens_timed":
+        message = message.replace("onnxruntime-step", "onnxruntime-sequence")
+    with refused(stream, message, "idx=5"):
         stream.run([1, 2, 3, 4, IDS, 1])
     np.testing.assert_array_equal(stream.run([0]), [[12, 16]])
 
