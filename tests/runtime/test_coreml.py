@@ -43,10 +43,10 @@ from rnn_export.runtime.backends.coreml.mil_operators import OPERATORS
 from rnn_export.runtime.backends.coreml.package_inspection import read_package
 from rnn_export.runtime.backends.coreml.package_names import BEGUN, PLACES, join, part_names, split, tensor_names
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..messages import raises  # noqa: TID252
 from ..stages import without_stages  # noqa: TID252
+from .test_backends import golden_of
 
 FOLDER = "targets/coreml-{}/step.mlpackage"
 STEPS = 24
@@ -96,11 +96,6 @@ def half(tmp_path_factory) -> Path:
     assert said.startswith("note: coreml was not run on hardware: its program was executed in numpy. On a Mac,")
     assert said.endswith("holds Core ML itself to the golden vectors.")
     return place / "m.rnnx"
-
-
-def golden_of(path: Path) -> Golden:
-    opened = open_bundle(path)
-    return Golden.from_arrays(opened.arrays(FILE), opened.spec)
 
 
 def files_of(path: Path, precision: str = "fp32") -> dict[str, bytes]:

@@ -21,7 +21,6 @@ from rnn_export.contract.target_table import TARGETS
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..stages import without_stages  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
@@ -39,6 +38,7 @@ from rnn_export.runtime.backends.executorch.program import check_program
 
 from ..messages import raises  # noqa: TID252
 from .executorch_toys import LENDING, PATH, Lending, draft, draft_of, files, with_executorch
+from .test_backends import golden_of
 
 PAGE = Path(__file__).parents[2] / "docs/targets/executorch.md"
 NETS = """
@@ -71,11 +71,6 @@ def exported() -> tuple[Path, dict]:
 @pytest.fixture(scope="module")
 def detector(exported) -> Path:
     return exported[0]
-
-
-def golden_of(path: Path) -> Golden:
-    bundle = open_bundle(path)
-    return Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
 
 
 def in_python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess:

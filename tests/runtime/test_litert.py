@@ -16,7 +16,6 @@ from rnn_export.bundle.code import code_of
 from rnn_export.errors import Untrusted
 from rnn_export.export.targets.litert.tflite_conversion import reason
 from rnn_export.runtime import load
-from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..stages import without_stages  # noqa: TID252
 from .graphs import SUM, TOKENS, H, Model, X, Y, frames, spec
@@ -28,6 +27,7 @@ from rnn_export.runtime.backends.litert.model import check_model, parsed
 
 from ..messages import raises  # noqa: TID252
 from .litert_toys import PATH, file_of, graph_of, named, packed, with_litert
+from .test_backends import golden_of
 
 PAGE = Path(__file__).parents[2] / "docs/targets/litert.md"
 NETS = """
@@ -58,11 +58,6 @@ def exported(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 @pytest.fixture(scope="module")
 def detector(exported) -> Path:
     return exported[0]
-
-
-def golden_of(path: Path) -> Golden:
-    bundle = open_bundle(path)
-    return Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
 
 
 # --- the target

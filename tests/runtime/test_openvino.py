@@ -27,7 +27,6 @@ from rnn_export.runtime import load
 from rnn_export.runtime.backends.openvino.graph import read_graph
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..messages import raises  # noqa: TID252
 from ..models.nets import Several  # noqa: TID252
@@ -35,16 +34,12 @@ from ..stages import without_stages  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .graphs import STORED, SUM, TOKENS, H, Model, X, Y, frames, previous, spec, state
 from .openvino_toys import FOLDER, converted, with_openvino
+from .test_backends import golden_of
 
 
 @pytest.fixture(scope="module")
 def both() -> Path:
     return store.bundle("several-on-openvino")
-
-
-def golden_of(path: Path) -> Golden:
-    bundle = open_bundle(path)
-    return Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
 
 
 # --- the backend
