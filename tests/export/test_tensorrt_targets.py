@@ -341,8 +341,8 @@ BAD = {
     ),
     "batch without an engine": ({"targets": ("onnx",), "batch": (1, 2, 4)}, NO_ENGINE),
     "states without an engine": ({"targets": ("onnx", "pt2"), "state_precision": "fp16"}, NO_ENGINE),
-    "batch": ({"batch": (4, 2, 8)}, ("batch-option-invalid", "(4, 2, 8)", "three ints of at least 1 that rise")),
-    "empty batch": ({"batch": (0, 1, 1)}, ("batch-option-invalid", "(0, 1, 1)", "three ints")),
+    "batch": ({"batch": (4, 2, 8)}, ("option-refused", "(4, 2, 8)", "three ints of at least 1 that rise")),
+    "empty batch": ({"batch": (0, 1, 1)}, ("option-refused", "(0, 1, 1)", "three ints")),
     "states": (
         {"precision": "fp16", "state_precision": "bf16"},
         ("state-precision-unfit", "'bf16'", "'fp16'", "fp16 or fp32"),
