@@ -66,7 +66,8 @@ FULL = {
 # Tests of the default lane that may take more than LONG seconds, as the start of a node id, and why.
 SLOW: dict[str, str] = {}
 LONG = 5
-# Of a test that starts so, the default run has that many sets of parameters, the first; the full lane has the rest.
+# Of a test that starts so, and of each statement of the cases of lifting, the default run has that many sets of
+# parameters, the first; the full lane has the rest.
 FIRST = {"models/": 2, "export/": 2, "parity/": 1, "runtime/test_native.py::test_ctypes": 4}
 # Backends whose packages come with the extra dev-full.
 FULL_BACKENDS = {"openvino", "litert", "executorch", "wasm"}
@@ -91,7 +92,9 @@ def mark_lanes(items: list[pytest.Item], root: Path) -> None:
     wanting = wanted()
     for item in items:
         path = item.path.relative_to(root).as_posix()
-        test, _, _ = f"{path}::{item.nodeid.partition('::')[2]}".partition("[")
+        test, _, params_of_id = f"{path}::{item.nodeid.partition('::')[2]}".partition("[")
+        if test.startswith("models/test_cases"):
+            test += f"[{params_of_id.rpartition(': ')[0]}"
         seen[test] += 1
         most = next((count for start, count in FIRST.items() if test.startswith(start)), seen[test])
         params = getattr(getattr(item, "callspec", None), "params", {})

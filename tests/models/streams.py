@@ -50,11 +50,18 @@ def stepped(lifted: StreamingModel, *inputs: Tensor) -> tuple[list[list[Tensor]]
 def assert_streams(model: nn.Module, *example: Tensor, **options: Any) -> StreamingModel:
     """Lift `model` and hold the step to it, over whole sequences or call by call; gives what was lifted."""
     lifted = lift(model, example, **options)
-    (_by_sequence if lifted.spec.has_time else _by_call)(model, lifted, example)
+    assert_lifted_streams(lifted, model, example)
     return lifted
 
 
-def _by_sequence(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor, ...]) -> None:
+def assert_lifted_streams(
+    lifted: StreamingModel, model: nn.Module, example: tuple[Tensor, ...], atol: float = 2e-6
+) -> None:
+    """Hold the step to the model, over whole sequences or call by call."""
+    (_by_sequence if lifted.spec.has_time else _by_call)(model, lifted, example, atol)
+
+
+def _by_sequence(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor, ...], atol: float) -> None:
     spec, axes = lifted.spec, lifted.axes
     frames = spec.chunk * (8 + -(-spec.delay // spec.chunk))
     batch = example[0].shape[axes.input_batch[0]]
@@ -80,10 +87,10 @@ def _by_sequence(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor
             got = joined.narrow(time, late, joined.shape[time] - late)
             assert got.shape[time] == (frames - spec.delay) // tensor.every
             want = want.narrow(time, 0, got.shape[time])
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=atol)
 
 
-def _by_call(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor, ...]) -> None:
+def _by_call(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor, ...], atol: float) -> None:
     spec, axes = lifted.spec, lifted.axes
     batch = example[0].shape[axes.input_batch[0]]
     own = [copy.deepcopy(model) for _ in range(2)]
@@ -100,7 +107,7 @@ def _by_call(model: nn.Module, lifted: StreamingModel, example: tuple[Tensor, ..
         states = outputs[len(spec.outputs) :]
         for i, axis in enumerate(axes.output_batch):
             want = torch.cat([whole[i] for whole in results], axis)
-            torch.testing.assert_close(outputs[i], want, rtol=1e-5, atol=2e-6)
+            torch.testing.assert_close(outputs[i], want, rtol=1e-5, atol=atol)
 
 
 def _noise(like: Tensor, sizes: dict[int, int]) -> Tensor:

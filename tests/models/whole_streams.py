@@ -30,6 +30,19 @@ def assert_whole(
 ) -> StreamingModel:
     """Lift `model` and hold streams of several lengths to it, or to `truth`; gives what was lifted."""
     lifted = lift(model, example, **options)
+    assert_lifted_whole(lifted, truth or model, example, lengths=lengths, atol=atol)
+    return lifted
+
+
+def assert_lifted_whole(
+    lifted: StreamingModel,
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    lengths: range | None = None,
+    atol: float = 2e-6,
+) -> None:
+    """Hold streams of several lengths to the model, from steps and their ends."""
     spec = lifted.spec
     more = spec.delay + 2 * spec.chunk
     taken = 0
@@ -37,7 +50,7 @@ def assert_whole(
         inputs = _drawn(lifted, example, frames)
         try:
             with torch.no_grad():
-                given = (truth or model)(*inputs)
+                given = model(*inputs)
         except RuntimeError:
             continue  # too few frames for the model
         taken += 1
@@ -48,7 +61,6 @@ def assert_whole(
                 assert got.shape == want.shape, (frames, got.shape, want.shape)
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol, err_msg=f"{frames} frames")
     assert taken > 2
-    return lifted
 
 
 def streamed(lifted: StreamingModel, *inputs: Tensor) -> list[Array]:
