@@ -95,7 +95,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     shutil.rmtree(folder)
     lane = lanes.LANES.get(config.option.markexpr)
     chosen = any(getattr(config.option, name, None) for name in CHOOSING)
-    if exitstatus or lane is None or chosen or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    # Failed tests are no reason to keep these back: they would be seen at the next run only.
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if not ended or lane is None or chosen or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
     record = TESTS.parent / ".cache/raised-ids"
     if lane == "default":

@@ -1,22 +1,16 @@
 """Every case of lifting of tests/zoo: it streams as its row says, or is refused as its row says."""
 
-import importlib
-import pkgutil
+import runpy
+from pathlib import Path
 
 import pytest
 
-from .. import zoo  # noqa: TID252
+from ..zoo.families import FAMILIES  # noqa: TID252
 
-TABLES = {
-    module.name: table
-    for module in pkgutil.iter_modules(zoo.__path__)
-    if not module.name.startswith("test_")
-    and (table := getattr(importlib.import_module(f"{zoo.__name__}.{module.name}"), "TABLE", None))
-}
 CASES = {
     f"{family}: {statement}: {name}": row
-    for family, table in TABLES.items()
-    for statement, cases in table.items()
+    for family, module in FAMILIES.items()
+    for statement, cases in module.TABLE.items()
     for name, row in cases.items()
 }
 
@@ -24,3 +18,8 @@ CASES = {
 @pytest.mark.parametrize("row", CASES.values(), ids=CASES)
 def test_a_case_gives_what_its_row_says(row):
     row.check()
+
+
+def test_the_page_has_every_case():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts/cases.py"))
+    assert script["PAGE"].read_text() == script["page"](), "scripts/cases --write"
