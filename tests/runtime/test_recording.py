@@ -32,11 +32,7 @@ MIXED = StreamSpec(
     (TensorSpec("y", "float32", ("batch", "time", 2)),),
     (),
 )
-GOOD = {
-    "x": np.ones((1, 5, 2), np.float32),
-    "id": np.arange(5)[None],
-    "speaker": np.ones((1, 3), np.float32),
-}
+GOOD = {"x": np.ones((1, 5, 2), np.float32), "id": np.arange(5)[None], "speaker": np.ones((1, 3), np.float32)}
 
 
 def read(source: object, contract: StreamSpec) -> np.ndarray:
@@ -318,18 +314,8 @@ WRONG_CSV = {
         spec(2),
         "line 2, column 2 ('timestamp') holds '2026-01-01 00:00:00', which is no number: " + FIX,
     ),
-    "a cell": (
-        "\n\na,b\n1,2\n3,?\n",
-        (),
-        spec(2),
-        "line 5, column 2 ('b') holds '?', which is no number: correct it.",
-    ),
-    "no header": (
-        "1,2\n3,\n",
-        (),
-        spec(2),
-        "line 2, column 2 holds '', which is no number: correct it.",
-    ),
+    "a cell": ("\n\na,b\n1,2\n3,?\n", (), spec(2), "line 5, column 2 ('b') holds '?', which is no number: correct it."),
+    "no header": ("1,2\n3,\n", (), spec(2), "line 2, column 2 holds '', which is no number: correct it."),
     "one column": ("x\n1\n1_0\n", (), spec(), "line 3, column 1 ('x') holds '1_0', which is no number: correct it."),
     "a comma": (
         '"a, b",c\n1,z\n',

@@ -105,11 +105,7 @@ def test_the_contract_is_among_the_parameters(backend, bundle, tmp_path):
     assert StreamSpec.from_json(json.loads(found.pop("rnn_export.spec"))) == spec
     assert found.pop("rnn_export.runtime_backend", "auto") == "auto"
     wire = "bytes" if backend == "python" else "tensors"
-    assert found == {
-        "rnn_export.wire": wire,
-        "rnn_export.backend": backend,
-        "rnn_export.precision": "fp32",
-    }
+    assert found == {"rnn_export.wire": wire, "rnn_export.backend": backend, "rnn_export.precision": "fp32"}
 
 
 @pytest.mark.parametrize("backend", ["python", "onnxruntime", "tensorrt"])

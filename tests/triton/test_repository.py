@@ -192,10 +192,7 @@ NO_STATE = Model(
             {"runtime_backend": "nativ"},
             ("triton-runtime-backend-unknown", "--runtime-backend nativ", "tensorrt, native, onnxruntime"),
         ),
-        (
-            {"runtime_backend": "native"},
-            ("target-not-in-bundle", "--runtime-backend native", "'c'", "onnx"),
-        ),
+        ({"runtime_backend": "native"}, ("target-not-in-bundle", "--runtime-backend native", "'c'", "onnx")),
         ({"precision": "fp16"}, ("triton-precision-missing", "fp32 for --backend python", "fp16")),
     ],
 )
