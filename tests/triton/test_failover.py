@@ -200,26 +200,3 @@ def test_over_capacity_the_deadline_says_so_and_a_free_place_is_taken(serve: Ser
     given = [until_served(lambda: streams[1].step(xs[0]))]
     given += [streams[1].step(x) for x in xs[1:]]
     assert wrong(local, 0, np.stack(given)) <= CLOSE
-
-
-def test_a_pool_on_two_servers_of_which_one_is_killed(serve: Serve, local: Engine) -> None:
-    servers = [serve(), serve()]
-    engine = load(address(*servers, deadline_ms=5000))
-    pool, mirror = engine.pool(capacity=64), local.pool(capacity=64)
-    far, near = ([p.open() for _ in range(48)] for p in (pool, mirror))
-    random, worst = np.random.default_rng(0), 0.0
-    for step in range(40):
-        if step == 17:
-            servers[1].kill()
-        rows = random.permutation(48)[:40]
-        x = random.standard_normal((40, IN)).astype(np.float32)
-        got, want = pool.step([far[i] for i in rows], x), mirror.step([near[i] for i in rows], x)
-        worst = max(worst, float(np.abs(got - want).max()))
-    assert worst <= CLOSE
-    for one, other in zip(far[:4], near[:4], strict=True):
-        for name, state in mirror.states(other).items():
-            np.testing.assert_allclose(pool.states(one)[name], state, rtol=0, atol=CLOSE)
-    pool.close(far)
-    metrics = engine.metrics()
-    assert (metrics["frames"], metrics["failures"]) == (40 * 40, 0)
-    assert 0 < metrics["moves"] < 48

@@ -20,11 +20,6 @@ STARTED = r"must specify the START flag"
 
 
 @pytest.fixture(scope="module")
-def lstm(serve_long: Callable[..., Server]) -> Server:
-    return serve_long("lstm")
-
-
-@pytest.fixture(scope="module")
 def sums(serve_long: Callable[..., Server]) -> Server:
     """y = the sum of all x so far: small whole numbers, so every order of adding gives the same."""
     return serve_long("sum")
@@ -217,31 +212,14 @@ def test_a_misshapen_frame_is_refused_and_controls_count_with_a_bad_one(caller):
 # --- moving
 
 
-def test_a_session_moves_to_another_server(lstm, serve, bundle):
-    """And from there into a local stream; each goes on exactly."""
-    inputs = np.random.default_rng(3).standard_normal((30, 1, 8)).astype(np.float32)
-    wanted = load(bundle("lstm"), backend="onnxruntime").stream().run(inputs[:, 0])
-    other = serve("lstm")
-    with Caller(lstm.grpc, "lstm") as first, Caller(other.grpc, "lstm") as second:
-        given = [first.step(31, inputs[t], start=t == 0) for t in range(9)]
-        snapshot = first.snapshot(31, inputs[9])
-        # The first server goes on as well, and neither hears of the other.
-        first.step(31, inputs[0])
-        given.append(wanted[9][None])
-        given += [second.step(31, inputs[t], start=t == 10, seed=snapshot if t == 10 else b"") for t in range(10, 19)]
-        snapshot = second.snapshot(31, inputs[19])
-    stream = load(bundle("lstm"), backend="onnxruntime").stream()
-    stream.restore(snapshot)
-    np.testing.assert_array_equal(np.concatenate(given), wanted[:19])
-    np.testing.assert_array_equal(stream.run(inputs[20:, 0]), wanted[20:])
-
-
-def test_a_local_stream_moves_to_a_server(caller, bundle):
+def test_a_stream_moves_to_a_server_and_back(caller, bundle):
     stream = load(bundle("sum")).stream()
     stream.step(x(1, 2, 3))
     assert caller.step(32, x(1, 1, 1), start=True, seed=stream.snapshot()).tolist() == [2, 3, 4]
     # And again in the middle of a sequence.
     assert caller.step(32, x(2, 2, 2), start=True, seed=stream.snapshot()).tolist() == [3, 4, 5]
+    stream.restore(caller.snapshot(32, x(1, 1, 1)))
+    assert stream.step(x(0, 0, 0)).tolist() == [4, 5, 6]
 
 
 # --- limits
