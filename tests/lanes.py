@@ -60,6 +60,7 @@ FULL = {
     "test_target_pages": "programs of the docs, many of them dev-full",
     "test_typing": "a type checker on an installed package",
     "triton/test_failover": "a server",
+    "triton/test_python_model.py::test_a_repository_of_release_0_1_is_served": "a server",
     "triton/test_server": "a server",
     "web/": "dev-full",
 }

@@ -66,8 +66,7 @@ def filled(slots: DeviceStateStore, count: int) -> DeviceStateStore:
 # --- against numpy
 
 
-def sum_truth(x: Values, h: Values) -> tuple[Values, Values]:
-    y = x["x"] + h["h"]
+def summed(y: np.ndarray) -> tuple[Values, Values]:
     return {"y": y}, {"h": y}
 
 
@@ -81,20 +80,15 @@ def time_major_truth(x: Values, h: Values) -> tuple[Values, Values]:
     return {"y": y}, {"h": y[-1]}
 
 
-def tokens_truth(x: Values, h: Values) -> tuple[Values, Values]:
-    y = TABLE[x["id"]] + h["h"]
-    return {"y": y}, {"h": y}
-
-
 def previous_truth(x: Values, h: Values) -> tuple[Values, Values]:
     return {"y": h["h"]}, {"h": x["x"]}
 
 
 TRUTHS = {
-    "sum": (SUM, sum_truth),
+    "sum": (SUM, lambda x, h: summed(x["x"] + h["h"])),
     "pair": (PAIR, pair_truth),
     "time major": (TIME_MAJOR, time_major_truth),
-    "tokens": (TOKENS, tokens_truth),
+    "tokens": (TOKENS, lambda x, h: summed(TABLE[x["id"]] + h["h"])),
     # Rows of one byte and of eight.
     "bytes": (previous("int8"), previous_truth),
     "ids": (previous("int64"), previous_truth),
@@ -143,19 +137,10 @@ def test_ragged_rounds_are_what_numpy_says(opens, name):
             np.testing.assert_array_equal(array, want[each], strict=True)
 
 
-def test_the_outputs_are_the_callers_own(opens):
-    slots, x = filled(opens(SUM), 4), np.ones((4, 3), np.float32)
-    first, _ = slots.step(np.arange(4), {"x": x})
-    slots.step(np.arange(4), {"x": x})
-    np.testing.assert_array_equal(first["y"], x)
-
-
 def test_no_stream_is_no_step(opens):
-    slots = filled(opens(TIME_MAJOR), 4)
-    none = np.arange(0)
+    slots, none = filled(opens(TIME_MAJOR), 4), np.arange(0)
     outputs, turned = slots.step(none, {"x": np.zeros((2, 0, 3), np.float32)})
-    assert outputs["y"].shape == (2, 0, 3)
-    assert turned is None
+    assert (outputs["y"].shape, turned) == ((2, 0, 3), None)
     assert slots.read(none)["h"].shape == (0, 3)
     slots.write(none, {"h": np.zeros((0, 3), np.float32)})
 
@@ -272,37 +257,6 @@ def test_a_steady_round_is_one_launch_and_one_wait():
     assert engine.contexts == 2
 
 
-def test_the_order_of_a_graph():
-    slots, _, device = host_slots(SUM)
-    filled(slots, 9)
-    slots.step(np.arange(2), {"x": np.ones((2, 3), np.float32)})
-    (bucket,) = slots.batches.values()
-    buffers = {
-        "pool": slots.pool["h"],
-        "before": bucket.before["h"],
-        "after": bucket.after["h"],
-        "take": bucket.rows_before,
-        "put": bucket.rows_after,
-        "flags": bucket.flags,
-        "x": bucket.inputs[0].buffer,
-        "y": bucket.outputs[0].buffer,
-    }
-    names = {buffer.pointer: name for name, buffer in buffers.items()}
-    (graph,) = captured(device)
-    assert [(call[0], *(names[pointer] for pointer in call[1:])) for call in graph] == [
-        ("upload", "x"),
-        ("upload", "take"),
-        ("upload", "put"),
-        ("upload", "flags"),
-        ("gather", "before", "pool", "take"),
-        ("enqueue", "x", "y", "before", "after"),
-        ("flag_nan", "flags", "after"),
-        ("scatter", "pool", "after", "put"),
-        ("download", "y"),
-        ("download", "flags"),
-    ]
-
-
 def test_rounds_of_a_size_share_a_bucket():
     slots, engine, device = host_slots(SUM, (3, 4, 11))
     filled(slots, 40)
@@ -388,35 +342,37 @@ def test_what_can_be_refused_is_refused_before_the_first_piece():
     np.testing.assert_array_equal(slots.read(np.arange(10))["h"], x)
 
 
-def test_memory_that_cannot_be_had(cuda):
-    slots = filled(open_slots("cuda", SUM), 4)
-    slots.step(np.arange(4), {"x": np.ones((4, 3), np.float32)})
-    cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
-    with raises("device-call-failed", "tensorrt cannot make room for 4096 streams: cudaMalloc gave", "no memory"):
-        slots.grow(4096)
-    with raises("device-call-failed", "tensorrt cannot step 3 streams at once: cudaMalloc gave", "no memory"):
-        slots.step(np.arange(2), {"x": np.ones((2, 3), np.float32)})
-    with raises("device-call-failed", "tensorrt cannot move the states of 2 streams: cudaMalloc gave", "no memory"):
-        slots.read(np.arange(2))
-    with raises("device-call-failed", "tensorrt cannot open a pool: cudaMalloc gave", "no memory"):
-        open_slots("cuda", SUM)
-    y, _ = slots.step(np.arange(4), {"x": np.ones((4, 3), np.float32)})
+def test_what_the_gpu_refuses(cuda):
+    slots, x = filled(open_slots("cuda", SUM), 4), {"x": np.ones((4, 3), np.float32)}
+    slots.step(np.arange(4), x)
+    memory = {"cudaMalloc": "cudaErrorMemoryAllocation"}
+    launch = {"cuLaunchKernel": "CUDA_ERROR_LAUNCH_FAILED"}
+    lost = "cuLaunchKernel gave CUDA_ERROR_LAUNCH_FAILED"
+    for fails, call, *said in (
+        (memory, lambda: slots.grow(4096), "make room for 4096 streams: cudaMalloc gave", "no memory"),
+        (
+            memory,
+            lambda: slots.step(np.arange(2), {"x": x["x"][:2]}),
+            "step 3 streams at once: cudaMalloc",
+            "no memory",
+        ),
+        (memory, lambda: slots.read(np.arange(2)), "move the states of 2 streams: cudaMalloc gave", "no memory"),
+        (memory, lambda: open_slots("cuda", SUM), "open a pool: cudaMalloc gave", "no memory"),
+        (launch, lambda: slots.read(np.arange(4)), f"read the states: {lost}"),
+        (launch, lambda: slots.write(np.arange(4), {"h": x["x"]}), f"set the states: {lost}"),
+    ):
+        if fails is launch:
+            cuda.fails = {}
+            slots.read(np.arange(4))
+        cuda.fails = fails
+        with raises("device-call-failed", f"tensorrt cannot {said[0]}", *said[1:]):
+            call()
+    cuda.fails = memory
+    y, _ = slots.step(np.arange(4), x)
     np.testing.assert_array_equal(y["y"], np.full((4, 3), 2))
     cuda.fails = {}
     slots.grow(4096)
     np.testing.assert_array_equal(slots.read(np.arange(4))["h"], y["y"])
-
-
-def test_states_that_cannot_be_moved(cuda):
-    slots = filled(open_slots("cuda", SUM), 4)
-    before = slots.read(np.arange(4))["h"]
-    cuda.fails = {"cuLaunchKernel": "CUDA_ERROR_LAUNCH_FAILED"}
-    with raises("device-call-failed", "tensorrt cannot read the states: cuLaunchKernel gave CUDA_ERROR_LAUNCH_FAILED"):
-        slots.read(np.arange(4))
-    with raises("device-call-failed", "tensorrt cannot set the states: cuLaunchKernel gave CUDA_ERROR_LAUNCH_FAILED"):
-        slots.write(np.arange(4), {"h": np.ones((4, 3), np.float32)})
-    cuda.fails = {}
-    np.testing.assert_array_equal(slots.read(np.arange(4))["h"], before)
 
 
 def test_slots_on_cuda_give_back_all_they_held(cuda):
@@ -441,23 +397,17 @@ def cuda_session() -> OrtSession:
     return OrtSession(replace(graphs, device="cuda:0"))
 
 
-def test_a_session_on_cuda_keeps_its_slots_there(cuda):
+def test_a_session_on_cuda_keeps_its_slots_there(cuda, monkeypatch):
     slots = cuda_session().state_store()
     assert isinstance(slots, OrtCudaStateStore)
     assert (slots.memory, slots.number, slots.device.name) == ("cuda", 0, "cuda:0")
     on_cpu = graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).state_store()
     assert not isinstance(on_cpu, DeviceStateStore)
-
-
-def test_a_session_on_cuda_without_cuda_python(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with raises("cuda-python-missing"):
-        cuda_session().state_store()
-
-
-def test_a_session_on_cuda_whose_gpu_fails(cuda):
     cuda.fails = {"cudaStreamCreateWithFlags": "cudaErrorMemoryAllocation"}
     with raises("device-call-failed", "onnxruntime cannot open a pool: cudaStreamCreateWithFlags gave"):
+        cuda_session().state_store()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with raises("cuda-python-missing"):
         cuda_session().state_store()
 
 

@@ -38,20 +38,15 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 9, 10])
-def test_a_run_and_its_end_are_the_whole(engine, frames):
-    (xs,), (want,) = case(frames)
-    stream = engine.stream()
-    pieces = [stream.run(xs[a:b]) for a, b in ((0, frames // 3), (frames // 3, frames)) if a < b]
+@pytest.mark.parametrize(("frames", "rows"), [(1, 1), (2, 1), (3, 1), (4, 1), (9, 1), (10, 1), (7, 3)])
+def test_a_run_and_its_end_are_the_whole(engine, frames, rows):
+    xs, want = case(frames, rows)
+    xs, want, time = (xs, want, 1) if rows > 1 else (xs[0], want[0], 0)
+    stream = engine.stream(batch=rows)
+    pieces = [stream.run(xs.take(range(a, b), time)) for a, b in ((0, frames // 3), (frames // 3, frames)) if a < b]
     left = stream.finish()
-    assert len(left) <= engine.spec.tail
-    close(np.concatenate([*pieces, left]), want)
-
-
-def test_rows_in_lockstep_end_together(engine):
-    xs, want = case(7, rows=3)
-    stream = engine.stream(batch=3)
-    close(np.concatenate([stream.run(xs), stream.finish()], 1), want)
+    assert left.shape[time] <= engine.spec.tail
+    close(np.concatenate([*pieces, left], time), want)
 
 
 def test_nothing_goes_on_after_the_end_but_a_reset(engine):
@@ -65,10 +60,6 @@ def test_nothing_goes_on_after_the_end_but_a_reset(engine):
     stream.reset()
     np.testing.assert_array_equal(np.concatenate([stream.run(xs), stream.finish()]), whole)
     close(whole, want)
-
-
-def test_a_stream_without_frames_has_no_end(engine):
-    assert engine.stream().finish().shape == (0, 5)
 
 
 def test_a_snapshot_says_whether_the_sequence_is_over(engine):
@@ -126,6 +117,7 @@ def test_what_cannot_end_a_sequence_is_refused(engine):
         pool.finish([stream], {"x": np.zeros((1, 1, 5), np.float32)})
     with raises("finish-inputs-given", "[]", "['z']"):
         engine.stream().finish({"z": 1})
+    assert engine.stream().finish().shape == (0, 5)
     assert pool.finish([]) == []
     assert pool.finish([stream])[0].shape == (0, 5)
 

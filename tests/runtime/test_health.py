@@ -8,21 +8,13 @@ import pytest
 from rnn_export.runtime.core.histogram import BOUNDS, Histogram, bucket, quantile_of
 
 
-def test_the_bounds_are_powers_of_two_and_the_last_is_open():
-    assert len(BOUNDS) == 16
-    assert BOUNDS[:3] == (2**-16, 2**-15, 2**-14)
-    assert BOUNDS[-2:] == (0.25, math.inf)
-
-
-@pytest.mark.parametrize("index", range(15))
-def test_a_bound_belongs_to_its_own_bucket(index):
-    assert bucket(BOUNDS[index]) == index
-    assert bucket(np.nextafter(BOUNDS[index], 1)) == index + 1
-
-
-@pytest.mark.parametrize(("seconds", "index"), [(0.0, 0), (1e-9, 0), (1e-3, 7), (0.3, 15), (1e9, 15), (math.inf, 15)])
-def test_any_latency_has_a_bucket(seconds, index):
-    assert bucket(seconds) == index
+def test_any_latency_has_a_bucket_and_a_bound_belongs_to_its_own():
+    assert (*(2.0**n for n in range(-16, -1)), math.inf) == BOUNDS
+    for index, bound in enumerate(BOUNDS[:-1]):
+        assert bucket(bound) == index
+        assert bucket(np.nextafter(bound, 1)) == index + 1
+    for seconds, index in ((0.0, 0), (1e-9, 0), (1e-3, 7), (0.3, 15), (1e9, 15), (math.inf, 15)):
+        assert bucket(seconds) == index
 
 
 def test_nothing_counted_has_no_quantile():
@@ -50,19 +42,19 @@ def test_a_quantile_is_interpolated_on_a_scale_of_factors():
     counts[0] = 4
     assert quantile_of(counts, 0.25) == pytest.approx(BOUNDS[0] / math.sqrt(2))
     assert quantile_of(counts, 0.75) == pytest.approx(BOUNDS[6] / math.sqrt(2))
+    # Counts of many streams do not overflow in the sum.
+    assert quantile_of(np.full(16, 2**32 - 1, np.uint32), 0.5) == pytest.approx(BOUNDS[7])
 
 
-def test_what_is_above_the_last_bound_is_told_as_at_least_that():
+def test_plain_data_is_in_milliseconds_and_what_is_above_the_last_bound_is_at_least_that():
     histogram = Histogram()
     histogram.add(1e-3, times=90)
     histogram.add(7.0, times=10)
     assert histogram.quantile(0.99) == 0.25
-    assert histogram.as_dict()["mean_ms"] == pytest.approx(700.9)
-
-
-def test_counts_of_many_streams_do_not_overflow_in_the_sum():
-    counts = np.full(16, 2**32 - 1, np.uint32)
-    assert quantile_of(counts, 0.5) == pytest.approx(BOUNDS[7])
+    given = histogram.as_dict()
+    assert (given["count"], given["mean_ms"]) == (100, pytest.approx(700.9))
+    assert 1e3 * 2**-11 < given["p50_ms"] <= 1e3 * 2**-9 < given["p99_ms"] == 250
+    assert all(type(value) in (int, float) for value in given.values())
 
 
 def test_one_by_one_times_and_all_at_once_count_the_same():
@@ -79,13 +71,3 @@ def test_one_by_one_times_and_all_at_once_count_the_same():
         assert {i: int(n) for i, n in enumerate(histogram.counts) if n} == {0: 1, 7: 3, 14: 1, 15: 1}
         assert histogram.total_s == pytest.approx(sum(seconds))
         assert histogram.as_dict()["count"] == 6
-
-
-def test_plain_data_is_in_milliseconds():
-    histogram = Histogram()
-    histogram.add(2**-10, times=100)
-    given = histogram.as_dict()
-    assert given["count"] == 100
-    assert given["mean_ms"] == pytest.approx(1e3 * 2**-10)
-    assert 1e3 * 2**-11 < given["p50_ms"] < given["p99_ms"] <= 1e3 * 2**-10
-    assert all(type(value) in (int, float) for value in given.values())

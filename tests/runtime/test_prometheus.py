@@ -44,6 +44,12 @@ def read(*figures) -> dict[str, float]:
     return parsed(generate_latest(registry).decode())
 
 
+def figures(given: dict[str, float], part: str) -> dict[str, float]:
+    """Those of the pool or the batcher, without the buckets."""
+    start = f"rnn_export_{part}_"
+    return {n.removeprefix(start): v for n, v in given.items() if n.startswith(start) and "_bucket " not in n}
+
+
 def test_every_figure_of_a_pool(pool):
     ids = [pool.open() for _ in range(5)]
     for _ in range(3):
@@ -51,25 +57,17 @@ def test_every_figure_of_a_pool(pool):
     pool.close(ids[4])
     pool.reset(ids[0])
     given, metrics = read(collector(pool)), pool.metrics()
-    expected = {
+    totals = {"streams_opened": 5, "streams_closed": 1, "streams_evicted": 0, "streams_reset": 1, "nans": 0}
+    totals |= {"rounds": 3, "frames": 12, "rounds_refused": 0, "opens_refused": 0}
+    assert figures(given, "pool") == {
+        **{f"{name}_total": value for name, value in totals.items()},
         "capacity_streams": metrics["capacity"],
         "open_streams": 4,
         "slots": metrics["slots"],
         "bytes": metrics["nbytes"],
-        "streams_opened_total": 5,
-        "streams_closed_total": 1,
-        "streams_evicted_total": 0,
-        "streams_reset_total": 1,
-        "nans_total": 0,
-        "rounds_total": 3,
-        "frames_total": 12,
-        "rounds_refused_total": 0,
-        "opens_refused_total": 0,
         "round_seconds_count": 3,
         "round_seconds_sum": pytest.approx(pool.latency.total_s),
     }
-    buckets = {name for name in given if "_bucket " in name}
-    assert {name.removeprefix("rnn_export_pool_"): v for name, v in given.items() if name not in buckets} == expected
     # Nothing that the pool counts is left out.
     told = {"capacity", "open", "slots", "nbytes", "opened", "closed", "evicted", "reset", "nan", "rounds", "frames"}
     assert set(metrics) == told | {"refused", "full", "round"}
@@ -84,19 +82,14 @@ def test_every_figure_of_a_batcher(pool):
         with pytest.raises(Overloaded):
             batcher.submit(stream, ONE)
         assert waiting[1].cancel()
-        given = read(collector(pool, batcher))
-        mine = {name: value for name, value in given.items() if "_batcher_" in name and "_bucket " not in name}
-        assert {name.removeprefix("rnn_export_batcher_"): value for name, value in mine.items()} == {
+        counts = {"frames": 1, "frames_failed": 0, "frames_late": 0, "frames_cancelled": 1, "frames_refused": 1}
+        assert figures(read(collector(pool, batcher)), "batcher") == {
+            **{f"{name}_total": value for name, value in counts.items()},
             "waiting_frames": 1,
             "rounds_total": 1,
-            "frames_total": 1,
-            "frames_failed_total": 0,
-            "frames_late_total": 0,
-            "frames_cancelled_total": 1,
-            "frames_refused_total": 1,
             "wait_seconds_count": 1,
-            "wait_seconds_sum": pytest.approx(batcher.wait.total_s),
             "latency_seconds_count": 1,
+            "wait_seconds_sum": pytest.approx(batcher.wait.total_s),
             "latency_seconds_sum": pytest.approx(batcher.latency.total_s),
         }
         counted = {"waiting", "rounds", "frames", "failed", "late", "cancelled", "refused", "wait", "latency"}
@@ -142,17 +135,11 @@ def test_the_endpoint_tells_the_figures_as_of_now(pool):
     serve(pool, port=endpoint.port).close()
 
 
-def test_a_port_that_is_taken(pool):
+def test_what_cannot_be_served(pool):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with raises("metrics-port-unusable", f"{port} of 127.0.0.1"):
-            serve(pool, port=port)
-
-
-@pytest.mark.parametrize(("port", "address"), [(70_000, "127.0.0.1"), (0, "192.0.2.1")])
-def test_what_cannot_be_served(pool, port, address):
-    with raises("metrics-port-unusable", f"{port} of {address}"):
-        serve(pool, port=port, address=address)
+        for port, address in ((taken.getsockname()[1], "127.0.0.1"), (70_000, "127.0.0.1"), (0, "192.0.2.1")):
+            with raises("metrics-port-unusable", f"{port} of {address}"):
+                serve(pool, port=port, address=address)
 
 
 def test_without_prometheus_client(pool, monkeypatch):

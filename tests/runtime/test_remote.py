@@ -3,24 +3,22 @@
 import gc
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
 
-from rnn_export.contract.precision import Tolerance
 from rnn_export.errors import StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
-from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.golden import Golden
 
 from ..messages import raises  # noqa: TID252
 from .graphs import IDS, MODELS, START, SUM, frames
-from .triton_stand_in import Fault, StandIn
+from .triton_stand_in import Fault, StandIn, inputs, same
 
 WIRES = ("bytes", "tensors")
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -46,28 +44,6 @@ def reach(servers, every=4, deadline=5000):
     return load(f"grpc://{at}/m?snapshot_every={every}&deadline_ms={deadline}")
 
 
-def inputs(spec, rows, steps, seed=0):
-    """For each step, by name, (rows, chunk, ...): as a stream and a pool take them with several rows."""
-    random = np.random.default_rng(seed)
-    for _ in range(steps):
-        given = {}
-        for tensor in spec.inputs:
-            shape = (rows, *(() if spec.chunk == 1 or tensor.axis("time") is None else (spec.chunk,)), *tensor.frame)
-            high = IDS if tensor.dtype == "int64" else 10 if tensor.dtype != "bool" else 2
-            low = -9 if tensor.dtype == "float32" else 0
-            given[tensor.name] = random.integers(low, high, shape).astype(tensor.dtype)
-        yield given if len(given) > 1 else next(iter(given.values()))
-
-
-def same(got, want):
-    if isinstance(want, dict):
-        assert list(got) == list(want)
-        for name in want:
-            same(got[name], want[name])
-    else:
-        np.testing.assert_array_equal(got, want, strict=True)
-
-
 def home(server_list, stream):
     """The servers' order for the only sequence of a stream."""
     (sequence,) = stream._buffers.slots.sequences
@@ -77,51 +53,32 @@ def home(server_list, stream):
 
 
 # Triton's onnxruntime and tensorrt backends keep no states of these.
+
+
+# Triton's onnxruntime and tensorrt backends keep no states of these.
 NARROW = {f"previous_{dtype}" for dtype in ("bool", "int8", "uint8", "int16")}
+SERVED = [
+    (n, w) for n, m in MODELS.items() for w in WIRES if not m.spec.sequence_only and (w == "bytes" or n not in NARROW)
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "wire"),
-    [
-        (n, w)
-        for n in MODELS
-        for w in WIRES
-        if not MODELS[n].spec.sequence_only and not (w == "tensors" and n in NARROW)
-    ],
-)
+@pytest.mark.parametrize(("name", "wire"), SERVED)
 def test_a_stream_is_what_a_local_one_is(serve, bundle, name, wire):
-    spec = MODELS[name].spec
-    local = load(bundle(name), backend="onnxruntime").stream(batch=3)
-    far = reach(serve(MODELS[name], wire)).stream(batch=3)
+    spec, remote = MODELS[name].spec, reach(serve(MODELS[name], wire))
+    local, far = load(bundle(name), backend="onnxruntime").stream(batch=3), remote.stream(batch=3)
     for step, x in enumerate(inputs(spec, 3, 11)):
         same(far.step(x), local.step(x))
         if step in (2, 7):
             same(far.states, local.states)
             assert far.snapshot() == local.snapshot()
+        if step == 7:
+            far = remote.stream(batch=3)
+            far.restore(local.snapshot())
     far.reset()
     local.reset()
     for x in inputs(spec, 3, 3, seed=1):
         same(far.step(x), local.step(x))
     same(far.states, local.states)
-
-
-@pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("name", ["sum", "delayed_chunked", "time_major", "stored", "pair", "mixed_by_step"])
-def test_snapshots_travel_both_ways(serve, bundle, name, wire):
-    spec, engine = MODELS[name].spec, load(bundle(name), backend="onnxruntime")
-    remote = reach(serve(MODELS[name], wire))
-    steps = list(inputs(spec, 2, 12))
-    whole, first, second, third = (e.stream(batch=2) for e in (engine, engine, remote, engine))
-    want = [whole.step(x) for x in steps]
-    got = [first.step(x) for x in steps[:5]]
-    second.restore(first.snapshot())
-    got += [second.step(x) for x in steps[5:8]]
-    third.restore(second.snapshot())
-    got += [third.step(x) for x in steps[8:]]
-    for one, other in zip(got, want, strict=True):
-        assert (one is None) == (other is None)
-        if other is not None:
-            same(one, other)
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -144,11 +101,8 @@ def test_a_pool_is_what_a_local_one_is(serve, bundle, name, wire):
 
 
 def test_a_run_and_states_to_begin_from(serve):
-    engine = reach(serve())
-    xs = frames(40, 3)
-    stream = engine.stream(states={"h": START})
-    same(stream.run(xs[:7]), np.cumsum(xs[:7], 0) + START)
-    same(stream.run(xs[7:]), np.cumsum(xs, 0)[7:] + START)
+    xs, stream = frames(40, 3), reach(serve()).stream(states={"h": START})
+    same(np.concatenate([stream.run(xs[:7]), stream.run(xs[7:])]), np.cumsum(xs, 0) + START)
     same(stream.states["h"], xs.sum(0, keepdims=True) + START)
 
 
@@ -159,16 +113,6 @@ def test_what_the_engine_says_of_itself(serve):
     assert (engine.backend, engine.precision, engine.batches) == ("remote", "fp32", (1, None))
     assert engine.device == f"grpc://{servers[0].address},{servers[1].address}"
     assert load(f"{engine.device}/m", "remote", "fp32", engine.device, 1).spec == SUM.spec
-
-
-def test_golden_vectors_hold_for_a_server(serve):
-    xs = np.stack([frames(24, 3, seed=n) for n in range(2)])
-    sums = np.cumsum(xs, 1)
-    at = np.array([8, 24])
-    golden = Golden({"x": xs}, {"y": sums}, {"h": sums[:, at - 1]}, at, Tolerance(0, 0))
-    report = replay_golden(reach(serve()), golden)
-    report.raise_for_failure("no")
-    assert report.backend == "remote"
 
 
 # --- what is sent
@@ -244,19 +188,16 @@ def wait_until(true, seconds=5.0):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("name", ["sum", "delayed_chunked", "stored"])
-@pytest.mark.parametrize("after", [1, 4, 6])
+@pytest.mark.parametrize(("name", "after"), [("sum", 1), ("delayed_chunked", 1), ("delayed_chunked", 6), ("stored", 4)])
 def test_where_a_server_is_gone_the_stream_goes_on_at_the_other(serve, bundle, name, wire, after):
-    spec = MODELS[name].spec
-    servers = serve(MODELS[name], wire)
+    spec, servers = MODELS[name].spec, serve(MODELS[name], wire)
     engine = reach(servers)
     local, far = load(bundle(name), backend="onnxruntime").stream(), engine.stream()
     for step, x in enumerate(inputs(spec, 1, 12)):
         if step == after:
             first, other = home(servers, far)
             first.stop()
-        x = {n: a[0] for n, a in x.items()} if isinstance(x, dict) else x[0]
-        got, want = far.step(x), local.step(x)
+        got, want = far.step(x[0]), local.step(x[0])
         assert (got is None) == (want is None)
         if want is not None:
             same(got, want)
@@ -272,21 +213,36 @@ def test_of_the_streams_of_a_pool_only_those_of_the_lost_server_move(serve):
     servers = serve(count=3)
     engine = reach(servers)
     pool = engine.pool()
-    ids = [pool.open() for _ in range(30)]
-    total = np.zeros((30, 3), np.float32)
-    for step in range(20):
+    ids, xs = [pool.open() for _ in range(30)], frames(20, 30, 3)
+    for step, total in enumerate(xs.cumsum(0)):
         if step == 9:
             lost = servers[1]
             there = len(lost.sequences)
             before = [{r[0] for r in s.requests} for s in servers]
             lost.stop()
-        x = frames(30, 3, seed=step)
-        total += x
-        same(pool.step(ids, x), total)
+        same(pool.step(ids, xs[step]), total)
     assert 0 < there < 30
     assert engine.metrics()["moves"] == there
     moved = sum(len({r[0] for r in s.requests} - old) for s, old in zip(servers, before, strict=True))
     assert moved == there
+
+
+def test_streams_of_one_engine_in_many_threads(serve):
+    servers = serve()
+    engine = reach(servers)
+
+    def drive(seed):
+        xs, stream = frames(40, 3, seed=seed), engine.stream()
+        same(np.stack([stream.step(x) for x in xs]), xs.cumsum(0))
+
+    with ThreadPoolExecutor(12) as threads:
+        driven = [threads.submit(drive, seed) for seed in range(12)]
+        time.sleep(0.05)
+        servers[0].stop()
+        for one in driven:
+            one.result()
+    assert engine.metrics()["frames"] == 12 * 40
+    assert engine.metrics()["failures"] == 0
 
 
 def test_a_deadline_moves_the_stream_under_another_id(serve):
@@ -374,14 +330,15 @@ def test_where_no_server_is_left_each_is_named_and_a_later_step_goes_on(serve):
     with raises("remote-no-server-left"):
         stream.snapshot()
     servers[0].start()
-    end, total = time.monotonic() + 5, None
-    while total is None:
-        try:
-            total = stream.step(xs[6])
-        except StreamError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    same(total, xs.sum(0))
+    given = []
+
+    def served() -> bool:
+        with suppress(StreamError):
+            given.append(stream.step(xs[6]))
+        return bool(given)
+
+    wait_until(served)
+    same(given[0], xs.sum(0))
 
 
 def test_an_expired_sequence_begins_again_where_it_was(serve):
@@ -399,29 +356,20 @@ def test_an_expired_sequence_begins_again_where_it_was(serve):
     assert (metrics["reseeds"], metrics["moves"], metrics["replays"]) == (1, 0, 3)
 
 
-def test_a_server_that_loses_a_sequence_time_and_again_is_left(serve):
-    servers = serve()
-    stream = reach(servers).stream()
-    xs = frames(3, 3)
-    stream.step(xs[0])
-    first, _ = home(servers, stream)
-    lost = Fault(grpc.StatusCode.INVALID_ARGUMENT, "... must specify the START flag ...")
-    first.faults = [lost, lost]
-    same(stream.step(xs[1]), xs[:2].sum(0))
-    assert home(servers, stream)[0] is not first
-    same(stream.step(xs[2]), xs.sum(0))
-
-
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "RESOURCE_EXHAUSTED", "CANCELLED", "UNKNOWN"])
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "RESOURCE_EXHAUSTED", "CANCELLED", "lost twice"]
+)
 def test_any_failure_of_a_server_is_a_reason_to_move(serve, code):
     servers = serve()
     stream = reach(servers).stream()
     xs = frames(3, 3)
     stream.step(xs[0])
     first, _ = home(servers, stream)
-    first.faults = [Fault(grpc.StatusCode[code], "out of order")]
+    lost = Fault(grpc.StatusCode.INVALID_ARGUMENT, "... must specify the START flag ...")
+    first.faults = [lost, lost] if code == "lost twice" else [Fault(grpc.StatusCode[code], "out of order")]
     same(stream.step(xs[1]), xs[:2].sum(0))
     assert home(servers, stream)[0] is not first
+    same(stream.step(xs[2]), xs.sum(0))
 
 
 def test_a_server_that_failed_is_asked_last_and_later_again(serve, monkeypatch):
@@ -501,32 +449,6 @@ def test_a_nan_in_a_state_is_told_when_the_states_are_fetched(serve):
 # --- servers that cannot be used
 
 
-def refused(address, *message, **how):
-    with raises(*message):
-        load(address, **how)
-
-
-def test_what_does_not_fit_the_server_is_refused(serve):
-    (server,) = serve(count=1)
-    at = f"grpc://{server.address}/m"
-    refused(at, "remote-option-refused", "backend='onnxruntime'", backend="onnxruntime")
-    refused(at, "remote-option-refused", "precision='int8'", precision="int8")
-    refused(at, "remote-option-refused", "device='cuda:1'", device="cuda:1")
-    refused(at, "remote-option-refused", "threads=2", threads=2)
-    refused(f"grpc://{server.address}/vad", "remote-servers-silent", "Request for unknown model: 'vad' is not found\n")
-
-
-def test_where_no_server_answers_each_is_named(serve):
-    servers = serve()
-    for server in servers:
-        server.stop()
-    refused(
-        f"grpc://{servers[0].address},{servers[1].address}/m",
-        "remote-servers-silent",
-        f"\n  {servers[1].address}: UNAVAILABLE",
-    )
-
-
 def test_a_server_that_is_down_at_first_is_used_when_it_is_there(serve):
     servers = serve()
     servers[0].stop()
@@ -541,38 +463,72 @@ def test_a_server_that_is_down_at_first_is_used_when_it_is_there(serve):
     assert servers[0].requests
 
 
-def test_a_model_of_someone_else_is_refused(serve):
+OTHER = replace(SUM, spec=replace(SUM.spec, digest="ab" * 32))
+TWO = "grpc://{0},{1}/m"
+# What is served, at which address, with which options of `load`, and what is said.
+UNUSABLE = {
+    "a backend": ((SUM,), "grpc://{0}/m", {"backend": "onnxruntime"}, ("remote-option-refused", "'onnxruntime'")),
+    "a precision": ((SUM,), "grpc://{0}/m", {"precision": "int8"}, ("remote-option-refused", "precision='int8'")),
+    "a device": ((SUM,), "grpc://{0}/m", {"device": "cuda:1"}, ("remote-option-refused", "device='cuda:1'")),
+    "threads": ((SUM,), "grpc://{0}/m", {"threads": 2}, ("remote-option-refused", "threads=2")),
+    "no such model": (
+        (SUM,),
+        "grpc://{0}/vad",
+        {},
+        ("remote-servers-silent", "Request for unknown model: 'vad' is not found\n"),
+    ),
+    "silent servers": (
+        (),
+        "grpc://127.0.0.1:1,127.0.0.1:2/m",
+        {},
+        ("remote-servers-silent", "\n  127.0.0.1:2: UNAVAIL"),
+    ),
+    "other models": (
+        (SUM, OTHER),
+        TWO,
+        {},
+        ("remote-servers-differ", "{1}, it serves another model: its digest", "abab"),
+    ),
+    "other wires": ((SUM, None), TWO, {}, ("remote-servers-differ", "{1}, it serves this model as ('fp32', 'tensors'")),
+}
+
+
+@pytest.mark.parametrize(("models", "at", "options", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_servers_that_do_not_fit_are_refused(serve, models, at, options, message):
+    started = [serve(model or SUM, "bytes" if model else "tensors", count=1)[0] for model in models]
+    addresses = [server.address for server in started]
+    with raises(*(text.format(*addresses) for text in message)):
+        load(at.format(*addresses), **options)
+
+
+def test_a_bundle_and_its_servers_must_be_of_one_model(serve, bundle):
     (server,) = serve(count=1)
     at = f"grpc://{server.address}/m"
-    server.config.parameters["rnn_export.wire"].string_value = "pigeons"
-    refused(at, "remote-protocol-unknown", "'pigeons'", "bytes, tensors")
-    server.config.parameters["rnn_export.wire"].string_value = "tensors"
-    refused(at, "remote-value-count")
-    server.config.parameters["rnn_export.spec"].string_value = "{}"
-    refused(at, "remote-parameters-unreadable", "'m'", "the stream contract must have")
-    server.config.parameters["rnn_export.initial_states"].string_value = "!"
-    server.config.parameters["rnn_export.spec"].string_value = SUM.spec.dumps()
-    refused(at, "remote-parameters-unreadable", "'m'")
-    del server.config.parameters["rnn_export.spec"]
-    refused(at, "remote-not-ours", "its config has no parameter rnn_export.spec")
+    engine = load(bundle("sum"), backend=at)
+    assert (engine.backend, engine.spec) == ("remote", SUM.spec)
+    digests = (SUM.spec.digest[:12], MODELS["stored"].spec.digest[:12])
+    with raises("remote-other-model", *digests):
+        load(bundle("stored"), backend=at)
 
 
-OTHER = replace(SUM, spec=replace(SUM.spec, digest="ab" * 32))
-
-
-def test_servers_of_different_models_are_refused(serve):
-    servers = [*serve(count=1), *serve(OTHER, count=1)]
-    at = ",".join(server.address for server in servers)
-    refused(
-        f"grpc://{at}/m",
-        "remote-servers-differ",
-        f"{servers[1].address}, it serves another model: its digest starts with abab",
-    )
-    servers = [*serve(count=1), *serve(wire="tensors", count=1)]
-    at = ",".join(server.address for server in servers)
-    refused(
-        f"grpc://{at}/m", "remote-servers-differ", f"{servers[1].address}, it serves this model as ('fp32', 'tensors'"
-    )
+def test_a_model_of_someone_else_is_refused(serve):
+    (server,) = serve(count=1)
+    told = server.config.parameters
+    for name, value, *message in (
+        ("wire", "pigeons", "remote-protocol-unknown", "'pigeons'", "bytes, tensors"),
+        ("wire", "tensors", "remote-value-count"),
+        ("spec", "{}", "remote-parameters-unreadable", "'m'", "the stream contract must have"),
+        ("initial_states", "!", "remote-parameters-unreadable", "'m'"),
+        ("spec", None, "remote-not-ours", "its config has no parameter rnn_export.spec"),
+    ):
+        if value is None:
+            del told[f"rnn_export.{name}"]
+        else:
+            told[f"rnn_export.{name}"].string_value = value
+        if name == "initial_states":
+            told["rnn_export.spec"].string_value = SUM.spec.dumps()
+        with raises(*message):
+            load(f"grpc://{server.address}/m")
 
 
 def test_a_server_that_comes_back_with_another_model_is_not_used(serve):
@@ -608,40 +564,3 @@ def test_a_server_whose_model_was_replaced_is_left(serve):
     same(stream.step(xs[1]), xs.sum(0))
     assert [r[1] for r in other.requests] == [True, False]
     assert not any(r[1] for r in first.requests[1:])
-
-
-def test_a_bundle_and_its_servers_must_be_of_one_model(serve, bundle):
-    (server,) = serve(count=1)
-    at = f"grpc://{server.address}/m"
-    engine = load(bundle("sum"), backend=at)
-    assert (engine.backend, engine.spec) == ("remote", SUM.spec)
-    with raises("remote-other-model"):
-        load(bundle("stored"), backend=at)
-
-
-# --- threads
-
-
-def test_streams_of_one_engine_in_many_threads(serve):
-    servers = serve()
-    engine = reach(servers)
-    wrong = []
-
-    def drive(seed):
-        xs = frames(40, 3, seed=seed)
-        stream, total = engine.stream(), np.zeros(3, np.float32)
-        for x in xs:
-            total += x
-            if not np.array_equal(stream.step(x), total):
-                wrong.append(seed)
-
-    threads = [threading.Thread(target=drive, args=(seed,)) for seed in range(12)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.05)
-    servers[0].stop()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert engine.metrics()["frames"] == 12 * 40
-    assert engine.metrics()["failures"] == 0

@@ -1,3 +1,5 @@
+"""The address of servers: its parts, each way in which one does not fit, and which server a sequence has."""
+
 from collections import Counter
 from pathlib import Path
 
@@ -15,10 +17,14 @@ def test_every_part_is_read():
     assert address.device == "grpc://a:8001,b.example.org:8001,[::1]:9,[fe80::2]:8001"
 
 
-def test_the_rest_has_defaults():
+def test_the_rest_has_defaults_and_a_path_is_no_address(tmp_path):
     address = parse("grpc://a/vad")
     assert (address.endpoints, address.name) == (("a:8001",), "vad")
     assert (address.deadline_ms, address.snapshot_every) == (1000, 16)
+    assert is_address("grpc://a/vad")
+    assert is_address("http://a/vad")
+    for path in ("grpc/vad.rnnx", Path("grpc://a/vad"), str(tmp_path)):
+        assert not is_address(path)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +55,6 @@ def test_what_does_not_fit_is_named(text, message):
     with pytest.raises(BackendUnavailable) as caught:
         load(text)
     assert message in str(caught.value)
-
-
-def test_a_path_is_no_address(tmp_path):
-    assert is_address("grpc://a/vad")
-    assert is_address("http://a/vad")
-    assert not is_address("grpc/vad.rnnx")
-    assert not is_address(Path("grpc://a/vad"))
-    assert not is_address(str(tmp_path))
 
 
 def test_sequences_spread_over_the_servers():

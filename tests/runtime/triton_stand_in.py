@@ -24,12 +24,34 @@ from rnn_export.export.triton.config import Serving, config
 from rnn_export.export.triton.pbtxt import text
 from rnn_export.export.triton.state_io import add_state_io
 
-from .graphs import Model
+from .graphs import IDS, Model
 
 DTYPES = {"FP32": "f4", "FP64": "f8", "FP16": "f2", "BOOL": "?", "UINT8": "u1"} | {
     f"INT{8 * n}": f"i{n}" for n in (1, 2, 4, 8)
 }
 LOST = "inference request for sequence {} to model 'm' must specify the START flag on the first request of the sequence"
+
+
+def inputs(spec, rows, steps, seed=0):
+    """For each step, by name where there are several, (rows, chunk, ...): as a stream and a pool take several rows."""
+    random = np.random.default_rng(seed)
+    for _ in range(steps):
+        given = {}
+        for tensor in spec.inputs:
+            shape = (rows, *(() if spec.chunk == 1 or tensor.axis("time") is None else (spec.chunk,)), *tensor.frame)
+            high = IDS if tensor.dtype == "int64" else 10 if tensor.dtype != "bool" else 2
+            low = -9 if tensor.dtype == "float32" else 0
+            given[tensor.name] = random.integers(low, high, shape).astype(tensor.dtype)
+        yield given if len(given) > 1 else next(iter(given.values()))
+
+
+def same(got, want):
+    if isinstance(want, dict):
+        assert list(got) == list(want)
+        for name in want:
+            same(got[name], want[name])
+    else:
+        np.testing.assert_array_equal(got, want, strict=True)
 
 
 class Fault(Exception):

@@ -149,6 +149,17 @@ def test_a_server_that_drains_gives_its_sessions_away(serve: Serve, local: Engin
     assert metrics["moves"] >= 4
 
 
+def until_served(call: Callable[[], np.ndarray]) -> np.ndarray:
+    """What the call gives, as soon as a server takes it."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return call()
+        except StreamError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
 def test_a_server_that_comes_back_is_used_again(serve: Serve, local: Engine) -> None:
     server = serve()
     engine = load(address(server))
@@ -158,14 +169,7 @@ def test_a_server_that_comes_back_is_used_again(serve: Serve, local: Engine) -> 
     with raises("remote-no-server-left", f"{server.grpc}: UNAVAILABLE"):
         stream.step(xs[20])
     server.start()
-    end = time.monotonic() + 10
-    while len(given) == 20:
-        try:
-            given.append(stream.step(xs[20]))
-        except StreamError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    given += [stream.step(x) for x in xs[21:]]
+    given += [until_served(lambda: stream.step(xs[20])), *(stream.step(x) for x in xs[21:])]
     assert wrong(local, 0, np.stack(given)) <= CLOSE
 
 
@@ -188,75 +192,11 @@ def test_over_capacity_the_deadline_says_so_and_a_free_place_is_taken(serve: Ser
     for stream in streams[:2]:
         stream.step(xs[0])
     begin = time.monotonic()
-    with pytest.raises(StreamError) as caught:
+    with raises("remote-no-server-left", f"{server.grpc}: 600 ms passed; is the server over capacity (--streams)"):
         streams[2].step(xs[0])
     assert 0.5 < time.monotonic() - begin < 3
-    passed = "600 ms passed; is the server over capacity (--streams), or deadline_ms short?"
-    assert f"{server.grpc}: {passed}" in str(caught.value)
     streams[0].step(xs[1])
     del stream, streams[0]
-    end, given = time.monotonic() + 10, []
-    while not given:
-        try:
-            given.append(streams[1].step(xs[0]))
-        except StreamError:
-            assert time.monotonic() < end
+    given = [until_served(lambda: streams[1].step(xs[0]))]
     given += [streams[1].step(x) for x in xs[1:]]
     assert wrong(local, 0, np.stack(given)) <= CLOSE
-
-
-def test_a_bad_frame_is_refused_and_the_stream_goes_on(serve: Serve, local: Engine) -> None:
-    """Checked at home first, so the frame is made bad on its way."""
-    engine = load(address(serve()))
-    stream, xs = engine.stream(), signal(0, 10)
-    given = [stream.step(x) for x in xs[:5]]
-    slots = stream._buffers.slots
-    with raises("remote-frame-refused", "NaN or Inf"):
-        slots.step(np.array([0]), {"x": np.full((1, 1, IN), np.nan, np.float32)})
-    given += [stream.step(x) for x in xs[5:]]
-    assert wrong(local, 0, np.stack(given)) <= CLOSE
-    assert engine.metrics()["moves"] == 0
-
-
-def test_a_pool_on_two_servers_of_which_one_is_killed(serve: Serve, local: Engine) -> None:
-    servers = [serve(), serve()]
-    engine = load(address(*servers, deadline_ms=5000))
-    pool, mirror = engine.pool(capacity=64), local.pool(capacity=64)
-    far, near = ([p.open() for _ in range(48)] for p in (pool, mirror))
-    random, worst = np.random.default_rng(0), 0.0
-    for step in range(40):
-        if step == 17:
-            servers[1].kill()
-        rows = random.permutation(48)[:40]
-        x = random.standard_normal((40, IN)).astype(np.float32)
-        got, want = pool.step([far[i] for i in rows], x), mirror.step([near[i] for i in rows], x)
-        worst = max(worst, float(np.abs(got - want).max()))
-    assert worst <= CLOSE
-    for one, other in zip(far[:4], near[:4], strict=True):
-        for name, state in mirror.states(other).items():
-            np.testing.assert_allclose(pool.states(one)[name], state, rtol=0, atol=CLOSE)
-    pool.close(far)
-    metrics = engine.metrics()
-    assert (metrics["frames"], metrics["failures"]) == (40 * 40, 0)
-    assert 0 < metrics["moves"] < 48
-
-
-def test_snapshots_travel_between_local_and_remote_streams(serve: Serve, local: Engine) -> None:
-    remote = load(address(serve(), snapshot_every=5))
-    xs, given = signal(0, 48), []
-    stream = local.stream()
-    for turn, engine in enumerate([local, remote, local, remote]):
-        moved = engine.stream()
-        if turn:
-            moved.restore(stream.snapshot())
-        given += [moved.step(x) for x in xs[12 * turn : 12 * turn + 12]]
-        stream = moved
-    assert wrong(local, 0, np.stack(given)) <= CLOSE
-
-
-def test_another_bundle_than_the_server_has_is_refused(serve: Serve, tmp_path: Path) -> None:
-    server = serve()
-    torch.manual_seed(1)
-    export(Net().eval(), (torch.randn(1, 5, IN),), tmp_path / "other.rnnx", steps=8)
-    with raises("remote-other-model"):
-        load(tmp_path / "other.rnnx", backend=address(server))

@@ -1,6 +1,5 @@
 """The model in Triton's python backend, in this process: today's, and that of a repository of release 0.1."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -84,11 +83,6 @@ def test_a_snapshot_goes_on_elsewhere(host, wanted):
     np.testing.assert_allclose(stream.step(X[5, 0]), wanted[5], atol=1e-6)
 
 
-def test_only_what_is_asked_for_is_given(host):
-    (response,) = host.step(Request(1, X[0], start=True, outputs=()))
-    assert (response.error, response.outputs) == (None, {})
-
-
 @pytest.mark.parametrize(
     ("second", "message"),
     [
@@ -105,14 +99,13 @@ def test_what_is_wrong_is_answered_to_that_request_alone(host, wanted, second, m
     np.testing.assert_allclose(fine.outputs["y"][0], wanted[1:2], atol=1e-6)
 
 
-def test_the_end_frees_even_with_a_bad_frame(host):
+def test_the_end_frees_even_with_a_bad_frame_and_an_id_ends_and_begins_in_one_call(host, wanted):
     host.step(Request(1, X[0], start=True))
     assert "NaN or Inf" in refusal(host.step(Request(1, X[0] * np.nan, end=True)))
     assert "must specify the START flag" in refusal(host.step(Request(1, X[1])))
-
-
-def test_one_id_ends_and_begins_in_one_call(host, wanted):
-    host.step(Request(1, X[0], start=True))
+    (response,) = host.step(Request(1, X[0], start=True, outputs=()))
+    # Only what is asked for is given.
+    assert (response.error, response.outputs) == (None, {})
     given = outputs(host.step(Request(1, X[1], end=True), Request(1, X[0], start=True), Request(1, X[1])))
     np.testing.assert_allclose(np.concatenate(given), wanted[[1, 0, 1]], atol=1e-6)
 
@@ -143,14 +136,6 @@ def test_an_engine_for_fewer_streams_than_a_step_may_have(hosted, tmp_path, monk
     monkeypatch.setattr("rnn_export.runtime.serve.triton_model.load", lambda *arguments, trust: engine)
     with raises("triton-batch-over-engine", "1 to 4", "8"):
         hosted(tmp_path / "repository")
-
-
-def test_without_triton_the_module_can_be_imported_and_not_started(hosted, tmp_path, monkeypatch):
-    from rnn_export.runtime.serve.triton_model import TritonPythonModel
-
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", None)
-    with pytest.raises(ModuleNotFoundError, match="triton_python_backend_utils"):
-        TritonPythonModel().initialize({"model_config": json.dumps({})})
 
 
 # --- the real one
