@@ -56,7 +56,7 @@ def argument(refs: list[Ref], places: list[Place | None] | None = None, first: i
 
 
 def places(*copies: int | None, node: int = 3) -> list[Place | None]:
-    """Of a node in these copies."""
+    """A node, by the copies in which it stands."""
     return [None if k is None else Place(k, node) for k in copies]
 
 

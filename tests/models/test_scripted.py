@@ -1,4 +1,4 @@
-"""What lifting does around ScriptModules, scripted functions and compiled modules."""
+"""Lifting of ScriptModules, scripted functions and compiled modules leaves them as they are."""
 
 import torch
 from torch import nn

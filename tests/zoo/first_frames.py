@@ -81,7 +81,7 @@ TABLE = {
     },
     "what would come before the first frames is refused": {
         "an output of one": refused(lambda s, x: (x, x[:, 1]), "output-of-first-frames"),
-        "the last beside one": refused(lambda s, x: x[:, -1] - x[:, 1], "last-meets-first-frames"),
+        "the last and one of them": refused(lambda s, x: x[:, -1] - x[:, 1], "last-meets-first-frames"),
         "a frame before all": refused(
             lambda s, x: torch.cat([x[:, 1:2] * 2, x], 1), "not-frame-local", "it mixes frames over time"
         ),

@@ -17,7 +17,7 @@ def zeros(x):
 
 
 def numbered(x, step, h=None):
-    """What `step` gives of each frame beside the state, or the state."""
+    """The values that `step` gives of each frame next to the state, or the states."""
     h, ys = zeros(x) if h is None else h, []
     for t, frame in enumerate(x.unbind(1)):
         given = step(t, frame, h)

@@ -280,7 +280,7 @@ def loop(function, example=X, **parts):
 
 
 def rolled(given, *states, **expected):
-    """What was lifted has a loop of any length; with end=False, what is given of the last frame is looked at too."""
+    """One loop of any length was lifted; with end=False, what is given of the last frame is looked at too."""
     return given.streams(
         states=states or None, holds=lambda lifted: lifted.has_loop and lifted.dynamic_time, **expected
     )
