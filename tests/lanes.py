@@ -23,7 +23,7 @@ FULL = {
     "export/test_c_team": "compiles large nets",
     "export/test_torch_targets": "each net of the zoo as three files of torch's",
     "from_onnx/test_command.py::test_litert_from_a_file_of_others": "dev-full",
-    "models/test_around_loops": "nets that take seconds to lift",
+    "models/test_cases.py::test_a_case_gives_what_its_row_says[around_loops": "nets that take seconds to lift",
     "native/": "other machines, emulators and checkers",
     "parity/test_coreml": "dev-full",
     "parity/test_executorch": "dev-full",

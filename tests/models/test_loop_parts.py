@@ -1,11 +1,14 @@
-"""The parts of rolling a loop up, each alone: references, operands of a body, two lengths compared."""
+"""The parts of rolling a loop up, each alone: references, operands of a body, counts, two lengths compared."""
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from rnn_export.errors import LiftError
+from rnn_export.export.lift import stages
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
 from rnn_export.export.lift.loops.align_traces import align, results_of
+from rnn_export.export.lift.loops.iteration_counters import counted
 from rnn_export.export.lift.loops.loop_body import body_inputs, body_module
 from rnn_export.export.lift.loops.loop_folding import roll
 from rnn_export.export.lift.loops.loop_iterations import Loop, loops_at
@@ -13,6 +16,7 @@ from rnn_export.export.lift.loops.loop_operands import (
     Argument,
     BodyValue,
     Carry,
+    Counted,
     Invariant,
     LiteralValue,
     Local,
@@ -26,7 +30,10 @@ from rnn_export.export.lift.loops.unrolled_graph import Unrolled
 from rnn_export.export.lift.loops.value_references import Part, Ref, node_at, resolve, value_at
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 
+from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
+from ..zoo.periods import PARTS, another_cell  # noqa: TID252
+from ..zoo.periods import X as ONE_ROW  # noqa: TID252
 from .streams import Call
 
 GRAPH = fx.Graph()
@@ -48,36 +55,42 @@ def argument(refs: list[Ref], places: list[Place | None] | None = None, first: i
     )
 
 
+def places(*copies: int | None, node: int = 3) -> list[Place | None]:
+    """A node, by the copies in which it stands."""
+    return [None if k is None else Place(k, node) for k in copies]
+
+
 VALUE = BodyValue(3)
 OWN, START_REF, OLDER_REF = Ref(HIDDEN), Ref(START), Ref(OLDER)
+FRAME = Part("select", 1, 0)
 OPERANDS = {
-    "a value of the same copy": (argument([OWN] * 4, [Place(k, 3) for k in range(4)]), Local(VALUE)),
+    "a value of the same copy": (argument([OWN] * 4, places(0, 1, 2, 3)), Local(VALUE)),
     "part of one": (
-        argument([frame(2, HIDDEN)] * 4, [Place(k, 3) for k in range(4)]),
+        argument([frame(2, HIDDEN)] * 4, places(0, 1, 2, 3)),
         Local(BodyValue(3, (Part("select", 1, 2),))),
     ),
     "of the copy before": (
-        argument([START_REF, *[OWN] * 3], [None, *(Place(k - 1, 3) for k in (1, 2, 3))]),
+        argument([START_REF, *[OWN] * 3], places(None, 0, 1, 2)),
         Carry(VALUE, 1, (START_REF,)),
     ),
     "of two copies before": (
-        argument([OLDER_REF, START_REF, OWN, OWN], [None, None, *(Place(k - 2, 3) for k in (2, 3))]),
+        argument([OLDER_REF, START_REF, OWN, OWN], places(None, None, 0, 1)),
         Carry(VALUE, 2, (OLDER_REF, START_REF)),
     ),
     "of the copy before, where the first copy lacks the node": (
-        argument([OWN] * 3, [Place(k - 1, 3) for k in (1, 2, 3)], first=1),
+        argument([OWN] * 3, places(0, 1, 2), first=1),
         Carry(VALUE, 1, ()),
     ),
     "made by the copy before": (
-        argument([START_REF, *[OWN] * 3], [None, *(Place(k, 3) for k in (1, 2, 3))], early=(3,)),
+        argument([START_REF, *[OWN] * 3], places(None, 1, 2, 3), early=(3,)),
         Carry(VALUE, 1, (START_REF,)),
     ),
     "one from outside": (argument([START_REF] * 4), Invariant(START_REF)),
     "one frame from outside": (argument([frame(2)] * 4), Invariant(frame(2))),
-    "the frame": (argument([frame(k) for k in range(4)]), Scan(Ref(X), (Part("select", 1, 0),))),
+    "the frame": (argument([frame(k) for k in range(4)]), Scan(Ref(X), (FRAME,))),
     "part of the frame": (
         argument([frame(k).part("select", 0, 1) for k in range(4)]),
-        Scan(Ref(X), (Part("select", 1, 0), Part("select", 0, 1))),
+        Scan(Ref(X), (FRAME, Part("select", 0, 1))),
     ),
     "the frame of a part": (
         argument([Ref(X).part("item", 0, 1).part("slice", 1, k) for k in range(4)]),
@@ -85,17 +98,11 @@ OPERANDS = {
     ),
     "the frame before": (
         argument([START_REF, *(frame(k) for k in range(3))]),
-        Carry(Scan(Ref(X), (Part("select", 1, 0),)), 1, (START_REF,)),
+        Carry(Scan(Ref(X), (FRAME,)), 1, (START_REF,)),
     ),
     "another value in one copy": (argument([OWN] * 4, [Place(k, 3 + (k == 2)) for k in range(4)]), None),
-    "a start that is not of the first copy": (
-        argument([START_REF, OWN, OWN], [None, Place(1, 3), Place(2, 3)], first=1),
-        None,
-    ),
-    "two starts, one copy before": (
-        argument([OLDER_REF, START_REF, OWN, OWN], [None, None, Place(1, 3), Place(2, 3)]),
-        None,
-    ),
+    "a start that is not of the first copy": (argument([START_REF, OWN, OWN], places(None, 1, 2), first=1), None),
+    "two starts, one copy before": (argument([OLDER_REF, START_REF, OWN, OWN], places(None, None, 1, 2)), None),
     "frames from the second on": (argument([frame(k + 1) for k in range(4)]), None),
     "every other frame": (argument([frame(2 * k) for k in range(4)]), None),
     "items": (argument([Ref(X).part("item", 0, k) for k in range(4)]), None),
@@ -111,7 +118,7 @@ def test_what_an_argument_is(given, operand):
 
 
 def test_what_an_operand_reads_from_outside():
-    scan = Scan(Ref(X), (Part("select", 1, 0),))
+    scan = Scan(Ref(X), (FRAME,))
     assert sources_of(Carry(VALUE, 2, (OLDER_REF, START_REF))) == (OLDER_REF, START_REF)
     assert sources_of(scan) == (Ref(X),)
     assert sources_of(Carry(scan, 1, (START_REF,))) == (START_REF, Ref(X))
@@ -122,7 +129,7 @@ def test_what_an_operand_reads_from_outside():
 def test_what_the_copy_before_has():
     early = frozenset({3})
     known = [LiteralValue(1), Invariant(START_REF), Carry(VALUE, 1, ()), Local(VALUE)]
-    later = [Carry(VALUE, 2, ()), Local(BodyValue(4)), Scan(Ref(X), (Part("select", 1, 0),))]
+    later = [Carry(VALUE, 2, ()), Local(BodyValue(4)), Scan(Ref(X), (FRAME,))]
     assert [is_known_early(o, early) for o in (*known, *later)] == [True] * 4 + [False] * 3
 
 
@@ -136,23 +143,19 @@ def graph(forward, frames: int, **parts) -> Unrolled:
 
 
 def leaky(s, x):
-    h, ys = x.new_zeros(2, 4), []
-    for t in range(x.shape[1]):
-        h = torch.tanh(x[:, t] + 0.5 * h)
-        ys.append(h)
-    return torch.stack(ys, 1)
+    return one_alone(s, x, alone=False)
 
 
 def summed(s, x):
     return leaky(s, x).relu() + leaky(s, -x)
 
 
-def one_alone(s, x):
+def one_alone(s, x, alone=True):
     h, ys = x.new_zeros(2, 4), []
     for frame in x.unbind(1):
         h = torch.tanh(frame + 0.5 * h)
         ys.append(h)
-    return torch.stack(ys, 1) + ys[2][:, None]
+    return torch.stack(ys, 1) + ys[2][:, None] if alone else torch.stack(ys, 1)
 
 
 def of_one_frame(s, x):
@@ -165,8 +168,7 @@ def of_one_frame(s, x):
 
 def rolled(forward, frames: tuple[int, int] = (6, 7)) -> fx.GraphModule:
     short, long = (graph(forward, n) for n in frames)
-    samples = [tuple(torch.zeros(2, n, 4) for _ in range(1)) for n in frames]
-    return roll(short.module, long.module, (samples[0], samples[1]), frames, (0, 1))
+    return roll(short.module, long.module, tuple((torch.zeros(2, n, 4),) for n in frames), frames, (0, 1))
 
 
 def the_loop(unrolled: Unrolled) -> Loop:
@@ -257,3 +259,17 @@ def test_a_value_is_the_same_in_two_places_only_where_it_is_computed_of_constant
     zeros = [n for n in g.graph.nodes if isinstance(g.values[n], Tensor) and n not in g.index and n.op != "placeholder"]
     assert all(g.same_value(node, node) for node in g.graph.nodes)
     assert not any(g.same_value(placeholders(g.graph)[0], node) for node in zeros)
+
+
+def test_what_counts():
+    assert counted([3, 5, 7, 9]) == Counted(3, 2)
+    assert counted([0.0, 0.1, 0.2, 0.30000000000000004]) is not None
+    infinite = [0.0, 1.0, 2.0, float("inf")]
+    for numbers in ([1, 2, 3], [2, 2, 2, 2], [1, 2, 4, 8], [1, 2.0, 3, 4], [True, 2, 3, 4], infinite):
+        assert counted(numbers) is None
+
+
+def test_a_step_of_less_than_a_period_is_refused(monkeypatch):
+    monkeypatch.setattr(stages, "with_tried_advice", lambda error, options, attempt: error)
+    with raises("chunk-not-of-strides", "2", "2 (--chunk 2)", kind=LiftError):
+        lift(Call(another_cell, **PARTS), (ONE_ROW,), chunk=1)
