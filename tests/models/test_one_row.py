@@ -13,7 +13,7 @@ from rnn_export.runtime import load
 from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
 from ..zoo.case import case  # noqa: TID252
-from ..zoo.one_row import NETS, ROW, Net, Written  # noqa: TID252
+from ..zoo.one_row import NETS, ROW, with_gru  # noqa: TID252
 
 # Nets that are stepped by every backend, one of each layout; and those that ONNX Runtime steps.
 EVERYWHERE, ONNX = ("step", "time first", "bare, with a delay"), ("written", "cell", "resets")
@@ -68,7 +68,7 @@ def test_rows_of_streams_and_pools_are_those_of_streams_of_their_own(name, tmp_p
 def written(tmp_path_factory):
     """A model that is written for one row."""
     path = tmp_path_factory.mktemp("written") / "net.rnnx"
-    model = case(Written).built()
+    model = case(NETS["written"][0]).built()
     return model, path, export(model, (ROW,), path, targets=("onnx", "jetson-orin-nano"))
 
 
@@ -100,11 +100,7 @@ def test_a_refused_row_leaves_all_as_they_were(written):
 def test_axes_of_any_size_are_not_squeezed_in_a_step(axes, tmp_path):
     """torch takes axes away by their size, which is 1 in a step of one frame and one row."""
 
-    class Squeezing(Net):
-        def forward(self, x):
-            return self.out(self.gru(x)[0])[..., :1].squeeze(*axes)
-
-    net = case(Squeezing).built()
+    net = with_gru(lambda s, x: s.out(s.gru(x)[0])[..., :1].squeeze(*axes))
     export(net, (ROW.repeat(2, 1, 1),), tmp_path / "net.rnnx")
     engine = load(tmp_path / "net.rnnx", backend="onnxruntime")
     x = FRAMES.transpose(1, 0, 2)[:2]

@@ -1,7 +1,5 @@
 """An axis with an end is not time: this is reported, and never silently one frame; and code that goes another way."""
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -90,27 +88,6 @@ def doubled_loop(s, x):
         h = torch.tanh(frame + 0.5 * h)
         given.append(h)
     return torch.stack(given, 1) * (1 if len(given) > 3 else 2)
-
-
-def windows_filled_up(s, x):
-    """As Demucs does it: rounded lengths stay symbols, so that the padding is that of any length."""
-    frames = given = x.shape[-1]
-    for _ in range(4):
-        frames = max(math.ceil((frames - 8) / 4) + 1, 1)
-    for _ in range(4):
-        frames = (frames - 1) * 4 + 8
-    x, skips = F.pad(x, (0, int(frames) - given)), []
-    for down in s.down:
-        x = down(x).relu()
-        skips.append(x)
-    for up in s.up:
-        skip = skips.pop()
-        x = up(x + skip[..., : x.shape[-1]]).relu()
-    return x[..., :given]
-
-
-def four(kind):
-    return nn.ModuleList(kind(1, 1, 8, 4) for _ in range(4))
 
 
 def banded(s, x):
@@ -210,12 +187,6 @@ TABLE = {
         "is the same after a branch": case(
             Call(lambda s, x: s.gru(x)[0] if x.shape[1] > 64 else s.gru(x * 1)[0], gru=GRU), X, time_axis=1
         ).streams(input=("batch", "time", 16)),
-        "fills whole windows up": case(
-            Call(windows_filled_up, down=four(nn.Conv1d), up=four(nn.ConvTranspose1d)),
-            torch.randn(1, 1, 852),
-            time_axis=2,
-            chunk=256,
-        ).streams(delay=512, lengths=range(700, 1000, 97), holds=lambda lifted: lifted.spec.outputs[0].lengths == (0,)),
     },
     "a loop over a fixed number of frames is asked about": {
         "of more that there are": case(LOOP, SHORT).refused("first-frames-alone", 24, *FIRST),

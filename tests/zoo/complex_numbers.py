@@ -89,12 +89,6 @@ def convolved(s, x):
     return z.abs(), z.imag
 
 
-def masked(s, x):
-    """A complex mask, made by a GRU."""
-    mask = torch.tanh(s.gru(x.flatten(2))[0]).unflatten(2, (5, 2))
-    return torch.view_as_real(torch.view_as_complex(x) * torch.view_as_complex(mask))
-
-
 def transformed(s, x):
     """A transform of each frame, and back."""
     z = torch.fft.rfft(x * torch.hann_window(16))
@@ -133,7 +127,6 @@ TABLE = {
             states=["conv.frames", "conv.call2.frames"],
         ),
         "linear": pairs(Call(linear, a=nn.Linear(4, 5, dtype=C), gru=gru(6, 10)), drawn(2, 7, 8), states=["gru.l0.h"]),
-        "a mask": pairs(Call(masked, gru=gru(10, 10)), drawn(2, 6, 5, 2), states=["gru.l0.h"]),
         "a spectrum": pairs(Call(transformed, gru=gru(9, 9)), drawn(2, 6, 16), states=["gru.l0.h"]),
         "taps": pairs(
             Call(taps), drawn(2, 8, 4, 2), drawn(2, 8, 3, 4, 2), time_axis=1, states=["frames", "call1.frames"]

@@ -138,35 +138,38 @@ def blurred(s, x):
     return F.conv2d(rows, s.k.expand(rows.shape[1], 1, 3, 3), groups=rows.shape[1]).reshape(x.shape)
 
 
-def into_rows(s, x):
-    h, out = x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape)
+def steps(s, x):
+    h = x.new_zeros(x.shape[0], 4)
     for t in range(x.shape[1]):
         h = s.cell(x[:, t], h)
-        out[:, t] = 2 * h
+        yield t, 2 * h
+
+
+def into_rows(s, x):
+    out = x.new_zeros(x.shape)
+    for t, y in steps(s, x):
+        out[:, t] = y
     return out
 
 
 def into_first_axis(s, x):
-    h, out = x.new_zeros(x.shape[0], 4), x.new_empty(x.shape[1], x.shape[0], 4)
-    for t in range(x.shape[1]):
-        h = s.cell(x[:, t], h)
-        out[t] = 2 * h
+    out = x.new_empty(x.shape[1], x.shape[0], 4)
+    for t, y in steps(s, x):
+        out[t] = y
     return out.transpose(0, 1)
 
 
 def into_last_axis(s, x):
-    h, out = x.new_zeros(x.shape[0], 4), torch.zeros(x.shape[0], 4, x.shape[1])
-    for t in range(x.shape[1]):
-        h = s.cell(x[:, t], h)
-        out[..., t] = 2 * h
+    out = torch.zeros(x.shape[0], 4, x.shape[1])
+    for t, y in steps(s, x):
+        out[..., t] = y
     return out.mT
 
 
 def into_pieces(s, x):
-    h, out = x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape)
-    for t in range(x.shape[1]):
-        h = s.cell(x[:, t], h)
-        out[:, t : t + 1, :] = 2 * h[:, None]
+    out = x.new_zeros(x.shape)
+    for t, y in steps(s, x):
+        out[:, t : t + 1, :] = y[:, None]
     return out
 
 

@@ -9,34 +9,12 @@ from .case import case
 ROW = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))  # (1, T, C)
 
 
-class Net(nn.Module):
-    def __init__(self, batch_first=True):
-        super().__init__()
-        self.gru, self.out = nn.GRU(4, 8, batch_first=batch_first), nn.Linear(8, 3)
-
-
-class Written(Net):
-    """The batch is written out."""
-
-    def forward(self, x):
-        return self.out(self.gru(x, torch.zeros(1, 1, 8))[0])
-
-
-class TimeFirst(Net):
-    """(time, 1, features) to (time, features)."""
-
-    def __init__(self):
-        super().__init__(False)
-
-    def forward(self, x):
-        return self.out(self.gru(x, torch.zeros(1, 1, 8))[0]).view(-1, 3)
-
-
-class Resets(Net):
+class Resets(nn.Module):
     """A state that another batch resets."""
 
     def __init__(self):
         super().__init__()
+        self.gru, self.out = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 3)
         self.h, self.rows = torch.zeros(1, 1, 8), 0
 
     def forward(self, x):
@@ -46,54 +24,35 @@ class Resets(Net):
         return self.out(y)
 
 
-class Valid(nn.Module):
-    """(channels, time), with a context that has to fill."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.gru = nn.Conv1d(4, 8, 3), nn.GRU(8, 3)
-
-    def forward(self, x):
-        return self.gru(self.conv(x).T)[0]
+def with_gru(function, batch_first=True):
+    return Call(function, gru=nn.GRU(4, 8, batch_first=batch_first), out=nn.Linear(8, 3))
 
 
-class Step(nn.Module):
+def written(s, x):
+    """The batch is written out."""
+    return s.out(s.gru(x, torch.zeros(1, 1, 8))[0])
+
+
+def time_first(s, x):
+    """(time, 1, features) to (time, features)."""
+    return s.out(s.gru(x, torch.zeros(1, 1, 8))[0]).view(-1, 3)
+
+
+def step(s, x, state):
     """Like the step function of RWKV: vectors, and one state of several of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x, state):
-        state = torch.stack([state[0] * 0.9 + self.linear(x), torch.maximum(state[1], x)])
-        return torch.tanh(state.sum(0)), state
+    state = torch.stack([state[0] * 0.9 + s.linear(x), torch.maximum(state[1], x)])
+    return torch.tanh(state.sum(0)), state
 
 
-class Cell(nn.Module):
+def cell(s, x):
     """A cell on a vector, which keeps its state itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell, self.hc = nn.LSTMCell(4, 8), None
-
-    def forward(self, x):
-        self.hc = self.cell(x, self.hc)
-        return self.hc[0]
-
-
-def with_gru(function):
-    return Call(function, gru=nn.GRU(4, 8, batch_first=True), out=nn.Linear(8, 3))
+    s.hc = s.cell(x, s.hc)
+    return s.hc[0]
 
 
 def counted(s, x):
     """The rows are a number, by len."""
     return s.out(s.gru(x)[0]).reshape(len(x), -1, 3)
-
-
-def looped(s, x):
-    """One row after the other."""
-    y, _ = s.gru(x)
-    return torch.stack([s.out(y[row]) for row in range(x.shape[0])])
 
 
 def checked(s, x):
@@ -105,18 +64,6 @@ def checked(s, x):
         h = s.cell(x[:, t], h)
         ys.append(s.out(h))
     return torch.stack(ys, 1)
-
-
-def bare(s, x):
-    """(time, features), as torch's layers take it."""
-    return s.conv(nn.functional.pad(s.gru(x)[0].T, (2, 0))).T
-
-
-def cached(s, x):
-    """A cached convolution of one stream."""
-    window = torch.cat([s.cache, x[:, None]], 1)
-    s.cache = window[:, 1:]
-    return torch.tanh((window * s.weight).sum(1))
 
 
 def squeezed(s, x):
@@ -153,24 +100,26 @@ ALONE = "a batch of one gives something else than its row in a larger batch"
 NO_AXIS = "there is no batch axis in "
 # By name: the model, its example, options, and parts of the reason, one behind the other.
 NETS = {
-    "step": (Step, (torch.randn(4), torch.randn(2, 4)), {"states": {"state": 1}}, ["in x (4,), state (2, 4);"]),
-    "time first": (TimeFirst, (ROW.transpose(0, 1),), {}, ["a batch of 2 fails"]),
-    "written": (Written, (ROW,), {}, [FAILS, ": RuntimeError: Expected hidden size"]),
-    "bare, with a delay": (Valid, (ROW[0].T,), {}, [NO_AXIS + "x (4, 6);"]),
-    "cell": (Cell, (torch.randn(4),), {}, [NO_AXIS + "x (4,), hc.0 (8,), hc.1 (8,);"]),
+    "step": (
+        Call(step, linear=nn.Linear(4, 4)), (torch.randn(4), torch.randn(2, 4)), {"states": {"state": 1}},
+        ["in x (4,), state (2, 4);"],
+    ),
+    "time first": (with_gru(time_first, False), (ROW.transpose(0, 1),), {}, ["a batch of 2 fails"]),
+    "written": (with_gru(written), (ROW,), {}, [FAILS, ": RuntimeError: Expected hidden size"]),
+    "bare, with a delay": (
+        Call(lambda s, x: s.gru(s.conv(x).T)[0], conv=nn.Conv1d(4, 8, 3), gru=nn.GRU(8, 3)), (ROW[0].T,), {},
+        [NO_AXIS + "x (4, 6);"],
+    ),
+    "cell": (
+        Call(cell, cell=nn.LSTMCell(4, 8), hc=None), (torch.randn(4),), {}, [NO_AXIS + "x (4,), hc.0 (8,), hc.1 (8,);"],
+    ),
     "resets": (Resets, (ROW,), {"time_axis": 1}, []),
     "len": (with_gru(counted), (ROW.repeat(3, 1, 1),), {}, [COUNTS]),
-    "loop over rows": (with_gru(looped), (ROW,), {}, [COUNTS]),
     "rows taken apart": (
         with_gru(lambda s, x: torch.stack([s.gru(row[None])[0][0] for row in x])), (ROW,), {}, [COUNTS],
     ),
     "check": (
         Call(checked, cell=nn.GRUCell(4, 8), out=nn.Linear(8, 3)), (ROW,), {}, [FAILS, ": ValueError: one at a time"],
-    ),
-    "bare": (Call(bare, gru=nn.GRU(4, 8), conv=nn.Conv1d(8, 3, 3)), (ROW[0],), {}, [NO_AXIS + "x (6, 4);"]),
-    "cached": (
-        Call(cached, weight=torch.randn(4, 3), cache=torch.zeros(4, 2)), (torch.randn(4),), {},
-        [NO_AXIS + "x (4,), cache (4, 2);"],
     ),
     "squeezed": (with_gru(squeezed), (ROW,), {}, [ALONE]),
     "alone": (with_gru(alone), (ROW,), {}, [ALONE]),

@@ -71,11 +71,6 @@ def fused(s, x):
     return F.scaled_dot_product_attention(q, k, v, added[None, None]).transpose(1, 2).flatten(2)
 
 
-def all_before(s, x):
-    size = x.shape[1]
-    return masked(s, x, torch.tensor([[j <= i for j in range(size)] for i in range(size)]))
-
-
 def before_a_loop(s, x):
     h, ys = torch.zeros(x.shape[0], 8), []
     for frame in lists(s, x).unbind(1):
@@ -163,7 +158,6 @@ TABLE = {
         "stacked": looked_up(attention(stacked)),
         "without context": looked_up(attention(without_context)),
         "fused": looked_up(attention(fused)),
-        "all before, bounded": looked_up(attention(all_before, max_context=64)),
         "before a loop": looked_up(attention(before_a_loop)),
     },
     "a table that a function makes is looked up": {
@@ -173,7 +167,6 @@ TABLE = {
             by_mask(lambda size: chunk_mask(size, chunk=2, left=1, device=X.device)), 1
         ),
         "all before, bounded": looked_up(by_mask(lambda size: chunk_mask(size, 1), max_context=64)),
-        "lists": looked_up(by_mask(band_of_lists)),
         "added": looked_up(attention(lambda s, x: attended(s, x, scores(s, x) + added_band(x.shape[1])))),
     },
     "a table that follows from the length is refused": {

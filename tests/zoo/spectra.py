@@ -74,14 +74,9 @@ def added(frames):
     return F.fold(frames.transpose(1, 2), (1, size), (1, 16), stride=(1, 4))[:, 0, 0]
 
 
-def weighed(x):
+def weighed(x, rows=1):
     frames = x.unfold(1, 16, 4) * HANN
-    return added(frames * HANN) / (added((HANN**2).expand(1, frames.shape[1], 16)) + 1e-2)
-
-
-def weighed_by_rows(x):
-    frames = x.unfold(1, 16, 4) * HANN
-    return added(frames * HANN) / (added((HANN**2).expand(*frames.shape)) + 1e-2)
+    return added(frames * HANN) / (added((HANN**2).expand(rows, *frames.shape[1:])) + 1e-2)
 
 
 def head_of_vocos(s, x):
@@ -170,7 +165,7 @@ TABLE = {
         "strided, every other": of_samples(lambda x: strided(x, 8, 2)),
         "strided row by row": of_samples(row_by_row, X[:1]),
         "picked, every other": of_samples(every_other),
-        "added up with rows": of_samples(weighed_by_rows),
+        "added up with rows": of_samples(lambda x: weighed(x, x.shape[0])),
         "lengths between, tried where there are many": case(
             Call(counted_rows), X[:1].repeat(1, 5), time_axis=1, chunk=20
         ).streams(
