@@ -1,4 +1,4 @@
-"""Complex values: pairs of real ones inside, two tensors at the boundary, and nothing else in ONNX and C."""
+"""Complex values: operators as pairs of real ones, two tensors at the boundary, and nothing else in ONNX and C."""
 
 import operator
 
@@ -9,47 +9,50 @@ from torch import nn
 
 from rnn_export.export import export
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
-from tests.models.complex_nets import NETS, Boundary, C
 
 from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
+from ..zoo.complex_numbers import Diagonal  # noqa: TID252
+from .streams import Call
 
-DYNAMIC = torch.export.Dim.DYNAMIC
+C = torch.complex64
+BATCH = {0: torch.export.Dim.DYNAMIC}
 
 
-@pytest.mark.parametrize(("kind", "example", "options", "states"), NETS.values(), ids=NETS)
-def test_nets_stream_through_onnx_and_c(tmp_path, kind, example, options, states):
+def boundary(s, z, h):
+    """Complex frames in and out."""
+    h = h * 0.5 + z @ s.w
+    return h * h.abs(), h
+
+
+@pytest.mark.parametrize("frame", [torch.randn(2, 4), torch.randn(2, 4, dtype=C)], ids=["state", "frame and state"])
+def test_a_complex_tensor_is_two_at_the_boundary_in_onnx_and_c(tmp_path, frame):
     torch.manual_seed(0)
-    bundle = export(kind().eval(), example, tmp_path / "net.rnnx", targets=("onnx", "c"), steps=32, **options)
-    assert tuple(state.name for state in bundle.spec.states) == states
-    graph = onnx.load_from_string(bundle.read("step.onnx")).graph
+    split = frame.is_complex()
+    model = Call(boundary, w=nn.Parameter(torch.randn(4, 4, dtype=C) / 3)) if split else Diagonal().eval()
+    example, states = (frame, torch.zeros(2, 4 if split else 6, dtype=C)), {"h": 1, **({"z": None} if split else {})}
+    made = export(model, example, tmp_path / "net.rnnx", targets=("onnx", "c"), steps=32, states=states, time_axis=None)
+    assert [t.name for t in made.spec.inputs] == (["z.real", "z.imag"] if split else ["x"])
+    assert [t.name for t in made.spec.outputs] == (["output.real", "output.imag"] if split else ["output"])
+    assert [(s.name, s.input, s.output, s.shape, s.dtype) for s in made.spec.states] == [
+        (f"h.{part}", f"h.{part}", f"h.{part}.next", ("batch", *example[1].shape[1:]), "float32")
+        for part in ("real", "imag")
+    ]
+    graph = onnx.load_from_string(made.read("step.onnx")).graph
     kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
     assert not kinds & {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 
 
-def test_a_complex_tensor_is_two_at_the_boundary():
-    example = (torch.randn(2, 4, dtype=C), torch.zeros(2, 4, dtype=C))
-    spec = lift(Boundary().eval(), example, states={"h": 1, "z": None}, time_axis=None).spec
-    assert [t.name for t in spec.inputs] == ["z.real", "z.imag"]
-    assert [t.name for t in spec.outputs] == ["output.real", "output.imag"]
-    assert [(s.name, s.input, s.output, s.shape, s.dtype) for s in spec.states] == [
-        (f"h.{part}", f"h.{part}", f"h.{part}.next", ("batch", 4), "float32") for part in ("real", "imag")
-    ]
+def with_parts(function):
+    """A model of y, complex but given as pairs, and z, real, both (B, 4)."""
+    torch.manual_seed(0)
 
-
-class Call(nn.Module):
-    """A function of y, complex, and z, real, both (B, 4)."""
-
-    def __init__(self, function):
-        super().__init__()
-        torch.manual_seed(0)
-        self.function = function
-        self.w, self.b = nn.Parameter(torch.randn(4, 4, dtype=C)), nn.Parameter(torch.randn(4, dtype=C))
-        self.linear, self.conv = nn.Linear(4, 5, dtype=C), nn.Conv1d(4, 6, 3, dtype=C)
-
-    def forward(self, x, z):
-        result = self.function(self, torch.view_as_complex(x), z)
+    def forward(s, x, z):
+        result = function(s, torch.view_as_complex(x), z)
         return (result.real, result.imag) if result.is_complex() else (result * 1.0,)
+
+    weights = {"w": nn.Parameter(torch.randn(4, 4, dtype=C)), "b": nn.Parameter(torch.randn(4, dtype=C))}
+    return Call(forward, **weights, linear=nn.Linear(4, 5, dtype=C), conv=nn.Conv1d(4, 6, 3, dtype=C))
 
 
 def set_part(y):
@@ -110,8 +113,8 @@ OPERATORS = {
 
 @pytest.mark.parametrize("function", OPERATORS.values(), ids=OPERATORS)
 def test_operators_in_pairs(function):
-    module = Call(function).eval()
-    graph = flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), ({0: DYNAMIC}, {0: DYNAMIC}))
+    module = with_parts(function)
+    graph = flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), (BATCH, BATCH))
     inputs = torch.randn(5, 4, 2), torch.randn(5, 4)
     with torch.no_grad():
         for got, want in zip(graph(*inputs), module(*inputs), strict=True):
@@ -122,33 +125,24 @@ def test_operators_in_pairs(function):
 
 @pytest.mark.parametrize("name", ["tanh", "prod"])
 def test_an_operator_without_a_form_in_pairs_is_refused_by_name_and_line(name):
-    module = Call(lambda s, y, z: getattr(torch, name)(y, *([1] if name == "prod" else [])))
+    module = with_parts(lambda s, y, z: getattr(torch, name)(y, *([1] if name == "prod" else [])))
     with raises("complex-operator-unknown", "the model (test_complex.py", f"): {name}"):
-        flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), ({0: DYNAMIC}, {0: DYNAMIC}))
-
-
-class Mask(nn.Module):
-    """A mask on a spectrum."""
-
-    def __init__(self):
-        super().__init__()
-        self.gru = nn.GRU(4, 2, batch_first=True)
-
-    def forward(self, spectrum):
-        return spectrum * self.gru(torch.view_as_real(spectrum).flatten(2))[0].sigmoid()
+        flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), (BATCH, BATCH))
 
 
 def test_a_complex_input_that_comes_back_in_its_shape_is_no_state():
     """Its two parts are one input."""
-    module = Mask().eval()
-    spectrum = torch.randn(2, 6, 2, dtype=C)
+
+    def masked(s, spectrum):
+        return spectrum * s.gru(torch.view_as_real(spectrum).flatten(2))[0].sigmoid()
+
+    module, spectrum = Call(masked, gru=nn.GRU(4, 2, batch_first=True)), torch.randn(2, 6, 2, dtype=C)
     lifted = lift(module, (spectrum,))
     assert [t.name for t in lifted.spec.inputs] == [leaf.name for leaf in lifted.original.inputs]
     assert len(lifted.spec.inputs) == len(lifted.spec.outputs) == 2
     state, ys = torch.zeros(2, 2), []
     with torch.no_grad():
-        for t in range(6):
-            frame = spectrum[:, t : t + 1]
+        for frame in spectrum.split(1, 1):
             re, im, state = lifted.module(frame.real, frame.imag, state)
             ys.append(torch.complex(re, im))
         torch.testing.assert_close(torch.cat(ys, 1), module(spectrum))

@@ -50,71 +50,51 @@ def kept(s, wave, spectrum):
     return y
 
 
-def kept_gru() -> Call:
-    model = Call(kept, g=gru(5))
-    model.register_buffer("h", torch.zeros(1, 2, 5))
-    return model
+def packed(s, wave, spectrum):
+    return s.f(repeated(s, wave, spectrum))[0]
 
 
-def conv(inputs: int, outputs: int, *sizes: int, **options: int) -> nn.Conv1d:
-    return nn.Conv1d(inputs, outputs, *sizes, **options)
+def of_video(s, wave, video):
+    """Few frames come out."""
+    return s.g(torch.cat([s.w(wave.mT).mT, video], 2))[0]
 
 
+def two_for_three(s, a, b):
+    return s.g(torch.cat([a.repeat_interleave(3, 1), b.repeat_interleave(2, 1)], 2))[0]
+
+
+REPEATED, SIX = Call(repeated, g=gru(5)), [(6, 0), (1, 0)]
+BOTH = torch.randn(2, 60, 1), SPECTRUM
 # By name: a model, its inputs, for each how many frames it has of one and how many of the first the model lacks.
 RATED = {
-    "repeated": (Call(repeated, g=gru(5)), (torch.randn(2, 60, 1), SPECTRUM), {}, [(6, 0), (1, 0)]),
-    "steps of several": (Call(repeated, g=gru(5)), (torch.randn(2, 60, 1), SPECTRUM), {"chunk": 3}, [(6, 0), (1, 0)]),
-    "one stream": (Call(repeated, g=gru(5)), (torch.randn(1, 60, 1), SPECTRUM[:1]), {}, [(6, 0), (1, 0)]),
-    "time is said": (
-        Call(repeated, g=gru(5)),
-        (torch.randn(2, 60, 1), SPECTRUM),
-        {"time_axis": {"wave": -2, "spectrum": 1}},
-        [(6, 0), (1, 0)],
-    ),
+    "steps of several": (REPEATED, BOTH, {"chunk": 3}, SIX),
     "windows of the spectrum": (
-        Call(upsampled, c=conv(4, 3, 5), u=nn.ConvTranspose1d(3, 3, 8, 8), g=gru(4)),
-        (torch.randn(2, 1, 48), SPECTRUM),
-        {},
-        [(8, 4), (1, 0)],
+        Call(upsampled, c=nn.Conv1d(4, 3, 5), u=nn.ConvTranspose1d(3, 3, 8, 8), g=gru(4)),
+        (torch.randn(2, 1, 48), SPECTRUM), {}, [(8, 4), (1, 0)],
     ),
+    "one stream": (REPEATED, (BOTH[0][:1], SPECTRUM[:1]), {}, SIX),
+    "time is said": (REPEATED, BOTH, {"time_axis": {"wave": -2, "spectrum": 1}}, SIX),
     "windows of samples": (
-        Call(extra_windows, w=conv(1, 3, 16, 8), g=gru(7)),
-        (torch.randn(2, 1, 88), SPECTRUM),
-        {},
-        [(8, 0), (1, 1)],
+        Call(extra_windows, w=nn.Conv1d(1, 3, 16, 8), g=gru(7)),
+        (torch.randn(2, 1, 88), SPECTRUM), {}, [(8, 0), (1, 1)],
     ),
     "ahead": (
-        Call(film, w=conv(1, 3, 3, padding=1), c=conv(4, 3, 3, padding=1)),
-        (torch.randn(2, 1, 40), SPECTRUM),
-        {"chunk": 2},
-        [(4, 0), (1, 0)],
+        Call(film, w=nn.Conv1d(1, 3, 3, padding=1), c=nn.Conv1d(4, 3, 3, padding=1)),
+        (torch.randn(2, 1, 40), SPECTRUM), {"chunk": 2}, [(4, 0), (1, 0)],
     ),
     "two for three": (
-        Call(lambda s, a, b: s.g(torch.cat([a.repeat_interleave(3, 1), b.repeat_interleave(2, 1)], 2))[0], g=gru(3)),
-        (torch.randn(2, 8, 2), torch.randn(2, 12, 1)),
-        {},
-        [(2, 0), (3, 0)],
+        Call(two_for_three, g=gru(3)), (torch.randn(2, 8, 2), torch.randn(2, 12, 1)), {}, [(2, 0), (3, 0)],
     ),
     "three inputs": (
         Call(spoken, e=nn.Embedding(9, 3), a=nn.Linear(2, 5), g=gru(4)),
-        (torch.randn(2, 10, 1), torch.randint(9, (2, 40)), torch.randn(2, 2)),
-        {},
-        [(1, 0), (4, 0), (0, 0)],
+        (torch.randn(2, 10, 1), torch.randint(9, (2, 40)), torch.randn(2, 2)), {}, [(1, 0), (4, 0), (0, 0)],
     ),
     "few frames come out": (
-        Call(lambda s, wave, video: s.g(torch.cat([s.w(wave.mT).mT, video], 2))[0], w=conv(1, 3, 8, 8), g=gru(7)),
-        (torch.randn(2, 80, 1), SPECTRUM),
-        {},
-        [(8, 0), (1, 0)],
+        Call(of_video, w=nn.Conv1d(1, 3, 8, 8), g=gru(7)), (torch.randn(2, 80, 1), SPECTRUM), {}, [(8, 0), (1, 0)],
     ),
-    "its own state": (kept_gru(), (torch.randn(2, 60, 1), SPECTRUM), {}, [(6, 0), (1, 0)]),
-    "packed": (
-        Call(lambda s, wave, spectrum: s.f(repeated(s, wave, spectrum))[0], g=gru(5), f=nn.GRU(5, 5, batch_first=True)),
-        (torch.randn(2, 60, 1), SPECTRUM),
-        {"pack_states": True},
-        [(6, 0), (1, 0)],
-    ),
-}
+    "its own state": (Call(kept, g=gru(5), h=torch.zeros(1, 2, 5)), BOTH, {}, SIX),
+    "packed": (Call(packed, g=gru(5), f=nn.GRU(5, 5, batch_first=True)), BOTH, {"pack_states": True}, SIX),
+}  # fmt: skip
 
 
 def drawn(example, axis, rate, frames):
@@ -124,7 +104,7 @@ def drawn(example, axis, rate, frames):
 
 @pytest.mark.parametrize(("model", "example", "options", "rates"), RATED.values(), ids=RATED)
 def test_a_stream_takes_frames_that_belong_together(model, example, options, rates):
-    lifted = lift(model.eval(), example, **options)
+    lifted = lift(model, example, **options)
     spec = lifted.spec
     times = [t.axis("time") for t in spec.inputs]
     assert [0 if time is None else t.rate for t, time in zip(spec.inputs, times, strict=True)] == [r for r, _ in rates]
@@ -144,16 +124,15 @@ def test_a_stream_takes_frames_that_belong_together(model, example, options, rat
     assert all(any(f"of {name!r} are fed and not read" in note for note in lifted.notes) for name in late)
 
 
-def shortest(s, x, y):
-    """As many frames as both have, of whichever is longer the first ones."""
-    frames = min(x.shape[1], y.shape[1])
-    return s.g(x[:, :frames])[0] + s.g(y[:, :frames])[0]
-
-
 def test_what_stands_in_no_ratio_is_refused():
-    x, y = torch.randn(2, 9, 4), torch.randn(2, 18, 4)
+    """As many frames as both have, of whichever is longer the first ones."""
+
+    def shortest(s, x, y):
+        frames = min(x.shape[1], y.shape[1])
+        return s.g(x[:, :frames])[0] + s.g(y[:, :frames])[0]
+
     with raises("unequal-frame-counts", "'x' has 9"):
-        lift(Call(shortest, g=gru(4)), (x, y))
+        lift(Call(shortest, g=gru(4)), (torch.randn(2, 9, 4), torch.randn(2, 18, 4)))
 
 
 def test_a_ratio_of_rows_is_none_of_time():
@@ -168,8 +147,8 @@ def test_a_ratio_of_rows_is_none_of_time():
 @pytest.mark.export
 def test_every_way_to_feed_it_counts_frames_of_the_sequence(tmp_path):
     torch.manual_seed(0)
-    model, path = RATED["repeated"][0].eval(), tmp_path / "vocoder.rnnx"
-    export(model, RATED["repeated"][1], path, chunk=2)
+    model, path = REPEATED, tmp_path / "vocoder.rnnx"
+    export(model, BOTH, path, chunk=2)
     wave, spectrum = torch.randn(2, 42, 1), torch.randn(2, 7, 4)
     with torch.no_grad():
         want = model(wave, spectrum).numpy()

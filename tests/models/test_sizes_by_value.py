@@ -27,17 +27,19 @@ def states(*shapes):
     return [*(torch.zeros(n, 1, D) for n in shapes), torch.zeros(1, 1, dtype=torch.int32)]
 
 
-def assert_stream(model, memory, calls=9, x=X, **options):
-    """Lift `model(x, memory)`, and hold so many steps to it, from the first call on, with all that it keeps."""
-    lifted = lift(model, (x, memory), states={"memory": 1}, time_axis=None, **options)
-    held, own = [lifted.initial[s.name][None] for s in lifted.spec.states], copy.deepcopy(memory)
-    for frames in torch.randn(calls, *x.shape, generator=torch.Generator().manual_seed(1)):
+def assert_steps(model, example, own, calls=9, kept=False, states=None):
+    """Lift `model(x, own)`, and hold so many steps to it, from the first call on; if `kept`, all that it keeps."""
+    lifted = lift(model, example, states=states, time_axis=None)
+    held = [lifted.initial[s.name][None] for s in lifted.spec.states]
+    module, own = copy.deepcopy(model), copy.deepcopy(own)
+    for x in torch.randn(calls, *example[0].shape, generator=torch.Generator().manual_seed(1)):
         with torch.no_grad():
-            (want, own), (got, *held) = model(frames, own), lifted.module(frames, *held)
+            result, (got, *held) = module(x, own) if states else (module(x), None), lifted.module(x, *held)
+        want, own = result.values() if isinstance(result, dict) else result
         torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
-        for mine, state in zip(held, (t for t in own if t.numel()), strict=True):
+        for mine, state in zip(held, (t for t in own if t.numel()), strict=True) if kept else ():
             torch.testing.assert_close(mine.flatten(), state.flatten(), rtol=1e-5, atol=2e-6)
-    return lifted
+    return lifted.spec
 
 
 def attend(s, x, memory):
@@ -110,8 +112,8 @@ MODELS = {
 
 @pytest.mark.parametrize(("function", "memory"), MODELS.values(), ids=MODELS)
 def test_a_stream_is_the_model_from_its_first_call_on(function, memory):
-    lifted = assert_stream(model_of(function, table=torch.randn(W + 2, D)), memory)
-    assert lifted.spec.rows == 1
+    model = model_of(function, table=torch.randn(W + 2, D))
+    assert assert_steps(model, (X, memory), memory, kept=True, states={"memory": 1}).rows == 1
 
 
 def counted(s, x):
@@ -123,12 +125,7 @@ def counted(s, x):
 
 def test_a_count_in_an_attribute():
     model = model_of(counted, buf=torch.zeros(1, 40, D), n=0)
-    lifted = lift(model, (X[:, 0],), time_axis=None)
-    held, own = [lifted.initial[s.name][None] for s in lifted.spec.states], copy.deepcopy(model)
-    for x in torch.randn(60, 1, D, generator=torch.Generator().manual_seed(1)):
-        with torch.no_grad():
-            want, (got, *held) = own(x), lifted.module(x, *held)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+    assert_steps(model, (X[:, 0],), None, calls=60)
 
 
 def grown(s, x, memory):
@@ -146,20 +143,35 @@ def sorted_out(s, x, memory):
     return x + buf[: min(W, past.item()) + 1].sort(0).values[0], [buf, past + 1]
 
 
-@pytest.mark.parametrize(
-    ("function", "why"),
-    [
-        (grown, ("ragged-result", "a result of the model, or what it keeps, has such a size")),
-        (
-            endless,
-            ("ragged-operator-refused", "how many entries there may be has no bound that was seen: min(n, N) is one"),
-        ),
-        (sorted_out, ("ragged-operator-refused", "sort")),
-    ],
-)
+def picked(s, x, memory):
+    """Entries picked by a mask, beside a memory that has such sizes."""
+    buf, past = memory
+    there = buf[W - min(W, past.item()) :].sum(0)
+    return x + there + x[x > 0].sum(), [torch.cat([buf, x.transpose(0, 1)])[-W:], past + 2]
+
+
+def without_end(s, x, cache):
+    keys = torch.cat([cache, s.k(x)], 1)
+    return keys.mean(1), keys
+
+
+BOUND = "how many entries there may be has no bound that was seen: min(n, N) is one"
+REFUSED = {
+    grown: ("ragged-result", "a result of the model, or what it keeps, has such a size"),
+    endless: ("ragged-operator-refused", BOUND),
+    sorted_out: ("ragged-operator-refused", "sort"),
+    picked: ("ragged-operator-refused",),
+    without_end: ("state-comes-back-otherwise",),
+}
+
+
+@pytest.mark.parametrize(("function", "why"), REFUSED.items())
 def test_what_has_no_fixed_size_is_refused(function, why):
+    name, example = (
+        ("cache", (X[:, :1], torch.zeros(1, 0, D))) if function is without_end else ("memory", (X, states(W)))
+    )
     with raises(*why):
-        lift(model_of(function), (X, states(W)), states={"memory": 1}, time_axis=None)
+        lift(model_of(function), example, states={name: 1}, time_axis=None)
 
 
 def causal(s, x, cache=None):
@@ -188,32 +200,5 @@ def of_two(s, x, cache):
 def test_a_cache_that_grows_up_to_an_end(function, first, ref):
     model = model_of(function, table=torch.randn(W + 2, D))
     example = (X[:, :1],) if first is None else (X[:, :1], first)
-    lifted = lift(model, example, states={"cache": ref}, time_axis=None)
-    assert {s.dtype for s in lifted.spec.states} == {"float32", "int64"}
-    held, own = [lifted.initial[s.name][None] for s in lifted.spec.states], first
-    for x in torch.randn(12, 1, 1, D, generator=torch.Generator().manual_seed(1)):
-        with torch.no_grad():
-            result, (got, *held) = model(x, own), lifted.module(x, *held)
-        want, own = result.values() if isinstance(result, dict) else result
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
-
-
-def test_a_cache_without_an_end_is_refused():
-    def forward(s, x, cache):
-        keys = torch.cat([cache, s.k(x)], 1)
-        return keys.mean(1), keys
-
-    with raises("state-comes-back-otherwise"):
-        lift(model_of(forward), (X[:, :1], torch.zeros(1, 0, D)), states={"cache": 1}, time_axis=None)
-
-
-def test_entries_picked_by_a_mask_are_refused():
-    """Beside a memory that has."""
-
-    def forward(s, x, memory):
-        buf, past = memory
-        there = buf[W - min(W, past.item()) :].sum(0)
-        return x + there + x[x > 0].sum(), [torch.cat([buf, x.transpose(0, 1)])[-W:], past + 2]
-
-    with raises("ragged-operator-refused"):
-        lift(model_of(forward), (X, states(W)), states={"memory": 1}, time_axis=None)
+    spec = assert_steps(model, example, first, calls=12, states={"cache": ref})
+    assert {s.dtype for s in spec.states} == {"float32", "int64"}
