@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rnn_export.export.targets.c.fourier_detection import basis_of
 from rnn_export.export.targets.c.static_graph import static_graph
 
+from .c_cases import floats
 from .c_sheet import Case, Sheet, case, const
-from .c_values import floats
 
 HANN = np.hanning(129)[:-1]
 ENDS = np.array([0.5**0.5, *np.ones(63), 0.5**0.5])
