@@ -350,11 +350,7 @@ def refused(files) -> str:
 
 def test_a_graph_of_one_stream_alone():
     made = model(
-        [
-            ("Reshape", ["x", "one row"], ["row"], {}),
-            ("Tanh", ["row"], ["t"], {}),
-            ("Identity", ["t"], ["y"], {}),
-        ],
+        [("Reshape", ["x", "one row"], ["row"], {}), ("Tanh", ["row"], ["t"], {}), ("Identity", ["t"], ["y"], {})],
         **{"one row": np.array([1, 3])},
     )
     said = refused(written(made))

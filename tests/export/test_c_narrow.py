@@ -74,10 +74,7 @@ SUBJECTS = {
         "few": FEW,
         "convolution": [case("Conv", HEARD, const(KERNELS))],
     },
-    "calibrated": {
-        "products": [gemm(x, w) for x, w in PRODUCTS[6:15]],
-        "spoiled": [gemm(x, w) for x, w in SPOILED],
-    },
+    "calibrated": {"products": [gemm(x, w) for x, w in PRODUCTS[6:15]], "spoiled": [gemm(x, w) for x, w in SPOILED]},
     "bf16": {"pairs": PAIRS, "few": FEW},
 }
 SCALE = 0.75

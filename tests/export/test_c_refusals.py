@@ -14,10 +14,7 @@ from .c_models import X, Y, model, written
 W = np.ones((3, 3), np.float32)
 IMAGE = np.array([1, 1, 3])
 PLAIN = [("Identity", ["x"], ["y"], {})]
-CELL = {
-    "w": np.ones((1, 9, 3), np.float32),
-    "r": np.ones((1, 9, 3), np.float32),
-}
+CELL = {"w": np.ones((1, 9, 3), np.float32), "r": np.ones((1, 9, 3), np.float32)}
 
 
 def refused(nodes, *, inputs=(X,), outputs=(Y,), states=(), **constants) -> str:
@@ -87,11 +84,7 @@ def test_a_node_that_cannot_be_written_is_named(name):
 
 
 def test_every_unknown_operator_is_named():
-    nodes = [
-        ("LRN", ["x"], ["a"], {"size": 3}),
-        ("NonZero", ["a"], ["b"], {}),
-        ("Det", ["b"], ["y"], {}),
-    ]
+    nodes = [("LRN", ["x"], ["a"], {"size": 3}), ("NonZero", ["a"], ["b"], {}), ("Det", ["b"], ["y"], {})]
     said = refused(nodes)
     assert "(LRN) cannot be written in C: there is no code for that operator, nor for Det, NonZero. Known are" in said
     assert "Say the same with those, or take the target onnx." in said
@@ -179,10 +172,7 @@ def test_outputs_that_are_not_computed_are_refused():
     ]
     said = refused(nodes, image=IMAGE, row=np.array([1, 3]))
     assert said.endswith("(MaxPool) cannot be written in C: its indices count column by column (storage_order).")
-    nodes = [
-        ("LayerNormalization", ["x", "w"], ["z", "mean"], {}),
-        ("Add", ["z", "mean"], ["y"], {}),
-    ]
+    nodes = [("LayerNormalization", ["x", "w"], ["z", "mean"], {}), ("Add", ["z", "mean"], ["y"], {})]
     assert refused(nodes, w=np.ones(3, np.float32)).endswith(": its mean or deviation is an output too.")
 
 

@@ -168,11 +168,7 @@ def test_ids_need_an_example_that_shows_how_many_there_are(tmp_path):
 WIDE = {
     "model": (lambda: nn.GRU(4, 5).double(), X.double(), "weight_ih_l0"),
     "input": (lambda: nn.GRU(4, 5), X.double(), "example_inputs[0]"),
-    "nested input": (
-        lambda: nn.LSTM(4, 5),
-        (X, (torch.zeros(1, 7, 5), torch.zeros(1, 7, 5).double())),
-        "[1][1]",
-    ),
+    "nested input": (lambda: nn.LSTM(4, 5), (X, (torch.zeros(1, 7, 5), torch.zeros(1, 7, 5).double())), "[1][1]"),
 }
 
 

@@ -23,8 +23,8 @@ from rnn_export.runtime.replay.golden import Golden
 
 from ..messages import raises  # noqa: TID252
 from ..test_silero_example import clip, load_script, reference  # noqa: TID252
-from .rewriting import at_opset, typed
-from .test_precision import CASES, NAMES, graph_of, lifted, small
+from .rewriting import CASES, at_opset, graph_of, lifted, typed
+from .test_precision import NAMES, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 

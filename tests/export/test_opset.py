@@ -69,12 +69,7 @@ def evaluate(proto: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("node", "constants", "opset", "message"),
     [
-        (
-            helper.make_node("Mish", ["x"], ["y"]),
-            {},
-            17,
-            ("lowering-unknown-operator", "'the_Mish' (Mish", "18 to 17"),
-        ),
+        (helper.make_node("Mish", ["x"], ["y"]), {}, 17, ("lowering-unknown-operator", "'the_Mish' (Mish", "18 to 17")),
         (
             helper.make_node("ReduceMean", ["x", "axes"], ["y"], noop_with_empty_axes=1),
             {"axes": np.array([1])},

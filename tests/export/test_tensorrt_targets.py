@@ -340,10 +340,7 @@ BAD = {
         ("state-precision-unfit", "'bf16'", "'fp16'", "fp16 or fp32"),
     ),
     "states of fp32": ({"state_precision": "fp16"}, ("state-precision-unfit", "'fp16'", "'fp32'", "fp32")),
-    "whole sequences": (
-        {"sequence_only": True},
-        ("sequence-only-targets",),
-    ),
+    "whole sequences": ({"sequence_only": True}, ("sequence-only-targets",)),
 }
 
 

@@ -111,10 +111,7 @@ lifted = once(
     {
         "heads": lambda: (heads(torch.ones(3, 4)), (X,)),
         "small beside large": lambda: (heads(SMALL), (X,)),
-        "difference": lambda: (
-            heads(torch.cat([LARGE, torch.tensor([[1.0], [-1.0]]) * LARGE], 1), twice=True),
-            (X,),
-        ),
+        "difference": lambda: (heads(torch.cat([LARGE, torch.tensor([[1.0], [-1.0]]) * LARGE], 1), twice=True), (X,)),
         "tokens": lambda: (
             Call(
                 lambda s, ids: s.rnn(s.table(ids))[0], table=nn.Embedding(5000, 4), rnn=nn.GRU(4, 5, batch_first=True)
