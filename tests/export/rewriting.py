@@ -1,11 +1,13 @@
-"""One pass on one graph, for tests; and the step graphs of cases of the parity table, lifted once."""
+"""Graphs by hand, one pass on one graph, and the step graphs of cases of the parity table, lifted once."""
 
 from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
@@ -16,6 +18,17 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 
 from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
+
+
+def built(nodes, inputs, outputs, opset: int = 18, ir_version: int = 8, **constants) -> onnx.ModelProto:
+    """A graph of `nodes`, with the shapes of its float inputs and outputs by name; None is a shape left open."""
+    ports = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in by_name.items()]
+        for by_name in (inputs, outputs)
+    ]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", *ports, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
 def decompose(graph: bytes) -> bytes:
