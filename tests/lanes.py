@@ -21,6 +21,7 @@ FULL = {
     "export/test_c_indices.py::test_webassembly": "dev-full",
     "export/test_c_parts": "compiles large nets",
     "export/test_c_team": "compiles large nets",
+    "export/test_special_values": "all operators as one step in C",
     "export/test_torch_targets": "each net of the zoo as three files of torch's",
     "from_onnx/test_command.py::test_litert_from_a_file_of_others": "dev-full",
     "models/test_cases.py::test_a_case_gives_what_its_row_says[around_loops": "nets that take seconds to lift",

@@ -141,6 +141,11 @@ class Sheet:
         for name, case in self.results.items():
             yield case, got[name], self.wanted[name]
 
+    @staticmethod
+    def scale(want: Array) -> float:
+        """What errors are relative to: the largest finite value, 1 at least; 0 for whole numbers and truths."""
+        return max(1.0, np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0
+
 
 def _type(dtype: Any) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
@@ -149,7 +154,9 @@ def _type(dtype: Any) -> int:
 def lanes_of_this_cpu() -> list[int]:
     flags = set(Path("/proc/cpuinfo").read_text().split())
     needed = {1: set(), 4: {"ssse3", "sse4_2"}, 8: {"avx2", "fma"}, 16: {"avx512f", "avx512vl", "avx512bw"}}
-    return [lanes for lanes, words in needed.items() if words <= flags]
+    here = [lanes for lanes, words in needed.items() if words <= flags]
+    # The widest and the narrowest first.
+    return [here[-1], *here[:-1]]
 
 
 def in_lanes(files: Mapping[str, bytes], lanes: int | None = None) -> dict[str, bytes]:

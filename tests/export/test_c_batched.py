@@ -218,19 +218,6 @@ def test_with_and_without(compiler, name, precision, tmp_path):
         assert ("net_rows" in symbols(tmp_path / "glue.o")) is bool(flags)
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize(("name", "precision"), [("lstm", "fp32"), ("strided-valid-then-gru", "int8")])
-def test_sanitized(compiler, name, precision, tmp_path):
-    need(compiler)
-    files, spec = files_of(name, precision)
-    lay_out({**files, "user.c": main_of(MAIN, spec)}, tmp_path)
-    checks = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    run([compiler, *STRICT, *checks, "-DNET_ROWS", "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
-    lines = run(["./user"], tmp_path).splitlines()
-    assert lines[-1] == "same"
-    assert len(lines) == ROWS + 1
-
-
 def many() -> tuple[dict[str, bytes], StreamSpec]:
     """One node of many kinds, each beside what other streams hear."""
     random = np.random.default_rng(0)
@@ -288,37 +275,42 @@ def test_rows_of_many_operators():
     compare(Streams(files, "net", spec))
 
 
+def ran(place, files, spec, program, compiler, *flags, emulator=()) -> str:
+    """What a user's `program` says; one that steps a pool is compiled with the glue."""
+    glued = {FILE: glue("net", spec).encode()} if program is POOL else {}
+    lay_out({**files, **glued, "user.c": main_of(program, spec)}, place)
+    run([compiler, *STRICT, *flags, "-DNET_ROWS", "net.c", *glued, "user.c", "-o", "user", "-lm"], place)
+    return run([*emulator, "./user"], place)
+
+
+SANITIZED = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+STRIDED = ("strided-valid-then-gru", "int8")
+PROGRAMS = [
+    *((MAIN, name) for name in (("lstm", "fp32"), STRIDED, None)),
+    *((POOL, name) for name in (*CELLS, STRIDED)),
+]
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_many_operators_sanitized(compiler, tmp_path):
+@pytest.mark.parametrize(("program", "name"), PROGRAMS)
+def test_sanitized(compiler, program, name, tmp_path):
+    """Nets, one node of many kinds, and nets through the glue."""
     need(compiler)
-    files, spec = many()
-    lay_out({**files, "user.c": main_of(MAIN, spec)}, tmp_path)
-    checks = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    run([compiler, *STRICT, *checks, "-DNET_ROWS", "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
-    assert run(["./user"], tmp_path).splitlines()[-1] == "same"
+    files, spec = many() if name is None else files_of(*name)
+    native = ["-march=native"] if program is POOL else []
+    lines = ran(tmp_path, files, spec, program, compiler, *SANITIZED, *native).splitlines()
+    assert lines == ["right"] if program is POOL else lines[ROWS:] == ["same"]
 
 
 @pytest.mark.parametrize("march", ["armv8-a", "armv8.2-a+dotprod"])
 @pytest.mark.parametrize(("name", "precision"), CELLS)
 def test_on_another_machine(name, precision, march, tmp_path):
     """Emulated."""
-    need("aarch64-linux-gnu-gcc", "qemu-aarch64")
-    files, spec = files_of(name, precision)
-    lay_out({**files, "user.c": main_of(MAIN, spec)}, tmp_path)
-    flags = (*STRICT, *FAST, f"-march={march}", "-static", "-DNET_ROWS")
-    run(["aarch64-linux-gnu-gcc", *flags, "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
-    assert run(["qemu-aarch64", "./user"], tmp_path).endswith(f"{ROWS} rows\nsame\n")
-
-
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize(("name", "precision"), [*CELLS, ("strided-valid-then-gru", "int8")])
-def test_the_glue_sanitized(compiler, name, precision, tmp_path):
-    need(compiler)
-    files, spec = files_of(name, precision)
-    lay_out({**files, "user.c": main_of(POOL, spec), FILE: glue("net", spec).encode()}, tmp_path)
-    checks = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-march=native")
-    run([compiler, *STRICT, *checks, "-DNET_ROWS", "net.c", FILE, "user.c", "-o", "user", "-lm"], tmp_path)
-    assert run(["./user"], tmp_path) == "right\n"
+    gcc, emulator = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+    need(gcc, emulator)
+    flags = (*FAST, f"-march={march}", "-static")
+    said = ran(tmp_path, *files_of(name, precision), MAIN, gcc, *flags, emulator=[emulator])
+    assert said.endswith(f"{ROWS} rows\nsame\n")
 
 
 def test_the_sanitizers_see_a_row_too_many(tmp_path):
@@ -328,8 +320,7 @@ def test_the_sanitizers_see_a_row_too_many(tmp_path):
     assert text.count("r < rows; r++") == 1
     lay_out({**files, "net.c": text.replace("r < rows; r++", "r <= rows; r++").encode()}, tmp_path)
     lay_out({"user.c": main_of(MAIN, spec)}, tmp_path)
-    checks = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    run(["gcc", *checks, "-DNET_ROWS", "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
+    run(["gcc", *SANITIZED, "-DNET_ROWS", "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
     done = subprocess.run(["./user"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "AddressSanitizer" in done.stderr
@@ -350,11 +341,7 @@ def refused(files) -> str:
 
 def test_a_graph_of_one_stream_alone():
     made = model(
-        [
-            ("Reshape", ["x", "one row"], ["row"], {}),
-            ("Tanh", ["row"], ["t"], {}),
-            ("Identity", ["t"], ["y"], {}),
-        ],
+        [("Reshape", ["x", "one row"], ["row"], {}), ("Tanh", ["row"], ["t"], {}), ("Identity", ["t"], ["y"], {})],
         **{"one row": np.array([1, 3])},
     )
     said = refused(written(made))

@@ -1,116 +1,103 @@
-"""The units of a recurrent cell in C, after its products, against float64 for every vector width.
+"""Recurrent cells in a step: states that change where they lie, and weights that are read in alternating order."""
 
-The bounds are measured with these values and rounded up; they are the same for every width.
-"""
-
-import ctypes
-import tempfile
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 
-from rnn_export.export.targets.c.writer import kernels
-from rnn_export.runtime.build.c_compiler import FLAGS
-from rnn_export.runtime.build.native.compilers import find_compiler
+from ..native.needs import need  # noqa: TID252
+from ..runtime.graphs import state, tensor  # noqa: TID252
+from .c_models import model, written
+from .c_streams import Streams
 
-from .c_sheet import LANES, lanes_of_this_cpu
-
-# Units of a layer: less than a vector, whole ones, and those with a part of one behind one, two and three of them.
-UNITS = (1, 5, 8, 12, 16, 20, 32, 40, 60, 48 * 500)
-# By the scale of what goes in: how far the next cells and states of an LSTM and the states of a GRU may be off.
-BOUNDS = {0.3: (9e-8, 6.2e-8, 1.05e-7), 1.0: (3.4e-7, 1.7e-7, 2.1e-7), 3.0: (1.6e-6, 2.4e-7, 6.1e-7)}
-SOURCE = """
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-{kernels}
-{cells}
-"""
-LSTM = "void lstm_{n}(const float *gates, int rows, int apart, float *c, float *h)\n"
-LSTM += "{{ rnn_lstm(gates, {n}, rows, apart, c, h); }}\n"
-GRU = "void gru_{n}(const float *x, const float *h, int rows, int apart, const float *before, float *next)\n"
-GRU += "{{ rnn_gru(x, h, {n}, rows, apart, before, next); }}\n"
+UNITS = 64
+X = tensor("x", "batch", 3)
+# What of (h, c) before and after a frame is the output, and the next states; and whether the cells change in place.
+ENDS = {
+    "alone": ("h1", "h1", "c1", True),
+    "the cells before are an output": ("c", "h1", "c1", False),
+    "its cells are an output": ("c1", "h1", "c1", True),
+    "the states change places": ("h1", "c1", "h1", False),
+    "the cells stay": ("c1", "h1", "c", False),
+}
 
 
-@pytest.fixture(scope="module", params=lanes_of_this_cpu(), ids=lambda lanes: f"{lanes} lanes")
-def library(request):
-    cells = "".join((LSTM + GRU).format(n=n) for n in UNITS)
-    source = SOURCE.format(kernels=kernels("fp32"), cells=cells)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "f.c").write_text(source)
-        march = LANES[request.param] or "native"
-        flags = [*FLAGS, f"-march={march}", f"-DRNN_LANES={request.param}", "-shared", "-fPIC"]
-        find_compiler().compile([*flags, "f.c", "-o", "f.so"], Path(folder))
-        return ctypes.CDLL(str(Path(folder, "f.so")))
+@pytest.fixture(autouse=True, scope="module")
+def _compiler():
+    need("gcc|clang")
 
 
-def call(function, *arguments):
-    function(*(ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int(a) for a in arguments))
+def layer(kind, frames=1, units=UNITS, ends=("h1", "h1", "c1")):
+    """One layer over the three values of x: as one frame, or as three frames of one."""
+    gates, random = {"LSTM": 4, "GRU": 3}[kind], np.random.default_rng(0)
+    names = ["h", "c"][: 2 if kind == "LSTM" else 1]
+    shapes = {"W": (1, gates * units, 3 // frames), "R": (1, gates * units, units), "B": (1, 2 * gates * units)}
+    weights = {name: (random.standard_normal(shape) * 0.3).astype(np.float32) for name, shape in shapes.items()}
+    extra = {"linear_before_reset": 1} if kind == "GRU" else {}
+    taken, given = [f"{name}.first" for name in names], [f"{name}.last" for name in names]
+    y, *after = ends
+    nodes = [
+        ("Transpose", ["x"], ["by_frame"], {"perm": [1, 0]}),
+        ("Unsqueeze", ["by_frame" if frames > 1 else "x", "last" if frames > 1 else "first"], ["frames"], {}),
+        *(("Unsqueeze", [name, "first"], [to], {}) for name, to in zip(names, taken, strict=True)),
+        (kind, ["frames", "W", "R", "B", "", *taken], ["", *given], {"hidden_size": units, **extra}),
+        *(("Squeeze", [end, "first"], [f"{name}1"], {}) for name, end in zip(names, given, strict=True)),
+        *(("Identity", [end], [f"{name}.next"], {}) for name, end in zip(names, after, strict=False)),
+        ("Identity", [y], ["y"], {}),
+    ]
+    axes, outputs = {"first": np.array([0]), "last": np.array([2])}, (tensor("y", "batch", units),)
+    return model(nodes, [state(name, units) for name in names], (X,), outputs, **weights, **axes), weights
 
 
-def drawn(units, rows, scale):
-    random = np.random.default_rng(units)
-    values = (random.standard_normal((10, rows, units)) * scale).astype(np.float32)
-    return values[:4], values[4:7], values[7:]
+def lstm(weights, x, h, c):
+    """In float64, one frame."""
+    w, r, b = (weights[name][0].astype(np.float64) for name in "WRB")
+    i, o, f, g = np.split(w @ x + r @ h + b[: len(w)] + b[len(w) :], 4)
+    c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+    return np.tanh(c) / (1 + np.exp(-o)), c
 
 
-def rows_of(gates):
-    """(gates, rows, units) as a product leaves them."""
-    return np.ascontiguousarray(gates.swapaxes(0, 1))
+@pytest.mark.parametrize(("ends", "units", "frames"), [*((e, 16, 1) for e in ENDS), ("alone", 64, 1), ("alone", 64, 3)])
+def test_an_lstm_is_that_of_float64_whatever_becomes_of_its_states(ends, units, frames):
+    *ways, in_place = ENDS[ends]
+    made, weights = layer("LSTM", frames, units, ways)
+    files = written(made)
+    alone = files["hand.c"].decode().split("hand_rows")[0]
+    assert frames > 1 or (re.search(r"memcpy\(t\d+[^;]*state->c\b", alone) is None) is in_place
+    streams, random = Streams(files, "hand", made.spec), np.random.default_rng(1)
+    at, h, c = streams.start(1), np.zeros(units), np.zeros(units)
+    for _ in range(4):
+        x = streams.draw(random, 1)
+        values = {"h": h, "c": c, "h1": h, "c1": c}
+        for frame in x[0].reshape(frames, -1):
+            values["h1"], values["c1"] = lstm(weights, frame.astype(np.float64), values["h1"], values["c1"])
+        y, h, c = (values[name] for name in ways)
+        np.testing.assert_allclose(streams.step(at, x)[0][0], y, rtol=0, atol=1e-6)
+        for got, want in zip(streams.values(at), (h, c), strict=True):
+            np.testing.assert_allclose(got[0], want, rtol=0, atol=1e-6)
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+@pytest.mark.parametrize(("kind", "frames"), [("LSTM", 3), ("GRU", 1), ("LSTM", 1), ("GRU", 3)])
+def test_both_ways_give_the_same_bits(kind, frames):
+    made, _ = layer(kind, frames)
+    files = written(made)
+    assert b"unsigned char way;" in files["hand.h"]
+    assert b"state->way ^= 1;" in files["hand.c"]
+    streams = Streams(files, "hand", made.spec)
+    (forth,) = streams.start(1)
+    random = np.random.default_rng(1)
+    for _ in range(4):
+        # A stream that starts goes forth, whatever is in its memory: as often as not the other one comes back.
+        (anew,) = streams.start(1)
+        for i, s in enumerate(made.spec.states):
+            at, size = streams.places.places[i].offset, 4 * int(np.prod(s.row))
+            anew[at : at + size] = forth[at : at + size]
+        x = streams.draw(random, 1)
+        for got, want in zip(streams.step([anew], x), streams.step([forth], x), strict=True):
+            np.testing.assert_array_equal(got, want)
+        for got, want in zip(streams.values([anew]), streams.values([forth]), strict=True):
+            np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("scale", BOUNDS)
-@pytest.mark.parametrize("units", UNITS)
-def test_close_to_float64(library, units, scale):
-    gates, more, (c, h, _) = drawn(units, 1, scale)
-    before = np.tanh(h)
-    i, o, f, g = gates.astype(np.float64)
-    want_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    got_c, got_h, got = c.copy(), np.zeros_like(h), np.zeros_like(h)
-    call(library[f"lstm_{units}"], gates, 1, units, got_c, got_h)
-    call(library[f"gru_{units}"], gates, more, 1, units, before, got)
-    xz, xr, xn, hz, hr, hn = (a.astype(np.float64) for a in (*gates[:3], *more))
-    hidden = np.tanh(xn + sigmoid(xr + hr) * hn)
-    want = hidden + sigmoid(xz + hz) * (before - hidden)
-    pairs = ((got_c, want_c), (got_h, sigmoid(o) * np.tanh(want_c)), (got, want))
-    for (mine, exact), bound in zip(pairs, BOUNDS[scale], strict=True):
-        assert np.abs(mine - exact).max() <= bound
-
-
-@pytest.mark.parametrize("units", UNITS[:-1])
-def test_rows_are_what_each_is_alone_and_nothing_between_them_is_written(library, units):
-    rows, separate = 3, units + 7
-    gates, more, states = drawn(units, rows, 1.0)
-    separate_rows = np.full((3, rows, separate), -7, np.float32)
-    separate_rows[:, :, :units] = states
-    c, h, next_h = separate_rows[0].copy(), separate_rows[1].copy(), separate_rows[2].copy()
-    dense = rows_of(gates), rows_of(gates[:3]), rows_of(more)
-    call(library[f"lstm_{units}"], dense[0], rows, separate, c, h)
-    call(library[f"gru_{units}"], dense[1], dense[2], rows, separate, separate_rows[1], next_h)
-    for r in range(rows):
-        alone_c, alone_h, alone = states[0, r].copy(), np.zeros(units, np.float32), np.zeros(units, np.float32)
-        call(library[f"lstm_{units}"], dense[0][r], 1, units, alone_c, alone_h)
-        call(library[f"gru_{units}"], dense[1][r], dense[2][r], 1, units, states[1, r].copy(), alone)
-        for got, want in ((c, alone_c), (h, alone_h), (next_h, alone)):
-            np.testing.assert_array_equal(got[r, :units], want)
-            np.testing.assert_array_equal(got[r, units:], -7)
-
-
-@pytest.mark.parametrize("units", [8, 20, 60])
-def test_what_is_far_off_saturates_and_a_nan_stays_one(library, units):
-    gates = np.zeros((4, 1, units), np.float32)
-    gates[0], gates[1], gates[2], gates[3] = np.inf, 1e30, -np.inf, -1e10
-    c, h = np.full((1, units), 5, np.float32), np.zeros((1, units), np.float32)
-    call(library[f"lstm_{units}"], gates, 1, units, c, h)
-    np.testing.assert_allclose(c, -1, rtol=1e-6)
-    np.testing.assert_allclose(h, np.tanh(-1), rtol=1e-6)
-    gates[:] = 0
-    gates[1, 0, units - 1] = np.nan
-    call(library[f"lstm_{units}"], gates, 1, units, c, h)
-    np.testing.assert_array_equal(np.isnan(h[0]), np.arange(units) == units - 1)
-    assert not np.isnan(c).any()
+def test_a_layer_that_the_nearest_cache_holds_has_no_member_for_it():
+    assert b" way;" not in written(layer("LSTM", 1, 32)[0])["hand.h"]

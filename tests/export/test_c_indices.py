@@ -116,11 +116,7 @@ BOUNDED = {
     "remainder": [("Mod", ["i", "five"], ["j"], {}), gathered("j")],
     "moved": [("Mod", ["i", "five"], ["j"], {}), ("Sub", ["j", "five"], ["k"], {}), gathered("k")],
     "largest": [("ArgMax", ["x"], ["j"], {"axis": 1}), ("Expand", ["j", "shape"], ["k"], {}), gathered("k")],
-    "chosen": [
-        ("Greater", ["x", "one"], ["c"], {}),
-        ("Where", ["c", "least", "most"], ["j"], {}),
-        gathered("j"),
-    ],
+    "chosen": [("Greater", ["x", "one"], ["c"], {}), ("Where", ["c", "least", "most"], ["j"], {}), gathered("j")],
 }
 CONSTANTS = {"least": np.int64(-5), "most": np.int64(4), "five": np.int64(5), "shape": np.array([1, 3])}
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from rnn_export.export.targets.c.fourier_detection import basis_of
 from rnn_export.export.targets.c.static_graph import static_graph
 
+from .c_cases import floats
 from .c_sheet import Case, Sheet, case, const
-from .c_values import floats
+from .rewriting import built
 
 HANN = np.hanning(129)[:-1]
 ENDS = np.array([0.5**0.5, *np.ones(63), 0.5**0.5])
@@ -89,14 +90,9 @@ def test_what_is_no_basis_stays_a_product(matrix):
 def spectrum(opset: int) -> bytes:
     """y = x cos, z = x sin of x (batch, 128)."""
     bases = {name: BASES["of a real signal"].matrix(part) for part, name in enumerate(("cos", "sin"))}
-    made = helper.make_graph(
-        [helper.make_node("MatMul", ["x", name], [result]) for name, result in zip(bases, "yz", strict=True)],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 128])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 65]) for name in "yz"],
-        [numpy_helper.from_array(value, name) for name, value in bases.items()],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
+    nodes = [helper.make_node("MatMul", ["x", name], [result]) for name, result in zip(bases, "yz", strict=True)]
+    outputs = {name: ["batch", 65] for name in "yz"}
+    return built(nodes, {"x": ["batch", 128]}, outputs, opset, **bases).SerializeToString()
 
 
 @pytest.mark.parametrize("batch", [1, 8])

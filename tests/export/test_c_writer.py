@@ -65,11 +65,7 @@ def test_a_state_may_move_within_itself():
 def test_an_output_may_lie_where_an_input_does():
     """y = x + 1 over x; z and the state still get x itself."""
     made = model(
-        [
-            ("Add", ["x", "one"], ["y"], {}),
-            ("Identity", ["x"], ["z"], {}),
-            ("Identity", ["x"], ["h.next"], {}),
-        ],
+        [("Add", ["x", "one"], ["y"], {}), ("Identity", ["x"], ["z"], {}), ("Identity", ["x"], ["h.next"], {})],
         [state("h", 3)],
         outputs=[Y, tensor("z", "batch", 3)],
     )

@@ -164,16 +164,10 @@ def with_lengths() -> bytes:
 
 
 REFUSED = {
-    "dynamic time": (
-        lambda: model_of("LSTM", "time"),
-        "recurrent-dynamic-time",
-    ),
+    "dynamic time": (lambda: model_of("LSTM", "time"), "recurrent-dynamic-time"),
     "layout": (batch_first, "recurrent-batch-layout"),
     "clip": (lambda: model_of("LSTM", clip=3.0), "recurrent-rare-attributes"),
-    "input_forget": (
-        lambda: model_of("LSTM", input_forget=1),
-        "recurrent-rare-attributes",
-    ),
+    "input_forget": (lambda: model_of("LSTM", input_forget=1), "recurrent-rare-attributes"),
     "lengths": (with_lengths, "recurrent-rare-attributes"),
     "variable weights": (variable_weights, "recurrent-computed-weights"),
     "no state": (lambda: model_of("GRU", given=0), "recurrent-implicit-state"),

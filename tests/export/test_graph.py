@@ -1,3 +1,5 @@
+"""Graphs of lifted models: the contract in them, any batch and length, the names of all, and what they say."""
+
 import json
 from functools import cache
 from pathlib import Path
@@ -61,84 +63,66 @@ def shapes(values) -> dict[str, tuple[int | str, ...]]:
     return {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
 
 
-every_model = pytest.mark.parametrize("name", MODELS)
+def all_names(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
+    """Names of nodes and values, inside of nodes too."""
+    nodes = [node.name for node in graph.node]
+    values = [*(v.name for v in (*graph.input, *graph.initializer)), *(n for node in graph.node for n in node.output)]
+    for body in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
+        for names, more in zip((nodes, values), all_names(body), strict=True):
+            names += more
+    return nodes, [name for name in values if name]
 
 
-@every_model
-def test_inputs_and_outputs_are_those_of_the_contract_in_order(graphs, name):
+@pytest.mark.parametrize("name", MODELS)
+def test_a_graph_is_that_of_its_contract(graphs, name):
     spec = graphs(name)[0].spec
-    for graph, time in both(graphs(name)):
+    for model, time in both(graphs(name)):
+        graph = model.graph
 
         def sized(shape, time=time):
             return tuple(time if d == "time" else d for d in shape)
 
+        # Inputs and outputs in their order, and no symbol but batch and time.
         fed = {t.name: sized(t.shape) for t in spec.inputs} | {s.input: s.shape for s in spec.states}
         given = {t.name: sized(t.shape) for t in spec.outputs} | {s.output: s.shape for s in spec.states}
-        assert list(shapes(graph.graph.input).items()) == list(fed.items())
-        assert list(shapes(graph.graph.output).items()) == list(given.items())
-
-
-@every_model
-def test_no_symbol_but_batch_and_time(graphs, name):
-    for graph, time in both(graphs(name)):
-        values = [*graph.graph.input, *graph.graph.output, *graph.graph.value_info]
-        symbols = {d for shape in shapes(values).values() for d in shape if isinstance(d, str)}
-        assert symbols <= {"batch", time}
-
-
-@every_model
-def test_the_contract_lies_in_the_graph(graphs, name):
-    lifted = graphs(name)[0]
-    for graph, _ in both(graphs(name)):
-        (stored,) = [p.value for p in graph.metadata_props if p.key == "rnn_export.spec"]
-        assert stored == lifted.spec.dumps()
-        assert StreamSpec.from_json(json.loads(stored)) == lifted.spec
-
-
-@every_model
-def test_the_checker_passes_at_the_default_opset(graphs, name):
-    for graph, _ in both(graphs(name)):
-        onnx.checker.check_model(graph, full_check=True)
-        assert [(o.domain, o.version) for o in graph.opset_import] == [("", 18)]
-        assert (graph.producer_name, graph.producer_version) == ("rnn-export", __version__)
-        assert not graph.functions
-
-
-@every_model
-def test_no_path_and_no_stack_trace_is_in_the_bytes(graphs, name):
-    for graph, _ in both(graphs(name)):
-        raw = graph.SerializeToString()
-        here = Path(__file__).resolve()
-        for leak in (b".py", b"Traceback", b"site-packages", b"stack_trace", str(here.parents[2]).encode()):
+        assert list(shapes(graph.input).items()) == list(fed.items())
+        assert list(shapes(graph.output).items()) == list(given.items())
+        values = [*graph.input, *graph.output, *graph.value_info]
+        assert {d for shape in shapes(values).values() for d in shape if isinstance(d, str)} <= {"batch", time}
+        (stored,) = [p.value for p in model.metadata_props if p.key == "rnn_export.spec"]
+        assert stored == spec.dumps()
+        assert StreamSpec.from_json(json.loads(stored)) == spec
+        onnx.checker.check_model(model, full_check=True)
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+        assert (model.producer_name, model.producer_version) == ("rnn-export", __version__)
+        assert not model.functions
+        # No path and no stack trace.
+        raw = model.SerializeToString()
+        for leak in (b".py", b"Traceback", b"site-packages", b"stack_trace", str(Path(__file__).parents[2]).encode()):
             assert leak not in raw
-        assert not any(node.doc_string for node in graph.graph.node)
+        assert not any(node.doc_string for node in graph.node)
+        # Every node and value has a name of its own.
+        for names in all_names(graph):
+            assert len({*names}) == len(names)
+            assert not [n for n in names if not n.isprintable() or n.startswith(("val_", "node_", "flat."))]
+    _, step, sequence = graphs(name)
+    assert not {node.op_type for node in step.graph.node} & {"Loop", "Scan", "If"}
+    assert (sequence is None) == (not spec.has_time)
 
 
-def test_no_sequence_graph_where_a_call_is_one_frame(graphs):
-    assert graphs("tree")[2] is None
-    assert all((made[2] is None) == (not made[0].spec.has_time) for made in map(graphs, MODELS))
-
-
-def test_the_step_graph_has_no_loop(graphs):
-    for name in MODELS:
-        kinds = {node.op_type for node in graphs(name)[1].graph.node}
-        assert not kinds & {"Loop", "Scan", "If"}
-
-
-@every_model
-@pytest.mark.parametrize("batch", [1, 5])
-def test_onnxruntime_takes_any_batch_and_length(graphs, name, batch):
-    for graph, time in both(graphs(name)):
-        for frames in (1, 9) if time == "time" else (time,):
-            feed = {}
-            for value in graph.graph.input:
-                shape = [{"batch": batch, "time": frames}.get(d, d) for d in shapes([value])[value.name]]
-                kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-                feed[value.name] = np.zeros(shape, kind)
-            outputs = ort.InferenceSession(graph.SerializeToString()).run(None, feed)
-            for value, output in zip(graph.graph.output, outputs, strict=True):
-                wanted = [{"batch": batch, "time": frames}.get(d, d) for d in shapes([value])[value.name]]
-                assert list(output.shape) == wanted
+@pytest.mark.parametrize("name", MODELS)
+def test_onnxruntime_takes_any_batch_and_length(graphs, name):
+    for model, time in both(graphs(name)):
+        session = ort.InferenceSession(model.SerializeToString())
+        for batch, frames in ((1, 9), (5, 1)) if time == "time" else ((1, time), (5, time)):
+            sizes = {"batch": batch, "time": frames}
+            kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
+            feed = {
+                name: np.zeros([sizes.get(d, d) for d in shape], onnx.helper.tensor_dtype_to_np_dtype(kinds[name]))
+                for name, shape in shapes(model.graph.input).items()
+            }
+            wanted = [tuple(sizes.get(d, d) for d in shape) for shape in shapes(model.graph.output).values()]
+            assert [output.shape for output in session.run(None, feed)] == wanted
 
 
 def test_names_that_the_exporter_uses_too_can_be_chosen():
@@ -157,24 +141,20 @@ def test_the_opset_is_the_one_asked_for(graphs, opset):
     onnx.checker.check_model(graph, full_check=True)
 
 
-SPREADS = {
-    "var": lambda x: x.var(2, keepdim=True),
-    "var of all": lambda x: x.var(2, unbiased=False, keepdim=True),
-    "std without its axis": lambda x: x.std(2)[..., None],
-    "var_mean": lambda x: torch.cat(torch.var_mean(x, 2, keepdim=True), 2),
-    "several axes": lambda x: x.unflatten(2, (2, 2)).var((2, 3), correction=2, keepdim=True)[..., 0],
-}
+def spread(s, x):
+    """In each way that torch has: by all, by all but one, without its axis, with the mean, over several axes."""
+    several = x.unflatten(2, (2, 2)).var((2, 3), correction=2, keepdim=True)[..., 0]
+    ways = [x.var(2, keepdim=True), x.var(2, unbiased=False, keepdim=True), x.std(2)[..., None]]
+    return s.gru(x)[0] * torch.cat([*ways, *torch.var_mean(x, 2, keepdim=True), several], 2)
 
 
-@pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS)
-def test_a_spread_is_written_in_its_own_size(spread):
+def test_a_spread_is_written_in_its_own_size():
     """Torch widens it to the size that it has, by an Expand whose size no reader of the graph knows."""
-    model = Call(lambda s, x: s.gru(x)[0] * spread(x).sum(2, keepdim=True), gru=nn.GRU(4, 5, batch_first=True))
-    lifted = lift(model, torch.randn(1, 8, 4))
+    lifted = lift(Call(spread, gru=nn.GRU(4, 6, batch_first=True)), torch.randn(1, 8, 4))
     step = step_graph(lifted)
     assert step is not None
     assert "Expand" not in {node.op_type for node in onnx.load_from_string(step).graph.node}
-    x, h = torch.randn(3, 1, 4), torch.randn(3, 5)
+    x, h = torch.randn(3, 1, 4), torch.randn(3, 6)
     with torch.no_grad():
         wanted, _ = lifted.module(x, h)
     names = [*(t.name for t in lifted.spec.inputs), *(s.input for s in lifted.spec.states)]
@@ -208,24 +188,6 @@ def keyed():
     model = Keyed().eval()
     raw = step_graph(lift(model, (torch.zeros(1, 9, 4),)))
     return model, raw, onnx.load_from_string(raw)
-
-
-def all_names(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
-    """Names of nodes and values, inside of nodes too."""
-    nodes = [node.name for node in graph.node]
-    values = [*(v.name for v in (*graph.input, *graph.initializer)), *(n for node in graph.node for n in node.output)]
-    for body in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
-        for names, more in zip((nodes, values), all_names(body), strict=True):
-            names += more
-    return nodes, [name for name in values if name]
-
-
-@every_model
-def test_every_node_and_value_has_a_name_of_its_own(graphs, name):
-    for graph, _ in both(graphs(name)):
-        for names in all_names(graph.graph):
-            assert len({*names}) == len(names)
-            assert not [n for n in names if not n.isprintable() or n.startswith(("val_", "node_", "flat."))]
 
 
 def test_nodes_are_called_by_module_and_operator(keyed):

@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from rnn_export.contract.target_table import TARGETS
 
 from ..messages import raises  # noqa: TID252
-from .rewriting import at_opset
+from .rewriting import at_opset, built
 
 LOW, HIGH = TARGETS["onnx"].opsets
 
@@ -19,14 +19,7 @@ def model(nodes: list[onnx.NodeProto], outputs: int = 1, **constants: np.ndarray
     for node in nodes:
         node.name = f"the_{node.op_type}"
     names = ["y", *(f"y{i}" for i in range(1, outputs))]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    made = built(nodes, {"x": ["batch", 6]}, dict.fromkeys(names), **constants)
     return onnx.shape_inference.infer_shapes(made)
 
 
@@ -69,12 +62,7 @@ def evaluate(proto: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("node", "constants", "opset", "message"),
     [
-        (
-            helper.make_node("Mish", ["x"], ["y"]),
-            {},
-            17,
-            ("lowering-unknown-operator", "'the_Mish' (Mish", "18 to 17"),
-        ),
+        (helper.make_node("Mish", ["x"], ["y"]), {}, 17, ("lowering-unknown-operator", "'the_Mish' (Mish", "18 to 17")),
         (
             helper.make_node("ReduceMean", ["x", "axes"], ["y"], noop_with_empty_axes=1),
             {"axes": np.array([1])},

@@ -50,6 +50,9 @@ FRAMES = "a step has a whole number of frames: give an int of at least 1"
 ODD = {
     "a huge chunk": ({"chunk": 10**400}, f"chunk is an int of 1329 bits, but {FRAMES}"),
     "huge steps": ({"steps": 10**5000}, "steps is an int of 16610 bits, but may be 2147483647 at most"),
+    "no steps": ({"steps": 0}, "steps is 0, but must be an int of at least 1"),
+    "no chunk": ({"chunk": 0}, f"chunk is 0, but {FRAMES.partition(':')[0]}"),
+    "a negative tolerance": ({"rtol": -1.0}, "rtol is -1.0, but must be a finite number of at least 0"),
     "a bool of steps": ({"steps": True}, "steps is True, but must be an int of at least 1"),
     "an array of steps": ({"steps": np.zeros(3)}, "steps is a numpy.ndarray, but must be an int of at least 1"),
     "a tensor for a flag": ({"force": torch.zeros(2)}, "force is a torch.Tensor, but must be True or False"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.contract.spec import StreamSpec, TensorSpec
@@ -17,24 +17,20 @@ from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep
 
 from ..messages import raises  # noqa: TID252
+from .rewriting import built
+
+X, Y = {"x": ["batch", 4]}, {"y": ["batch", 4]}
 
 
 def graph() -> bytes:
     """y = relu(x) + 1 of (batch, 4), its weights large and small in turn."""
-    weights = {"big": np.ones((4, 400), np.float32), "one": np.float32(1), "sum": np.ones((400, 4), np.float32)}
     nodes = [
         helper.make_node("MatMul", ["x", "big"], ["a"]),
         helper.make_node("Add", ["a", "one"], ["b"]),
         helper.make_node("MatMul", ["b", "sum"], ["y"]),
     ]
-    made = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    weights = {"big": np.ones((4, 400), np.float32), "one": np.float32(1), "sum": np.ones((400, 4), np.float32)}
+    return built(nodes, X, Y, **weights).SerializeToString()
 
 
 class Conditional(InPlacePass):
@@ -86,14 +82,7 @@ def test_inferred_shapes_are_written_and_weights_keep_their_order() -> None:
 def test_what_is_not_decomposed_in_spite_of_all_is_a_fault() -> None:
     node = helper.make_node("RNN", ["x", "W", "R", "", "", "h"], ["y"], name="rnn", hidden_size=2)
     weights = {"W": np.ones((1, 2, 4), np.float32), "R": np.ones((1, 2, 2), np.float32)}
-    made = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 4]), ("h", [1, 3, 2]))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = parse(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+    model = parse(built([node], {"x": [1, 3, 4], "h": [1, 3, 2]}, {"y": None}, **weights).SerializeToString())
     assert {n.op_type for n in apply(model.clone(), DecomposeRecurrent()).graph} >= {"Gemm", "Tanh"}
     with raises("recurrent-node-left", "'rnn' (RNN"):
         DecomposeRecurrent().ensures(model)
@@ -114,14 +103,7 @@ def test_a_sequence_needs_the_step_of_its_contract() -> None:
 def of_constant(op: str, number: float) -> bytes:
     """y = op(x, number) + x."""
     nodes = [helper.make_node(op, ["x", "c"], ["a"]), helper.make_node("Add", ["a", "x"], ["y"])]
-    made = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [numpy_helper.from_array(np.float32(number), "c")],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    return built(nodes, X, Y, c=np.float32(number)).SerializeToString()
 
 
 @pytest.mark.parametrize(("op", "number"), [("Add", 0), ("Sub", 0), ("Mul", 1), ("Div", 1)])
@@ -146,14 +128,8 @@ def test_two_clamps_of_one_value_keep_their_bounds() -> None:
         helper.make_node("Max", ["x", "lower"], ["c"]), helper.make_node("Min", ["c", "higher"], ["d"]),
         helper.make_node("Sum", ["b", "d", "x_min"], ["y"]),
     ]  # fmt: skip
-    made = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "x_min")],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [numpy_helper.from_array(np.float32(value), name) for name, value in bounds.items()],
-    )
-    raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    inputs, numbers = {**X, "x_min": ["batch", 4]}, {name: np.float32(value) for name, value in bounds.items()}
+    raw = built(nodes, inputs, Y, **numbers).SerializeToString()
     model = parse(rewrite(raw, Simplify()))
     assert serialise(model, check=True)
     assert [n.op_type for n in model.graph] == ["Clip", "Clip", "Sum"]

@@ -1,6 +1,5 @@
 """Step graphs of lifted models in fp16 and bf16: of one type wherever they compute, with fp32 where it is needed."""
 
-import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +13,9 @@ from rnn_export.contract.spec import METADATA_KEY, StateSpec, StreamSpec, Tensor
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.mixed_precision import MATRIX, WIDE
 from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.streaming_model import StreamingModel
 
-from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
-from ..parity.cases import CASES  # noqa: TID252
-from .rewriting import at_opset, decompose, typed
+from .rewriting import at_opset, graph_of, lifted, typed
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
@@ -42,21 +38,6 @@ NAMES = [
 every_case = pytest.mark.parametrize("name", NAMES)
 every_precision = pytest.mark.parametrize("precision", LOW)
 COUNTERS = {"warm_up.next", "count.next"}
-
-
-@functools.cache
-def lifted(name: str) -> StreamingModel:
-    (case,) = [case for case in CASES if case.name == name]
-    model, example, options = case.build()
-    return lift(model, example, **options)
-
-
-@functools.cache
-def graph_of(name: str) -> bytes:
-    """The decomposed fp32 step graph of a case of the parity table."""
-    graph = step_graph(lifted(name))
-    assert graph is not None
-    return decompose(graph)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
@@ -317,12 +298,7 @@ REFUSED = {
         "fp32",
         ("weight-becomes-inf", "3.4e+38", "bf16", "3.38953e+38"),
     ),
-    "recurrent": (
-        lambda: step_graph(lifted("nn.LSTM-1")),
-        "fp16",
-        "fp32",
-        ("untypable-control-flow", "LSTM"),
-    ),
+    "recurrent": (lambda: step_graph(lifted("nn.LSTM-1")), "fp16", "fp32", ("untypable-control-flow", "LSTM")),
     "double": (
         lambda: small([helper.make_node("Tanh", ["x"], ["y"])], TensorProto.DOUBLE),
         "bf16",
@@ -330,12 +306,7 @@ REFUSED = {
         ("graph-not-fp32", "'the_Tanh' (Tanh", "'x' in double: bf16"),
     ),
     "contract": (without_contract, "fp16", "fp32", ("graph-without-contract", "'rnn_export.spec'")),
-    "precision": (
-        lambda: b"",
-        "int8",
-        "fp32",
-        ("mixed-precision-unknown", "'int8'", "'fp32'", "fp32, fp16, bf16"),
-    ),
+    "precision": (lambda: b"", "int8", "fp32", ("mixed-precision-unknown", "'int8'", "'fp32'", "fp32, fp16, bf16")),
     "states": (lambda: b"", "fp16", "bf16", ("mixed-precision-unknown",)),
     "states of fp32": (lambda: b"", "fp32", "fp16", ("mixed-precision-unknown", "'fp32'", "'fp16'")),
 }

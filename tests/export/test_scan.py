@@ -72,20 +72,26 @@ def feed_of(model: StreamingModel, batch: int, frames: int) -> list[np.ndarray]:
     return [random.standard_normal([sizes.get(d, d) for d in t.shape]).astype(np.float32) for t in tensors]
 
 
+def assert_same(model: StreamingModel, sequence: bytes, batch: int, frames: int) -> None:
+    session, feed = ort.InferenceSession(sequence), feed_of(model, batch, frames)
+    given = session.run(None, dict(zip([v.name for v in session.get_inputs()], feed, strict=True)))
+    with torch.no_grad():
+        want = model.module(*map(torch.from_numpy, feed))
+    for a, b in zip(given, want, strict=True):
+        np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=1e-5)
+
+
+CHUNKS = [("as of the last", 4), ("as of the last", 1), *((name, 4) for name in MODELS if name != "as of the last")]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize(("name", "chunk"), [*((name, 4) for name in MODELS), ("as of the last", 1)])
+@pytest.mark.parametrize(("name", "chunk"), CHUNKS)
 def test_the_sequence_graph_scans_the_step(lifted, name, chunk):
     model = lifted(name, chunk)
-    sequence = onnx.load_from_string(sequence_graph(model))
-    assert [n.op_type for n in sequence.graph.node].count("Scan") == 1
-    session = ort.InferenceSession(sequence.SerializeToString())
+    sequence = sequence_graph(model)
+    assert [n.op_type for n in onnx.load_from_string(sequence).graph.node].count("Scan") == 1
     for batch, frames in ((1, chunk), (3, 3 * chunk)):
-        feed = feed_of(model, batch, frames)
-        given = session.run(None, dict(zip([v.name for v in session.get_inputs()], feed, strict=True)))
-        with torch.no_grad():
-            want = model.module(*map(torch.from_numpy, feed))
-        for a, b in zip(given, want, strict=True):
-            np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=1e-5)
+        assert_same(model, sequence, batch, frames)
 
 
 def test_the_shapes_are_those_of_the_contract(lifted):
@@ -109,12 +115,7 @@ def test_at_every_opset(lifted, opset):
     proto = onnx.load_from_string(sequence)
     onnx.checker.check_model(proto, full_check=True)
     assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
-    session, feed = ort.InferenceSession(sequence), feed_of(model, 2, 12)
-    given = session.run(None, dict(zip([v.name for v in session.get_inputs()], feed, strict=True)))
-    with torch.no_grad():
-        want = model.module(*map(torch.from_numpy, feed))
-    for a, b in zip(given, want, strict=True):
-        np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=1e-5)
+    assert_same(model, sequence, 2, 12)
 
 
 def test_fewer_frames_come_out_of_a_stride():
@@ -131,5 +132,5 @@ def test_fewer_frames_come_out_of_a_stride():
 
 
 def test_the_step_itself_has_no_scan(lifted):
-    kinds = {n.op_type for n in onnx.load_from_string(step_graph(lifted("a loop", 4))).graph.node}
+    kinds = {n.op_type for n in onnx.load_from_string(step_graph(lifted("as of the last", 4))).graph.node}
     assert not kinds & {"Scan", "Loop", "If"}

@@ -10,19 +10,23 @@ from rnn_export.export import export
 from rnn_export.runtime import load
 
 
-class Cache(nn.Module):
-    """Keeps frames in a buffer, each written to a part of it."""
+class Caches(nn.Module):
+    """Keeps frames in a buffer for each of `writes`, each written to a part of it."""
 
-    def __init__(self, write):
+    def __init__(self, writes):
         super().__init__()
-        self.write = write
-        self.register_buffer("cache", torch.zeros(1, 6, 4))
+        self.writes = writes
+        for i in range(len(writes)):
+            self.register_buffer(f"cache{i}", torch.zeros(1, 6, 4))
 
     def forward(self, x):
-        cache = self.cache.clone()
-        self.write(cache, x)
-        self.cache = cache
-        return cache.sum(1) + cache[:, 2]
+        given = []
+        for i, write in enumerate(self.writes):
+            cache = getattr(self, f"cache{i}").clone()
+            write(cache, x)
+            setattr(self, f"cache{i}", cache)
+            given.append(cache.sum(1) + cache[:, 2])
+        return torch.cat(given, 1)
 
 
 def _front(cache, x):
@@ -61,28 +65,19 @@ def _every_other(cache, x):
     cache[:, ::2] = 0.5 * cache[:, ::2] + x[:, None]
 
 
-WRITES = [_front, _back, _middle, _last_of_all, _one, _last, _features, _whole]
+PARTS = [_front, _back, _middle, _last_of_all, _one, _last, _features, _whole]
 
 
-@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-def test_a_part_of_a_tensor_is_written_without_scattering(write, tmp_path):
-    bundle = export(
-        Cache(write).eval(), (torch.randn(1, 4),), tmp_path / "net.rnnx", targets=("onnx", "c"), time_axis=None
-    )
+@pytest.mark.parametrize(("writes", "scattered"), [(PARTS, False), ([_every_other], True)], ids=["parts", "steps"])
+def test_a_part_of_a_tensor_is_written_without_scattering(writes, scattered, tmp_path):
+    """But for steps over entries."""
+    model, targets = Caches(writes).eval(), ("onnx",) if scattered else ("onnx", "c")
+    bundle = export(model, (torch.randn(1, 4),), tmp_path / "net.rnnx", targets=targets, time_axis=None)
     ops = {node.op_type for node in onnx.load_from_string(bundle.read("step.onnx")).graph.node}
-    assert not any("Scatter" in op or op == "Range" for op in ops)
-    _is_right(write, tmp_path, ("onnxruntime", "native"))
-
-
-def test_steps_over_entries_are_scattered(tmp_path):
-    export(Cache(_every_other).eval(), (torch.randn(1, 4),), tmp_path / "net.rnnx", time_axis=None)
-    _is_right(_every_other, tmp_path, ("onnxruntime",))
-
-
-def _is_right(write, folder, backends):
-    model, frames = Cache(write).eval(), np.random.default_rng(0).standard_normal((9, 4), np.float32)
+    assert scattered or not any("Scatter" in op or op == "Range" for op in ops)
+    model, frames = Caches(writes).eval(), np.random.default_rng(0).standard_normal((9, 4), np.float32)
     with torch.no_grad():
         want = [model(torch.from_numpy(frame[None])).numpy()[0] for frame in frames]
-    for backend in backends:
-        stream = load(folder / "net.rnnx", backend=backend).stream()
+    for backend in ("onnxruntime", "native")[: len(targets)]:
+        stream = load(bundle.path, backend=backend).stream()
         np.testing.assert_allclose([stream.step(frame) for frame in frames], want, rtol=1e-5, atol=1e-5)

@@ -1,10 +1,7 @@
 """A graph with any fault is caught, and reported by check, tensor and step."""
 
-import copy
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import onnx
@@ -15,17 +12,12 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import nn
 
-from rnn_export.bundle import TargetRow
-from rnn_export.bundle.draft import Draft
 from rnn_export.cli.main import main
-from rnn_export.contract.precision import TOLERANCES
 from rnn_export.export import export
-from rnn_export.export.graph.step import sequence_graph, step_graph
+from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import own_trace
-from rnn_export.export.verify.verification import verify_model
 from rnn_export.runtime import load
-from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.golden import FILE, Golden
 
@@ -34,8 +26,8 @@ from ..messages import raises  # noqa: TID252
 from ..models import outside_nets  # noqa: TID252
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
+from .verifying import Stateful, X, graphs_of, held, once, sabotaged
 
-X = torch.zeros(2, 7, 4)
 Edit = Callable[[onnx.ModelProto], None]
 
 
@@ -47,9 +39,7 @@ def lifted() -> StreamingModel:
 
 @pytest.fixture(scope="module")
 def graphs(lifted) -> dict[str, bytes]:
-    sequence = sequence_graph(lifted)
-    assert sequence is not None
-    return {"step.onnx": step_graph(lifted), "sequence.onnx": sequence}
+    return graphs_of(lifted)
 
 
 def edited(graph: bytes, edit: Edit) -> bytes:
@@ -60,24 +50,23 @@ def edited(graph: bytes, edit: Edit) -> bytes:
 
 
 def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | None = None):
-    initial = {name: value.numpy() for name, value in model.initial.items()}
-    draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
-    engine = Engine.of(draft, "onnxruntime")
-    graph = reference or files["step.onnx"]
-    return verify_model(model, [engine], graph, None, 24, TOLERANCES["fp32"], lambda stage: None)
+    return held(model, files, reference=reference or files["step.onnx"])
+
+
+def changed(model: onnx.ModelProto, end: str, place, by: float) -> None:
+    (kept,) = [i for i in model.graph.initializer if i.name.endswith(end)]
+    array = numpy_helper.to_array(kept).copy()
+    array[place] += by
+    kept.CopyFrom(numpy_helper.from_array(array, kept.name))
 
 
 def weight_off(model: onnx.ModelProto) -> None:
     """One weight of the recurrence is off."""
-    (kept,) = [i for i in model.graph.initializer if i.name.endswith(".R")]
-    array = numpy_helper.to_array(kept).copy()
-    array[0, 0, 0] += 0.5
-    kept.CopyFrom(numpy_helper.from_array(array, kept.name))
+    changed(model, ".R", (0, 0, 0), 0.5)
 
 
 def bias_nan(model: onnx.ModelProto) -> None:
-    (kept,) = [i for i in model.graph.initializer if i.name.endswith("out.bias")]
-    kept.CopyFrom(numpy_helper.from_array(np.full(3, np.nan, np.float32), kept.name))
+    changed(model, "out.bias", ..., np.nan)
 
 
 def states_swapped(model: onnx.ModelProto) -> None:
@@ -153,30 +142,17 @@ class Frame(nn.Module):
         return self.mean, h
 
 
-class Stateful(nn.Module):
-    """One frame of one stream a call: its buffer takes no other batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
-        self.register_buffer("h", torch.zeros(1, 5))
-
-    def forward(self, x):
-        self.h.copy_(self.cell(x, self.h))
-        return 2 * self.h
-
-
-LIFTED = {
-    "sequence": lambda: lift(Deep().eval(), (X,)),
-    "chunk": lambda: lift(Deep().eval(), (X,), chunk=4),
-    "kept": lambda: lift(Stateful().eval(), (X[:1, 0],)),
-    "frame": lambda: lift(Frame().eval(), (X[:1, 0], torch.zeros(1, 5)), states={"h": 1}),
-}
+deep = once(
+    {
+        "sequence": lambda: (Deep(), (X,)),
+        "chunk": lambda: (Deep(), (X,), {"chunk": 4}),
+        "kept": lambda: (Stateful(), (X[:1, 0],)),
+        "frame": lambda: (Frame(), (X[:1, 0], torch.zeros(1, 5)), {"states": {"h": 1}}),
+    }
+)
 # By model, the parameter that is off, and the module and frame that the message names.
 SABOTAGED = {
     "a convolution": ("sequence", "front.0.weight", "'front.0' (Conv1d), at its frame 3"),
-    "a convolution's bias": ("chunk", "front.0.bias", "'front.0' (Conv1d), at its frame 1"),
-    "a layer": ("sequence", "rnn.layers.0.R", "'body.rnn' (GRU), at its frame 2"),
     "a layer in chunks": ("chunk", "rnn.layers.0.R", "'body.rnn' (GRU), at its frame 2"),
     "a head": ("sequence", "head.weight", "'body.head' (Linear), at its frame 1"),
     "a cell": ("frame", "cell.layers.0.R", "'cell' (GRUCell), at its frame 2"),
@@ -185,40 +161,20 @@ SABOTAGED = {
 }
 
 
-@pytest.fixture(scope="module")
-def deep():
-    @cache
-    def make(name: str) -> StreamingModel:
-        torch.manual_seed(0)
-        return LIFTED[name]()
-
-    return make
-
-
-def lifting_held(model: StreamingModel, recording=None):
-    """Verify the lifted module against the user's, without a graph."""
-    return verify_model(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
-
-
 @pytest.mark.parametrize(("name", "weight", "where"), SABOTAGED.values(), ids=SABOTAGED)
-def test_a_wrong_lifted_module_is_caught_and_named(deep, name, weight, where):
-    lifted = deep(name)
-    module = copy.deepcopy(lifted.module)
-    with torch.no_grad():
-        (kept,) = [t for n, t in module.state_dict().items() if n.endswith(weight)]
-        kept.view(-1)[0] += 0.5
+def test_a_wrong_lifted_module_is_caught_and_named(name, weight, where):
+    def change(tensor):
+        tensor.view(-1)[0] += 0.5
+
     with raises("parity-diverges", "torch", "'lifted'", "of 24", f"{where}.", "before any export", "Nothing"):
-        lifting_held(replace(lifted, module=module))
+        held(sabotaged(deep(name), weight, change))
 
 
 def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
     """The cell's forget bias a little off: the first steps are within the tolerance, later ones are not."""
 
     def forget(model: onnx.ModelProto) -> None:
-        (kept,) = [i for i in model.graph.initializer if i.name.endswith(".B")]
-        array = numpy_helper.to_array(kept).copy()
-        array[0, 12:18] += 1e-3
-        kept.CopyFrom(numpy_helper.from_array(array, kept.name))
+        changed(model, ".B", (0, slice(12, 18)), 1e-3)
 
     with raises("parity-diverges") as caught:
         verified(lifted, {**graphs, "step.onnx": edited(graphs["step.onnx"], forget)})
@@ -236,41 +192,19 @@ class LoudInReverse(nn.Module):
         return x + torch.relu(x - 50).flip(1)
 
 
-class Loud(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 4), LoudInReverse())
-        self.gru = nn.GRU(4, 5, batch_first=True)
-
-    def forward(self, x):
-        return self.gru(self.net(100 * x) / 100)[0]
-
-
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(blind, chunk):
     """Net under the net: the module where the stream diverges, and the first of its frames."""
-    model = Loud().eval()
+    first, net = nn.Linear(4, 4, bias=False), nn.GRU(4, 5, batch_first=True)
     with torch.no_grad():
-        model.net[0].weight.copy_(torch.eye(4) / 100)
-        model.net[0].bias.zero_()
+        first.weight.copy_(torch.eye(4) / 100)
+    model = Call(lambda s, x: s.gru(s.net(100 * x) / 100)[0], net=nn.Sequential(first, LoudInReverse()), gru=net)
     lifted = lift(model, (X,), chunk=chunk)
     quiet = np.zeros((2, 24, 4), np.float32)
     quiet[:, 5] = 60
-    first = 6 if chunk == 1 else 7
-    with raises(
-        "parity-diverges", "'lifted'", f"diverges is 'net.1' (LoudInReverse), at its frame {first}", "did not see"
-    ):
-        lifting_held(lifted, {"x": quiet})
-
-
-def test_a_failure_leaves_the_old_bundle(tmp_path):
-    path = tmp_path / "net.rnnx"
-    old = export(Tagger().eval(), (X,), path, steps=8)
-    with raises("parity-diverges", "Nothing was written"):
-        export(Tagger().eval(), (X,), path, steps=8, atol=0, rtol=0, force=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["net.rnnx"]
-    assert (path / "manifest.json").read_bytes()
-    assert old.read("step.onnx") == (path / "step.onnx").read_bytes()
+    where = f"diverges is 'net.1' (LoudInReverse), at its frame {6 if chunk == 1 else 7}"
+    with raises("parity-diverges", "'lifted'", where, "did not see"):
+        held(lifted, recording={"x": quiet})
 
 
 def test_the_explicit_states_are_verified_in_the_models_own_layout():
@@ -281,22 +215,15 @@ def test_the_explicit_states_are_verified_in_the_models_own_layout():
     assert verified(model, files)[0].ok
 
 
-class Ahead(nn.Module):
+def ahead(s, x, h):
     """A GRU whose state comes in and goes out, on a convolution that looks a frame ahead; x (B, T, 4)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.gru = nn.Conv1d(4, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
-
-    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        y, h = self.gru(self.conv(x.mT).mT, h)
-        return y, h
+    return s.gru(s.conv(x.mT).mT, h)
 
 
 def test_a_state_of_which_the_model_has_seen_the_end_is_held_by_the_outputs():
     torch.manual_seed(0)
-    model = lift(Ahead().eval(), (X, torch.zeros(1, 2, 5)), states={"h": 1})
-    report, golden = verified(model, {"step.onnx": step_graph(model)})
+    net = Call(ahead, conv=nn.Conv1d(4, 4, 3, padding=1), gru=nn.GRU(4, 5, batch_first=True))
+    report, golden = held(lift(net, (X, torch.zeros(1, 2, 5)), states={"h": 1}))
     assert report.ok
     assert "h" in golden.states
 
@@ -304,22 +231,17 @@ def test_a_state_of_which_the_model_has_seen_the_end_is_held_by_the_outputs():
 # --- models whose rounding is far above what their outputs are in size
 
 
-class Cancelling(nn.Module):
+def cancelling() -> nn.Module:
     """Large sums that cancel, before a state: no two libraries add them in the same order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down, self.gru = nn.Linear(64, 4), nn.GRU(4, 4, batch_first=True)
-        with torch.no_grad():
-            self.down.bias.copy_(-1000 * self.down.weight.sum(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.gru(self.down(x + 1000))[0]
+    torch.manual_seed(0)
+    down = nn.Linear(64, 4)
+    with torch.no_grad():
+        down.bias.copy_(-1000 * down.weight.sum(1))
+    return Call(lambda s, x: s.gru(s.down(x + 1000))[0], down=down, gru=nn.GRU(4, 4, batch_first=True))
 
 
 def test_what_the_model_itself_rounds_is_no_fault(tmp_path):
-    torch.manual_seed(0)
-    bundle = export(Cancelling().eval(), (torch.randn(1, 4, 64),), tmp_path / "net.rnnx", steps=64)
+    bundle = export(cancelling(), (torch.randn(1, 4, 64),), tmp_path / "net.rnnx", steps=64)
     golden, spec = Golden.from_arrays(bundle.arrays(FILE), bundle.spec), bundle.spec
     # A thousand in a sum of 64 weights of an eighth, before gates and other weights of a half.
     assert {"output", "gru.l0.h"} <= set(golden.scales)
@@ -330,9 +252,8 @@ def test_what_the_model_itself_rounds_is_no_fault(tmp_path):
     assert CliRunner().invoke(main, ["verify", str(bundle.path)]).exit_code == 0
 
 
-def test_of_others_no_scale_is_measured(tmp_path):
-    bundle = export(nn.GRU(4, 4, batch_first=True).eval(), (torch.randn(1, 4, 4),), tmp_path / "net.rnnx", steps=64)
-    assert Golden.from_arrays(bundle.arrays(FILE), bundle.spec).scales == {}
+def test_of_others_no_scale_is_measured(lifted):
+    assert held(lifted)[1].scales == {}
 
 
 def test_a_model_that_makes_large_differences_of_small_ones_is_said_to(tmp_path):
