@@ -30,6 +30,13 @@ def test_steps_keep_the_state(engine, name, batch):
 
 
 @pytest.mark.contract
+def test_time_major_graphs_take_frames_in_the_same_form(engine):
+    stream, xs = engine("time_major").stream(batch=4), frames(4, 2, 3)
+    np.testing.assert_array_equal(stream.step(xs), xs.cumsum(1))
+    assert stream.states["h"].shape == (4, 3)
+
+
+@pytest.mark.contract
 @every_sum
 @pytest.mark.parametrize("sizes", [[5, 0, 7], [12], [1] * 12, [2, 2, 8], [11, 1]], ids=str)
 @pytest.mark.parametrize("batch", [3, 1])
