@@ -92,12 +92,8 @@ def fake(version: str, **changes: Any) -> Any:
 
     trt = SimpleNamespace(__version__=f"{version}.0", did=did)
     trt.DataType = names("DataType", "FLOAT", "HALF", "INT8", "INT32", "BOOL", *(["BF16", "INT64"] if strong else []))
-    trt.BuilderFlag = names(
-        "BuilderFlag",
-        "TF32",
-        *(["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "STRICT_TYPES"] if weak else []),
-        *(["BF16"] if strong and weak else []),
-    )
+    of_weak = ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "STRICT_TYPES", *(["BF16"] if strong else [])]
+    trt.BuilderFlag = names("BuilderFlag", "TF32", *(of_weak if weak else []))
     flags = {8: ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}
     trt.NetworkDefinitionCreationFlag = names("NetworkDefinitionCreationFlag", *flags.get(major, ["STRONGLY_TYPED"]))
     trt.LayerType = names("LayerType", *sorted({layer.kind for layer in half_lstm()}), "IDENTITY", "EINSUM")
@@ -108,6 +104,13 @@ def fake(version: str, **changes: Any) -> Any:
     if (major, minor) >= (8, 6):
         trt.OnnxParserFlag = names("OnnxParserFlag", "NATIVE_INSTANCENORM")
     trt.ILogger = type("ILogger", (), {"__init__": lambda this: None})
+
+    def writes(*what: Any) -> None:
+        did.calls.append(what)
+
+    def speak(logger: Any) -> None:
+        for level, text in did.says:
+            logger.log(trt.Severity[level], text)
 
     def typed(tensor: Tensor) -> Tensor:
         dtype = tensor.dtype if isinstance(tensor.dtype, IntEnum) else trt.DataType[tensor.dtype]
@@ -142,8 +145,7 @@ def fake(version: str, **changes: Any) -> Any:
             self.layer.set[f"output {index}"] = dtype.name
 
     class Network:
-        def __init__(self) -> None:
-            self.num_layers = self.num_inputs = 0
+        num_layers = num_inputs = 0
 
         def get_layer(self, index: int) -> Any:
             return (WeakLayer if weak else Wrapped)(did.layers[index])
@@ -152,25 +154,22 @@ def fake(version: str, **changes: Any) -> Any:
             return typed(did.inputs[index])
 
     class ParserError:
-        def code(self) -> int:
-            return 8
-
-        def node(self) -> int:
-            return 3
-
-        def desc(self) -> str:
-            return did.refuses[2] if did.refuses else ""
-
-    if strong:
-        ParserError.node_operator = lambda this: did.refuses[0]
-        ParserError.node_name = lambda this: did.refuses[1]
+        code = staticmethod(lambda: 8)
+        node = staticmethod(lambda: 3)
+        desc = staticmethod(lambda: did.refuses[2] if did.refuses else "")
+        if strong:
+            node_operator = staticmethod(lambda: did.refuses[0])
+            node_name = staticmethod(lambda: did.refuses[1])
 
     class OnnxParser:
+        if hasattr(trt, "OnnxParserFlag"):
+            set_flag = staticmethod(lambda flag: writes("parser flag", flag.name))
+
         def __init__(self, network: Any, logger: Any) -> None:
             self.network, self.logger, self.num_errors = network, logger, 0
 
         def parse(self, graph: bytes) -> bool:
-            did.calls.append(("parse", graph))
+            writes("parse", graph)
             did.reads(graph)
             if did.refuses:
                 op, name, _ = did.refuses
@@ -184,34 +183,28 @@ def fake(version: str, **changes: Any) -> Any:
         def get_error(self, index: int) -> Any:
             return ParserError()
 
-    if hasattr(trt, "OnnxParserFlag"):
-        OnnxParser.set_flag = lambda this, flag: did.calls.append(("parser flag", flag.name))
-
     class Cache:
         def __init__(self, blob: bytes) -> None:
-            self.blob = blob
-
-        def serialize(self) -> bytes:
-            return self.blob + b"+timed"
+            self.blob, self.serialize = blob, lambda: blob + b"+timed"
 
     class Config:
         __slots__ = ("cache",)
-
-        def set_flag(self, flag: Any) -> None:
-            did.calls.append(("set", flag.name))
-
-        def clear_flag(self, flag: Any) -> None:
-            did.calls.append(("clear", flag.name))
+        set_flag = staticmethod(lambda flag: writes("set", flag.name))
+        clear_flag = staticmethod(lambda flag: writes("clear", flag.name))
+        create_timing_cache = staticmethod(Cache)
+        if hasattr(trt, "PreviewFeature"):
+            set_preview_feature = staticmethod(lambda feature, on: writes("preview", feature.name, on))
+        if not old:
+            set_memory_pool_limit = staticmethod(lambda pool, size: writes("limit", pool.name, size))
+        if major < 10:
+            max_workspace_size = property(None, lambda this, size: writes("max_workspace_size", size))
 
         def add_optimization_profile(self, profile: Any) -> int:
-            did.calls.append(("profile", profile.shapes))
+            writes("profile", profile.shapes)
             return did.profile
 
-        def create_timing_cache(self, blob: bytes) -> Any:
-            return Cache(blob)
-
         def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-            did.calls.append(("cache", cache.blob, ignore_mismatch))
+            writes("cache", cache.blob, ignore_mismatch)
             if cache.blob in (b"", did.known_cache):
                 self.cache = cache
                 return True
@@ -219,19 +212,6 @@ def fake(version: str, **changes: Any) -> Any:
 
         def get_timing_cache(self) -> Any:
             return self.cache
-
-    def set_limit(this: Any, pool: Any, size: int) -> None:
-        did.calls.append(("limit", pool.name, size))
-
-    def set_workspace(this: Any, size: int) -> None:
-        did.calls.append(("max_workspace_size", size))
-
-    if hasattr(trt, "PreviewFeature"):
-        Config.set_preview_feature = lambda this, feature, on: did.calls.append(("preview", feature.name, on))
-    if not old:
-        Config.set_memory_pool_limit = set_limit
-    if major < 10:
-        Config.max_workspace_size = property(None, set_workspace)
 
     class Profile:
         def __init__(self) -> None:
@@ -241,6 +221,11 @@ def fake(version: str, **changes: Any) -> Any:
             self.shapes[name] = (low, likely, high)
 
     class Builder:
+        create_builder_config = staticmethod(Config)
+        create_optimization_profile = staticmethod(Profile)
+        if weak:
+            platform_has_fast_fp16 = property(lambda this: did.fast_fp16)
+
         def __init__(self, logger: Any) -> None:
             if did.null:
                 logger.log(trt.Severity.ERROR, "CUDA initialization failure with error: 35")
@@ -248,32 +233,21 @@ def fake(version: str, **changes: Any) -> Any:
             self.logger = logger
 
         def create_network(self, flags: int = 0) -> Any:
-            did.calls.append(("network", {f.name for f in trt.NetworkDefinitionCreationFlag if flags >> int(f) & 1}))
+            writes("network", {f.name for f in trt.NetworkDefinitionCreationFlag if flags >> int(f) & 1})
             return Network()
 
-        def create_builder_config(self) -> Any:
-            return Config()
-
-        def create_optimization_profile(self) -> Any:
-            return Profile()
-
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-            did.calls.append(("build",))
-            for level, text in did.says:
-                self.logger.log(trt.Severity[level], text)
+            writes("build")
+            speak(self.logger)
             return did.plan
-
-    if weak:
-        Builder.platform_has_fast_fp16 = property(lambda this: did.fast_fp16)
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
             self.logger = logger
 
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
-            did.calls.append(("deserialise", plan))
-            for level, text in did.says:
-                self.logger.log(trt.Severity[level], text)
+            writes("deserialise", plan)
+            speak(self.logger)
             engine = did.engine(plan) if callable(did.engine) else did.engine
             if major < 10 and ("preview", "PROFILE_SHARING_0806", True) not in did.calls:
                 _refuse_sharing(engine)

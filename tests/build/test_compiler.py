@@ -44,33 +44,22 @@ def compiler() -> Compiler:
 # --- names
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("rnn.l0.h", "rnn_l0_h"),
-        ("2x", "_2x"),
-        ("a b-c", "a_b_c"),
-        ("a..b__c", "a_b_c"),
-        ("größe", "gr_e"),
-        ("int", "the_int"),
-        ("class", "the_class"),
-        ("state", "the_state"),
-        ("rnn", "the_rnn"),
-        ("", "nameless"),
-        ("...", "nameless"),
-        ("Int", "Int"),
-    ],
-)
-def test_identifier(text, wanted):
-    assert identifier(text) == wanted
+NAMES = {
+    "rnn.l0.h": "rnn_l0_h", "2x": "_2x", "a b-c": "a_b_c", "a..b__c": "a_b_c", "größe": "gr_e", "int": "the_int",
+    "class": "the_class", "state": "the_state", "rnn": "the_rnn", "": "nameless", "...": "nameless", "Int": "Int",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["x", "9", "ß", "void", "weights", "main", " ", "_", "a" * 300])
-def test_an_identifier_is_one(text):
-    name = identifier(text)
-    assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
-    assert name not in RESERVED
-    assert identifier(name) == name
+def test_identifiers():
+    assert {text: identifier(text) for text in NAMES} == NAMES
+    for text in ("x", "9", "ß", "void", "weights", "main", " ", "_", "a" * 300):
+        name = identifier(text)
+        assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+        assert name not in RESERVED
+        assert identifier(name) == name
+    # Of a header of the library there are no sources.
+    given = {text: source_name(text) for text in ("vad", "time", "Signal", "int")}
+    assert given == {"vad": "vad", "time": "the_time", "Signal": "the_Signal", "int": "the_int"}
 
 
 @pytest.mark.parametrize(
@@ -85,13 +74,6 @@ def test_an_identifier_is_one(text):
 )
 def test_identifiers_are_distinct(texts, wanted):
     assert identifiers(texts) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"), [("vad", "vad"), ("time", "the_time"), ("Signal", "the_Signal"), ("int", "the_int")]
-)
-def test_sources_have_no_header_of_the_library_as_their_name(text, wanted):
-    assert source_name(text) == wanted
 
 
 # --- compilers
@@ -120,19 +102,12 @@ def test_the_first_compiler_there_is(path):
 
 
 def test_a_compiler_that_does_not_run_is_passed_over(path):
-    script(path / "gcc", "exit 1")
+    script(path / "gcc", "exit 7")
+    how = "exit status 7.), clang is not found, zig is not found: sudo apt install gcc, or pip install ziglang"
+    with raises("compiler-missing", "gcc does not run (", how):
+        find_compiler()
     script(path / "clang", "echo clang 1")
     assert find_compiler().title == "clang 1"
-
-
-def test_no_compiler(path):
-    script(path / "gcc", "exit 7")
-    with raises(
-        "compiler-missing",
-        "gcc does not run (",
-        "exit status 7.), clang is not found, zig is not found: sudo apt install gcc, or pip install ziglang",
-    ):
-        find_compiler()
 
 
 def test_cc_goes_before_all(path, monkeypatch):
@@ -209,13 +184,11 @@ def test_every_compiler_that_is_here(name):
     assert record.sha256 == sources_sha256(FILES)
     assert set(record.features) <= this_cpu().features
     if python_headers():
-        assert (record.python, record.numpy) == (
-            sysconfig.get_config_var("EXT_SUFFIX"),
-            int(np.__version__.split(".")[0]),
-        )
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        assert (record.python, record.numpy) == (suffix, int(np.__version__.split(".")[0]))
 
 
-def test_nothing_is_left_behind(compiler, tmp_path, monkeypatch):
+def test_nothing_is_left_behind_and_the_same_sources_make_the_same_bytes(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     made = compile_native(FILES, "sum", SUM.spec, compiler)
@@ -223,15 +196,16 @@ def test_nothing_is_left_behind(compiler, tmp_path, monkeypatch):
         compile_native({**FILES, "sum.c": b"?"}, "sum", SUM.spec, compiler)
     assert list(tmp_path.iterdir()) == []
     assert all(str(tmp_path).encode() not in data for data in made.values())
+    assert compile_native(FILES, "sum", SUM.spec, compiler) == made
 
 
-def test_the_same_sources_make_the_same_bytes(compiler):
-    assert compile_native(FILES, "sum", SUM.spec, compiler) == compile_native(FILES, "sum", SUM.spec, compiler)
+def record_of(compiler: Compiler, **options: object) -> dict:
+    return json.loads(compile_native(FILES, "sum", SUM.spec, compiler, **options)[f"{PLACE}/build.json"])
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="levels are of x86-64")
 def test_a_lower_level_for_more_cpus(compiler):
-    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler, march="x86-64-v3")[f"{PLACE}/build.json"])
+    record = record_of(compiler, march="x86-64-v3")
     assert "-march=x86-64-v3" in record["flags"]
     assert "avx2" in record["features"]
     assert not [word for word in record["features"] if word.startswith("avx512")]
@@ -243,30 +217,23 @@ def test_what_the_kernel_hides_is_not_used(compiler, monkeypatch):
     hidden = {word for word in ("avx512f", "avx_vnni", "fma") if word in shown.features}
     assert hidden
     monkeypatch.setattr(compiling, "this_cpu", lambda: shown._replace(features=shown.features - hidden))
-    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler)[f"{PLACE}/build.json"])
+    record = record_of(compiler)
     assert not hidden & set(record["features"])
     assert set(cpu.without(hidden)) <= set(record["flags"])
 
 
-@pytest.mark.parametrize(
-    ("march", "message"),
-    [
-        ("x86-64-v9", ("compiler-flags-refused", "-march=x86-64-v9")),
-        ("native -o x", ("march-malformed", "'native -o x'")),
-    ],
-)
-def test_an_unknown_march(compiler, march, message):
-    with raises(*message):
-        compile_native(FILES, "sum", SUM.spec, compiler, march=march)
-
-
-def test_the_first_error_is_told(compiler):
+def test_what_does_not_compile(compiler):
     wrong = {**FILES, "sum.c": FILES["sum.c"].replace(b"memset", b"int i = unknown; memset")}
-    with raises("compiler-failed", "step/sum.c:", "error: ", "unknown"):
-        compile_native(wrong, "sum", SUM.spec, compiler)
-    with raises("compiler-failed", "step/sum.c") as caught:
-        compile_native({"sum.h": FILES["sum.h"]}, "sum", SUM.spec, compiler)
-    assert "o such file" in str(caught.value)
+    for files, march, message in (
+        (FILES, "x86-64-v9", ("compiler-flags-refused", "-march=x86-64-v9")),
+        (FILES, "native -o x", ("march-malformed", "'native -o x'")),
+        (wrong, "native", ("compiler-failed", "step/sum.c:", "error: ", "unknown")),
+        ({"sum.h": FILES["sum.h"]}, "native", ("compiler-failed", "step/sum.c")),
+    ):
+        with raises(*message):
+            compile_native(files, "sum", SUM.spec, compiler, march=march)
+    with raises("compiler-not-started", "mine 1", "No such file"):
+        compile_native(FILES, "sum", SUM.spec, Compiler(("/nowhere/cc",), "mine 1"))
 
 
 CRASH = "*(volatile int *)8 = 1;"
@@ -281,12 +248,8 @@ def test_code_that_crashes_ends_a_process_of_its_own(compiler, where):
         "load": f"{text}\n__attribute__((constructor)) static void starts(void) {{ {CRASH} }}",
     }[where]
     assert text != FILES["sum.c"].decode()
-    with pytest.raises(BuildError) as error:
+    with raises("first-run-failed", f"the step that {compiler.title} compiled (-O3 ", "SIGSEGV", "Nothing was written"):
         compile_native({**FILES, "sum.c": text.encode()}, "sum", SUM.spec, compiler)
-    message = str(error.value)
-    assert message.startswith(f"the step that {compiler.title} compiled (-O3 ")
-    assert ") made its first steps in a process of its own, which ended with SIGSEGV. A process that loads" in message
-    assert "Nothing was written. Take another compiler: CC=clang, or CC=zig after pip install ziglang, " in message
 
 
 def test_first_steps_have_the_weights_of_a_file(compiler):
@@ -306,11 +269,6 @@ def test_a_library_for_a_larger_cpu_is_not_stepped(compiler, monkeypatch):
     monkeypatch.setattr(compiling, "features", lambda macros: ["of another one"])
     text = FILES["sum.c"].replace(b"memset", f"{CRASH} memset".encode())
     assert compile_native({**FILES, "sum.c": text}, "sum", SUM.spec, compiler)
-
-
-def test_a_compiler_that_is_gone():
-    with raises("compiler-not-started", "mine 1", "No such file"):
-        compile_native(FILES, "sum", SUM.spec, Compiler(("/nowhere/cc",), "mine 1"))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +300,7 @@ def test_the_glue_says_where_an_input_is_an_index():
 def test_without_headers_there_is_no_extension(compiler, monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert python_headers() is None
-    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler)[f"{PLACE}/build.json"])
+    record = record_of(compiler)
     assert (record["python"], record["numpy"]) == (None, None)
     with raises("python-headers-missing", tmp_path):
         compile_native(FILES, "sum", SUM.spec, compiler, extension=True)
@@ -358,15 +316,10 @@ def test_a_record_comes_back():
     assert Record.from_file("b", RECORD.to_file()) == RECORD
     more = json.dumps({**json.loads(RECORD.to_file()), "flash": 3}).encode()
     assert Record.from_file("b", more) == RECORD
-
-
-@pytest.mark.parametrize(
-    ("raw", "found"),
-    [(b"", "malformed"), (b"[]", "field"), (b'{"triple": "a"}', "field"), (b"\xff", "malformed"), (b"null", "field")],
-)
-def test_what_is_no_record(raw, found):
-    with raises(f"build-record-{found}", "build/x/build.json"):
-        Record.from_file("build/x/build.json", raw)
+    malformed, fields = (b"", b"\xff"), (b"[]", b'{"triple": "a"}', b"null")
+    for raw, found in [*((r, "malformed") for r in malformed), *((r, "field") for r in fields)]:
+        with raises(f"build-record-{found}", "build/x/build.json"):
+            Record.from_file("build/x/build.json", raw)
 
 
 def test_the_digest_is_of_sources_and_weights_alone():

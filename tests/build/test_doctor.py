@@ -25,8 +25,19 @@ from rnn_export.runtime.build.native.machines import MACHINES
 
 from .test_machine import machine, tegra
 
-STATES = ("ok", "not installed", "broken")
 OF_EXTRAS = ("openvino", "litert", "executorch", "coremltools", "wasmtime")
+# By probe, the module that it imports, and what mends a machine without it.
+PACKAGES = {
+    "tensorrt": ("tensorrt", pip_install("tensorrt")),
+    "tensorrt-rtx": ("tensorrt_rtx", pip_install("rtx")),
+    "cuda-python": ("cuda.bindings.__init__", "pip install "),
+    "onnxruntime": ("onnxruntime", pip_install("cpu")),
+    "openvino": ("openvino", pip_install("openvino")),
+    "litert": ("ai_edge_litert.__init__", pip_install("litert")),
+    "executorch": ("executorch.__init__", pip_install("executorch")),
+    "coremltools": ("coremltools", pip_install("coreml")),
+    "torch": ("torch", pip_install("export")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +45,16 @@ def here() -> dict[str, Finding]:
     return {finding.name: finding for finding in examine()}
 
 
-def test_everything_is_looked_at(here):
-    wanted = {
+def test_everything_is_looked_at_and_what_is_not_ok_has_a_fix(here):
+    assert set(here) >= {
         *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
         *("onnxruntime CUDA", "openvino", "litert", "executorch", "coremltools", "torch", "gcc", "clang", "zig"),
-        "Python headers",
-        *({"system", *MACHINES} - {host_triple()}),
+        *("Python headers", *({"system", *MACHINES} - {host_triple()})),
     }
-    assert wanted <= set(here)
+    for finding in here.values():
+        assert finding.state in ("ok", "not installed", "broken")
+        assert finding.detail
+        assert bool(finding.fix) == (finding.state != "ok"), finding
 
 
 def test_the_machines_that_c_is_compiled_for(here, monkeypatch):
@@ -77,13 +90,6 @@ def test_what_is_alike_is_one_row_and_each_name_can_be_asked_for(monkeypatch):
     assert "missing" not in table
     strict = CliRunner().invoke(main, ["doctor", "--strict", "cortex-m4"])
     assert (strict.exit_code, strict.stderr) == (1, "error: cortex-m4 is not installed (no gcc): apt\n")
-
-
-def test_what_is_not_ok_has_a_fix(here):
-    for finding in here.values():
-        assert finding.state in STATES
-        assert finding.detail
-        assert bool(finding.fix) == (finding.state != "ok"), finding
 
 
 def test_what_the_tests_themselves_use_is_ok(here):
@@ -136,82 +142,43 @@ def bare(monkeypatch, tmp_path):
     return tmp_path
 
 
-def alone(probe: str) -> list[Finding]:
-    return probes.run_probe(probe)
-
-
-NOTHING = {
-    "tensorrt": pip_install("tensorrt"),
-    "tensorrt-rtx": pip_install("rtx"),
-    "cuda-python": "pip install ",
-    "onnxruntime": pip_install("cpu"),
-    "openvino": pip_install("openvino"),
-    "litert": pip_install("litert"),
-    "executorch": pip_install("executorch"),
-    "coremltools": pip_install("coreml"),
-    "torch": pip_install("export"),
-}
-
-
-@pytest.mark.parametrize("probe", NOTHING)
+@pytest.mark.parametrize("probe", [*PACKAGES, "onnxruntime CPU", "onnxruntime CUDA"])
 def test_on_a_bare_machine_it_is_missing(bare, probe):
-    (finding,) = alone(probe)
-    assert (finding.name, finding.state) == (PROBES[probe].name, "not installed")
-    assert finding.detail
-    assert finding.fix.startswith(NOTHING[probe])
-
-
-@pytest.mark.parametrize("probe", ["onnxruntime CPU", "onnxruntime CUDA"])
-def test_without_onnxruntime_there_are_no_providers(bare, probe):
-    assert alone(probe) == []
-
-
-MODULES = {
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-    "cuda-python": "cuda.bindings.__init__",
-    "onnxruntime": "onnxruntime",
-    "onnxruntime CPU": "onnxruntime",
-    "onnxruntime CUDA": "onnxruntime",
-    "openvino": "openvino",
-    "litert": "ai_edge_litert.__init__",
-    "executorch": "executorch.__init__",
-    "coremltools": "coremltools",
-    "torch": "torch",
-}
-
-
-ERROR = ("raise OSError('libfoo.so.9: not found')", "libfoo.so.9: not found")
-SEGFAULT = ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends its process with SIGSEGV")
+    found = probes.run_probe(probe)
+    if probe not in PACKAGES:
+        assert found == []
+        return
+    (finding,) = found
+    assert (finding.name, finding.state, finding.detail != "") == (PROBES[probe].name, "not installed", True)
+    assert finding.fix.startswith(PACKAGES[probe][1])
 
 
 @pytest.mark.parametrize(
     ("probe", "text", "detail"),
     [
-        *((probe, *way) for probe in MODULES for way in (ERROR, SEGFAULT)),
+        *((name, "raise OSError('libfoo.so.9: not found')", "libfoo.so.9: not found") for name in PACKAGES),
+        *((f"onnxruntime {name}", "raise OSError('libfoo')", "libfoo") for name in ("CPU", "CUDA")),
+        ("torch", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends its process with SIGSEGV"),
         ("torch", "import os; os._exit(3)", "ends its process with exit code 3"),
         ("torch", "raise SystemExit(5)", "ends its process with exit code 5"),
-        ("tensorrt", "", "cannot be imported (AttributeError"),
         ("torch", "", "AttributeError"),
+        ("tensorrt", "", "cannot be imported (AttributeError"),
     ],
 )
 def test_what_is_broken_is_found_and_survived(package, probe, text, detail):
-    package(MODULES[probe], text)
-    (finding,) = alone(probe)
+    package(PACKAGES[probe.removesuffix(" CPU").removesuffix(" CUDA")][0], text)
+    (finding,) = probes.run_probe(probe)
     assert (finding.name, finding.state) == (PROBES[probe].name, "broken")
     assert detail in finding.detail
     assert finding.fix
 
 
-def test_a_probe_that_hangs(package, monkeypatch):
+def test_a_probe_that_hangs_and_one_that_chatters(package, monkeypatch):
+    package("torch", "print('hello'); __version__ = '9'; cuda = type('cuda', (), {'is_available': lambda: True})")
+    assert probes.run_probe("torch") == [Finding("torch", "ok", "9, with CUDA")]
     monkeypatch.setattr(probes, "SECONDS", 1)
     package("torch", "import time; time.sleep(60)")
-    assert alone("torch") == [Finding("torch", "broken", "gives no answer in 1 s", PROBES["torch"].fix)]
-
-
-def test_a_probe_that_chatters(package):
-    package("torch", "print('hello'); __version__ = '9'; cuda = type('cuda', (), {'is_available': lambda: True})")
-    assert alone("torch") == [Finding("torch", "ok", "9, with CUDA")]
+    assert probes.run_probe("torch") == [Finding("torch", "broken", "gives no answer in 1 s", PROBES["torch"].fix)]
 
 
 ORT = """
@@ -241,7 +208,7 @@ class InferenceSession:
 )
 def test_a_provider_is_asked_for_a_session_and_a_sum(package, given, factor, state, detail):
     package("onnxruntime", ORT.format(given=given, factor=factor))
-    (finding,) = alone("onnxruntime CUDA")
+    (finding,) = probes.run_probe("onnxruntime CUDA")
     assert (finding.state, finding.detail) == (state, detail)
     assert bool(finding.fix) == (state != "ok")
 
@@ -260,7 +227,7 @@ def test_cuda_python_must_not_be_newer_than_the_driver(monkeypatch, driver, cuda
         assert finding.fix == "pip install 'cuda-python>=12.6,<13'"
 
 
-def test_the_gpus_are_listed(monkeypatch):
+def test_the_gpus_are_listed_and_a_broken_driver_is_not_a_missing_one(monkeypatch):
     found = Driver("12.6", (Gpu("Orin", "8.7", 8 * 2**30), Gpu("B", "12.0", 2**30)))
     monkeypatch.setattr(probes, "driver", lambda: found)
     assert list(probes._driver()) == [
@@ -269,8 +236,6 @@ def test_the_gpus_are_listed(monkeypatch):
         Finding("GPU 1", "ok", "B, compute capability 12.0, 1.0 GiB"),
     ]
 
-
-def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
     def broken():
         raise ToolUnavailable("the NVIDIA driver does not work: cuInit gave 999", "reboot")
 
@@ -282,22 +247,16 @@ def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
 
 
 def test_a_jetson(tmp_path):
-    root = machine(tmp_path, "NVIDIA Jetson Orin Nano", tegra(36, "4.3"), nvidia_jetpack="6.2+b77")
+    assert list(probes._jetson(tmp_path)) == []
+    root = machine(tmp_path / "nano", "NVIDIA Jetson Orin Nano", tegra(36, "4.3"), nvidia_jetpack="6.2+b77")
     assert list(probes._jetson(root)) == [
         Finding("Jetson", "ok", "NVIDIA Jetson Orin Nano, target jetson-orin-nano"),
         Finding("JetPack", "ok", "6.2, L4T 36.4.3"),
     ]
-
-
-def test_a_jetson_that_is_not_known(tmp_path):
-    first, second = probes._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
+    first, second = probes._jetson(machine(tmp_path / "odd", "NVIDIA Jetson Odd", tegra(99, "1.0")))
     assert (first.state, second.state) == ("broken", "not installed")
     assert "--target" in first.fix
     assert second.fix == "sudo apt install nvidia-jetpack"
-
-
-def test_another_machine_has_no_lines_about_jetson(tmp_path):
-    assert list(probes._jetson(tmp_path)) == []
 
 
 SHELL = shutil.which("sh")

@@ -15,7 +15,7 @@ from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson
 
 from ..messages import raises  # noqa: TID252
-from .fake_trt import ORIN, RANGE, Layer, Tensor, fake, half_lstm, library, products
+from .fake_trt import ORIN, RANGE, Layer, Tensor, fake, library, products
 
 FP16 = BuilderSettings("fp16", RANGE)
 HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
@@ -95,12 +95,11 @@ def test_rtx_builds(rtx, precision):
     assert built.cache is None
 
 
-@pytest.mark.parametrize("batch", [(1, 1, 8), (4, 4, 4)], ids=str)
-def test_rtx_builds_for_a_range_of_batches(rtx, batch):
-    assert rtx.build(gru(batch="batch"), BuilderSettings("fp32", spread(*batch))).plan
+def test_rtx_builds_for_a_range_of_batches_in_a_limit_of_memory(rtx):
+    assert rtx.build(gru(batch="batch"), BuilderSettings("fp32", spread(1, 1, 8), memory=64 * 2**20)).plan
 
 
-@pytest.mark.parametrize("compute", [(), ("8.6",), ("8.9",), ("12.0",), ("8.6", "8.9", "12.0")], ids=str)
+@pytest.mark.parametrize("compute", [(), ("8.6",), ("8.6", "8.9", "12.0")], ids=str)
 def test_rtx_builds_for_compute_capabilities(rtx, compute):
     built = rtx.build(gru("fp16"), BuilderSettings("fp16", {}, compute=compute))
     portable = rtx.build(gru("fp16"), BuilderSettings("fp16", {}))
@@ -132,52 +131,35 @@ def test_rtx_engines_can_be_captured_into_a_cuda_graph(rtx, monkeypatch):
     assert seen == [[True, False]]
 
 
-@pytest.mark.parametrize("compute", ["8.7", "9.0", "11.0", "86", "nonsense"])
-def test_rtx_refuses_a_gpu_that_it_does_not_know(rtx, compute):
-    with raises("tensorrt-compute-refused", f"'{compute}'", "7.5, 8.0, 8.6"):
-        rtx.build(gru(), BuilderSettings("fp32", {}, compute=("8.6", compute)))
+# A graph, its precision, compute capabilities, and the message.
+RTX_REFUSES = {
+    "a GPU that it does not know": (gru, "fp32", ("8.6", "8.7"), ("tensorrt-compute-refused", "'8.7'", "7.5, 8.0")),
+    "no GPU": (gru, "fp32", ("nonsense",), ("tensorrt-compute-refused", "'nonsense'", "7.5, 8.0, 8.6")),
+    "bf16 before Ampere": (lambda: gru("bf16"), "bf16", ("7.5",), ("tensorrt-precision-by-gpu", "7.5", "bf16", "8.0")),
+    "what the builder cannot": (gru, "fp32", ("7.5",), ("tensorrt-build-failed", "Turing", "FP32 GEMM is not support")),
+    "a node": (
+        lambda: lstm(input_forget=1),
+        "fp32",
+        (),
+        ("tensorrt-graph-unreadable", "node 'rnn.l0' (LSTM)", "upled"),
+    ),
+    "no graph": (lambda: b"junk", "fp32", (), ("tensorrt-graph-unreadable", "Failed to parse the ONNX model")),
+    "an axis without a range": (lambda: gru(batch="batch"), "fp32", (), ("tensorrt-range-missing", "'x'", "(-1, 8)")),
+    "fp32 for fp16": (gru, "fp16", (), ("tensorrt-products-untyped", "fp16", "FLOAT")),
+    "fp16 for fp32": (lambda: gru("fp16"), "fp32", (), ("tensorrt-products-untyped", "fp32", "HALF")),
+}
 
 
-def test_rtx_refuses_bf16_before_ampere(rtx):
-    with raises("tensorrt-precision-by-gpu", "7.5", "bf16", "8.0"):
-        rtx.build(gru("bf16"), BuilderSettings("bf16", {}, compute=("7.5",)))
-
-
-def test_rtx_says_why_the_builder_gave_nothing(rtx):
-    with raises("tensorrt-build-failed", "Turing", "FP32 GEMM is not supported"):
-        rtx.build(gru(), BuilderSettings("fp32", {}, compute=("7.5",)))
-
-
-def test_rtx_names_the_node_that_it_refuses(rtx):
-    with raises("tensorrt-graph-unreadable", "node 'rnn.l0' (LSTM)", "oupled input/forget"):
-        rtx.build(lstm(input_forget=1), BuilderSettings("fp32", {}))
-
-
-def test_rtx_refuses_what_is_no_graph(rtx):
-    with raises("tensorrt-graph-unreadable", "Failed to parse the ONNX model"):
-        rtx.build(b"junk", BuilderSettings("fp32", {}))
-
-
-def test_rtx_needs_a_range_for_a_dynamic_axis(rtx):
-    with raises("tensorrt-range-missing", "'x'", "(-1, 8)"):
-        rtx.build(gru(batch="batch"), BuilderSettings("fp32", {}))
-
-
-@pytest.mark.parametrize("asked", ["fp32", "fp16"])
-def test_rtx_does_not_build_another_precision_than_was_asked_for(rtx, asked):
-    other, found = ("fp16", "HALF") if asked == "fp32" else ("fp32", "FLOAT")
-    with raises("tensorrt-products-untyped", asked, found):
-        rtx.build(gru(other), BuilderSettings(asked, {}))
+@pytest.mark.parametrize(("graph", "precision", "compute", "message"), RTX_REFUSES.values(), ids=RTX_REFUSES)
+def test_rtx_refuses_and_says_why(rtx, graph, precision, compute, message):
+    with raises(*message):
+        rtx.build(graph(), BuilderSettings(precision, {}, compute=compute))
 
 
 def test_rtx_says_that_a_timing_cache_is_not_used(rtx):
     built = rtx.build(gru(), BuilderSettings("fp32", {}, cache=b"of another builder"))
     assert "[WARNING] TensorRT-RTX" in built.log
     assert "the timing cache is not used" in built.log
-
-
-def test_rtx_takes_a_limit_of_memory(rtx):
-    assert rtx.build(gru(), BuilderSettings("fp32", {}, memory=64 * 2**20)).plan
 
 
 def test_rtx_loads_nothing_without_a_driver(rtx):
@@ -201,59 +183,52 @@ def done(adapter: Library, kind: str) -> list[tuple]:
     return [call[1:] for call in adapter.trt.did.calls if call[0] == kind]
 
 
-@pytest.mark.parametrize(
-    ("version", "flags"),
-    [
-        ("8.2", {"EXPLICIT_BATCH"}),
-        ("8.5", {"EXPLICIT_BATCH"}),
-        ("8.6", {"EXPLICIT_BATCH"}),
-        ("10.3", {"STRONGLY_TYPED"}),
-        ("11.1", set()),
-    ],
-)
-def test_a_network_as_the_release_has_it(version, flags):
-    adapter = library(version)
-    built = adapter.build(b"graph", FP16)
+OF_PARTS = [
+    ("CONSTANT", {"precision": "HALF", "output 0": "HALF"}),
+    ("CAST", {"output 0": "HALF"}),
+    ("MATRIX_MULTIPLY", {"precision": "HALF", "output 0": "HALF"}),
+    ("CAST", {"output 0": "FLOAT"}),
+    ("ELEMENTWISE", {"precision": "FLOAT", "output 0": "FLOAT"}),
+    ("SHAPE", {}),
+    ("GATHER", {}),
+]
+LIMIT, OLD_LIMIT = ("limit", "WORKSPACE", 2**28), ("max_workspace_size", 2**28)
+NAMED, BY_OUTPUT = "node 'rnn' (LSTM)", "node LSTM giving 'rnn_out'"
+# By release: the flags of a network, how memory is limited, and what a refused node is called.
+RELEASES = {
+    "8.2": ({"EXPLICIT_BATCH"}, OLD_LIMIT, BY_OUTPUT),
+    "8.5": ({"EXPLICIT_BATCH"}, LIMIT, BY_OUTPUT),
+    "8.6": ({"EXPLICIT_BATCH"}, LIMIT, BY_OUTPUT),
+    "10.3": ({"STRONGLY_TYPED"}, LIMIT, NAMED),
+    "11.1": (set(), LIMIT, NAMED),
+}
+
+
+@pytest.mark.parametrize(("version", "flags", "limit", "node"), [(v, *r) for v, r in RELEASES.items()], ids=RELEASES)
+def test_a_network_as_the_release_has_it(version, flags, limit, node):
+    """Without strong typing every layer is held to its type."""
+    adapter, typed = library(version), version in ("10.3", "11.1")
+    built = adapter.build(b"graph", replace(FP16, memory=2**28))
     assert (built.plan, built.cache) == (b"plan", b"+timed")
     assert done(adapter, "network") == [(flags,)]
     assert done(adapter, "parse") == [(b"graph",)]
     assert done(adapter, "profile") == [(RANGE,)]
     assert done(adapter, "clear") == [("TF32",)]
-    assert done(adapter, "parser flag") == ([("NATIVE_INSTANCENORM",)] if version >= "8.6" or version[0] == "1" else [])
+    assert done(adapter, "parser flag") == [("NATIVE_INSTANCENORM",)] * (version not in ("8.2", "8.5"))
+    assert done(adapter, "set") == ([] if typed else [("FP16",), ("OBEY_PRECISION_CONSTRAINTS",)])
+    layers = [(layer.kind, layer.set) for layer in adapter.trt.did.layers]
+    assert layers == [(kind, {} if typed else held) for kind, held in OF_PARTS]
+    assert [call for call in adapter.trt.did.calls if call[0] in (LIMIT[0], OLD_LIMIT[0])] == [limit]
+    free = library(version, layers=products("FLOAT"))
+    free.build(b"graph", replace(FP16, precision="fp32"))
+    assert not [call for kind in ("set", LIMIT[0], OLD_LIMIT[0]) for call in done(free, kind)]
+    odd = library(version, refuses=("LSTM", "rnn", "no clip in the LSTM converter"))
+    with raises("tensorrt-graph-unreadable", f"TensorRT {version}.0", f"{node}: no clip in the LSTM"):
+        odd.build(b"graph", FP16)
+    assert done(odd, "build") == []
 
 
-@pytest.mark.parametrize("version", ["10.3", "11.1"])
-def test_strong_typing_sets_no_precision(version):
-    adapter = library(version)
-    adapter.build(b"graph", FP16)
-    assert done(adapter, "set") == []
-    assert all(layer.set == {} for layer in adapter.trt.did.layers)
-
-
-@pytest.mark.parametrize("version", ["8.2", "8.5", "8.6"])
-def test_without_strong_typing_every_layer_is_held_to_its_type(version):
-    adapter = library(version)
-    adapter.build(b"graph", FP16)
-    assert done(adapter, "set") == [("FP16",), ("OBEY_PRECISION_CONSTRAINTS",)]
-    assert [(layer.kind, layer.set) for layer in adapter.trt.did.layers] == [
-        ("CONSTANT", {"precision": "HALF", "output 0": "HALF"}),
-        ("CAST", {"output 0": "HALF"}),
-        ("MATRIX_MULTIPLY", {"precision": "HALF", "output 0": "HALF"}),
-        ("CAST", {"output 0": "FLOAT"}),
-        ("ELEMENTWISE", {"precision": "FLOAT", "output 0": "FLOAT"}),
-        ("SHAPE", {}),
-        ("GATHER", {}),
-    ]
-
-
-@pytest.mark.parametrize("version", ["8.2", "8.5", "8.6"])
-def test_without_strong_typing_fp32_needs_no_flag(version):
-    adapter = library(version, layers=products("FLOAT"))
-    adapter.build(b"graph", replace(FP16, precision="fp32"))
-    assert done(adapter, "set") == []
-
-
-@pytest.mark.parametrize(("version", "known"), [("8.5", True), ("8.6", True), ("10.3", False), ("11.1", False)])
+@pytest.mark.parametrize(("version", "known"), [("8.6", True), ("10.3", False), ("11.1", False)])
 def test_bf16_came_with_strong_typing(version, known):
     adapter = library(version, layers=products("FLOAT" if known else "BF16"))
     order = replace(FP16, precision="bf16")
@@ -265,13 +240,7 @@ def test_bf16_came_with_strong_typing(version, known):
         assert adapter.build(b"graph", order).plan == b"plan"
 
 
-@pytest.mark.parametrize("precision", ["int8", "FP16", ""])
-def test_a_precision_that_there_is_not(precision):
-    with raises("tensorrt-without-precision", f"no {precision}:", "fp32 or fp16 or bf16"):
-        library("10.3").build(b"graph", replace(FP16, precision=precision))
-
-
-@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3", "11.1"])
+@pytest.mark.parametrize("version", ["8.5", "10.3"])
 @pytest.mark.parametrize(("asked", "found"), [("fp16", "FLOAT"), ("fp32", "HALF")])
 def test_never_another_precision(version, asked, found):
     adapter = library(version, layers=products(found))
@@ -286,53 +255,79 @@ def test_a_graph_without_products_has_no_precision_to_show():
     assert library("10.3", layers=mean).build(b"graph", FP16).plan == b"plan"
 
 
-@pytest.mark.parametrize(
-    ("compute", "precision", "least"), [("7.2", "bf16", "8.0"), ("5.3", "bf16", "8.0"), ("5.0", "fp16", "5.3")]
-)
-def test_a_precision_that_the_gpu_lacks(compute, precision, least):
-    adapter = library("10.3", replace(ORIN, compute=compute))
-    with raises("tensorrt-precision-by-gpu", compute, precision, least):
-        adapter.build(b"graph", replace(FP16, precision=precision))
-    assert adapter.trt.did.calls == []
+def built_with(version: str = "10.3", gpu: Gpu = ORIN, order: BuilderSettings = FP16, **changes: object) -> Library:
+    adapter = library(version, gpu, **changes)
+    adapter.build(b"graph", order)
+    return adapter
 
 
-def test_a_gpu_that_is_slow_in_fp16_is_refused_before_strong_typing():
-    with raises("tensorrt-fp16-graph", "TensorRT 8.5"):
-        library("8.5", fast_fp16=False).build(b"graph", FP16)
+SAID = [("ERROR", f"reason\n {n}.") for n in range(5)] + [("INFO", "bye"), ("VERBOSE", "secret")]
+NO_ROOM = [("ERROR", "could not find any implementation for node a, try increasing the workspace size")]
+RTX = Gpu("GeForce RTX 4090", "8.9", 24 * 2**30)
+# What is asked of which library, and the message.
+REFUSED = {
+    "int8": ({"order": replace(FP16, precision="int8")}, ("tensorrt-without-precision", "no int8:", "fp32 or fp16 or")),
+    "bf16 of this GPU": (
+        {"gpu": replace(ORIN, compute="7.2"), "order": replace(FP16, precision="bf16")},
+        ("tensorrt-precision-by-gpu", "7.2", "bf16", "8.0"),
+    ),
+    "fp16 of this GPU": ({"gpu": replace(ORIN, compute="5.0")}, ("tensorrt-precision-by-gpu", "5.0", "fp16", "5.3")),
+    "slow fp16": ({"version": "8.5", "fast_fp16": False}, ("tensorrt-fp16-graph", "TensorRT 8.5")),
+    "no memory": ({"order": replace(FP16, memory=0)}, ("tensorrt-memory-too-small", "0")),
+    "too little memory": (
+        {"version": "8.5", "says": NO_ROOM, "plan": None, "order": replace(FP16, memory=2**20)},
+        ("tensorrt-build-failed", "allow more than 1 MiB with --memory"),
+    ),
+    "the last errors": ({"says": SAID, "plan": None}, ("tensorrt-build-failed", "reason 2; reason 3; reason 4")),
+    "not a word": ({"plan": None}, ("tensorrt-build-failed", "its log gives no reason")),
+    "its profile": ({"profile": -1}, ("tensorrt-range-refused",)),
+    "another GPU": (
+        {"gpu": RTX, "order": replace(FP16, compute=("8.7",))},
+        ("tensorrt-other-compute", "GeForce RTX 4090", "8.9", "8.7"),
+    ),
+    "no start": ({"null": True}, ("tensorrt-not-starting", "CUDA initialization failure with error: 35")),
+    **{
+        f"{name}: {low}": (
+            {"order": replace(FP16, shapes={**RANGE, name: (low, likely, high)})},
+            ("tensorrt-range-unfit", f"({low}, {likely}, {high})"),
+        )
+        for name, low, likely, high in [
+            ("x", (1, 5), (1, 5), (8, 5)), ("x", (4, 4), (1, 4), (8, 4)), ("x", (0, 4), (1, 4), (8, 4)),
+            ("x", (1,), (1,), (8,)), ("c", (1, 4), (1,), (8, 4)),
+        ]
+    },
+    "no ranges": ({"order": replace(FP16, shapes={})}, ("tensorrt-range-missing", "'x'", "(-1, 4)")),
+    "one range": ({"order": replace(FP16, shapes={"x": RANGE["x"]})}, ("tensorrt-range-missing", "'c'", "(-1, 4)")),
+    "a range too many": (
+        {"order": replace(FP16, shapes={**RANGE, "z": RANGE["x"]})},
+        ("tensorrt-shapes-unknown", "['z']", "['c', 'x']"),
+    ),
+    "a range of a static input": (
+        {"inputs": (Tensor("x", "FLOAT", (1, 4)),), "order": replace(FP16, shapes={"x": ((1, 4), (1, 4), (2, 4))})},
+        ("tensorrt-range-unfit",),
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("version", "call"),
-    [
-        ("8.2", ("max_workspace_size", 2**28)),
-        ("8.5", ("limit", "WORKSPACE", 2**28)),
-        ("8.6", ("limit", "WORKSPACE", 2**28)),
-        ("10.3", ("limit", "WORKSPACE", 2**28)),
-        ("11.1", ("limit", "WORKSPACE", 2**28)),
-    ],
-)
-def test_memory_is_limited_as_the_release_does_it(version, call):
-    adapter = library(version)
-    adapter.build(b"graph", replace(FP16, memory=2**28))
-    kinds = ("limit", "max_workspace_size")
-    assert [c for c in adapter.trt.did.calls if c[0] in kinds] == [call]
-    free = library(version)
-    free.build(b"graph", FP16)
-    assert not [c for c in free.trt.did.calls if c[0] in kinds]
+@pytest.mark.parametrize(("asked", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_a_library_refuses(asked, message):
+    with raises(*message) as error:
+        built_with(**asked)
+    assert "bye" not in str(error.value)
 
 
-def test_no_memory_at_all():
-    with raises("tensorrt-memory-too-small", "0"):
-        library("10.3").build(b"graph", replace(FP16, memory=0))
+def test_what_it_takes():
+    assert library("10.3").build(b"graph", replace(FP16, compute=("8.7",))).plan == b"plan"
+    static = (Tensor("x", "FLOAT", (1, 4)),)
+    order = replace(FP16, shapes={"x": ((1, 4), (1, 4), (1, 4))})
+    assert done(built_with(inputs=static, order=order), "profile") == []
 
 
-@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
+@pytest.mark.parametrize("version", ["8.5", "10.3"])
 def test_the_timing_cache_goes_in_and_out(version):
     adapter = library(version)
     built = adapter.build(b"graph", replace(FP16, cache=b"known"))
-    assert done(adapter, "cache") == [(b"known", False)]
-    assert built.cache == b"known+timed"
-    assert built.log == ""
+    assert (done(adapter, "cache"), built.cache, built.log) == ([(b"known", False)], b"known+timed", "")
 
 
 def test_a_timing_cache_of_another_gpu_is_left_and_said():
@@ -341,22 +336,6 @@ def test_a_timing_cache_of_another_gpu_is_left_and_said():
     assert done(adapter, "cache") == [(b"foreign", False), (b"", False)]
     assert built.cache == b"+timed"
     assert "[WARNING] the timing cache is of another GPU or library" in built.log
-
-
-@pytest.mark.parametrize(
-    ("version", "node"),
-    [
-        ("8.5", "node LSTM giving 'rnn_out'"),
-        ("8.6", "node LSTM giving 'rnn_out'"),
-        ("10.3", "node 'rnn' (LSTM)"),
-        ("11.1", "node 'rnn' (LSTM)"),
-    ],
-)
-def test_a_refused_node_is_named(version, node):
-    adapter = library(version, refuses=("LSTM", "rnn", "no clip in the LSTM converter"))
-    with raises("tensorrt-graph-unreadable", f"TensorRT {version}.0", f"{node}: no clip in the LSTM"):
-        adapter.build(b"graph", FP16)
-    assert done(adapter, "build") == []
 
 
 # As they stand in NVIDIA/TensorRT issues 4258, 477 and torch2trt issue 661.
@@ -375,32 +354,13 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("says", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
-@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3", "11.1"])
-def test_out_of_memory_is_recognised(version, says):
-    adapter = library(version, says=says, plan=None)
+def test_out_of_memory_is_recognised(says):
+    adapter = library("10.3", says=says, plan=None)
     with raises("tensorrt-build-failed", "Memory ran out: hold the builder with --memory", "on a Jetson") as error:
         adapter.build(b"graph", FP16)
     assert says[-1][1].rstrip(".") in str(error.value)
     with raises("tensorrt-build-failed", "Memory ran out: hold the builder to less than 256 MiB with --memory"):
         adapter.build(b"graph", replace(FP16, memory=2**28))
-
-
-def test_too_little_memory_is_recognised():
-    says = [("ERROR", "could not find any implementation for node a, try increasing the workspace size")]
-    with raises("tensorrt-build-failed", "allow more than 1 MiB with --memory"):
-        library("8.5", says=says, plan=None).build(b"graph", replace(FP16, memory=2**20))
-
-
-def test_a_build_that_fails_says_the_last_errors_of_the_log():
-    says = [("ERROR", f"reason\n {n}.") for n in range(5)] + [("INFO", "bye"), ("VERBOSE", "secret")]
-    with raises("tensorrt-build-failed", "reason 2; reason 3; reason 4") as error:
-        library("10.3", says=says, plan=None).build(b"graph", FP16)
-    assert "bye" not in str(error.value)
-
-
-def test_a_build_that_fails_without_a_word():
-    with raises("tensorrt-build-failed", "its log gives no reason"):
-        library("10.3", plan=None).build(b"graph", FP16)
 
 
 def test_the_log_is_kept():
@@ -417,72 +377,21 @@ def test_the_log_of_an_engine_that_runs_for_months_is_its_last_lines(monkeypatch
     assert log.text == "[ERROR] 2\n[ERROR] 3\n[ERROR] 4\n"
 
 
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({}, ("tensorrt-range-missing", "'x'", "(-1, 4)")),
-        ({"x": RANGE["x"]}, ("tensorrt-range-missing", "'c'", "(-1, 4)")),
-        ({**RANGE, "z": RANGE["x"]}, ("tensorrt-shapes-unknown", "['z']", "['c', 'x']")),
-        ({**RANGE, "x": ((1, 5), (1, 5), (8, 5))}, ("tensorrt-range-unfit", "'x'", "(-1, 4)")),
-        ({**RANGE, "x": ((4, 4), (1, 4), (8, 4))}, ("tensorrt-range-unfit", "((4, 4), (1, 4), (8, 4))")),
-        ({**RANGE, "x": ((0, 4), (1, 4), (8, 4))}, ("tensorrt-range-unfit", "((0, 4), (1, 4), (8, 4))")),
-        ({**RANGE, "x": ((1,), (1,), (8,))}, ("tensorrt-range-unfit", "((1,), (1,), (8,))")),
-        ({**RANGE, "x": ((1, 4), (1,), (8, 4))}, ("tensorrt-range-unfit", "((1, 4), (1,), (8, 4))")),
-    ],
-)
-def test_shapes_that_do_not_fit(shapes, message):
-    with raises(*message):
-        library("10.3").build(b"graph", replace(FP16, shapes=shapes))
-
-
-def test_static_inputs_need_no_profile():
-    adapter = library("10.3", inputs=(Tensor("x", "FLOAT", (1, 4)),))
-    adapter.build(b"graph", replace(FP16, shapes={"x": ((1, 4), (1, 4), (1, 4))}))
-    assert done(adapter, "profile") == []
-    with raises("tensorrt-range-unfit"):
-        adapter.build(b"graph", replace(FP16, shapes={"x": ((1, 4), (1, 4), (2, 4))}))
-
-
-def test_a_profile_that_is_refused():
-    with raises("tensorrt-range-refused"):
-        library("10.3", profile=-1).build(b"graph", FP16)
-
-
-def test_an_engine_is_built_on_its_device():
-    orin = replace(FP16, compute=("8.7",))
-    assert library("10.3").build(b"graph", orin).plan == b"plan"
-    adapter = library("10.3", Gpu("GeForce RTX 4090", "8.9", 24 * 2**30))
-    with raises("tensorrt-other-compute", "GeForce RTX 4090", "8.9", "8.7"):
-        adapter.build(b"graph", orin)
-    assert adapter.trt.did.calls == []
-
-
-@pytest.mark.parametrize("version", ["8.5", "10.3", "11.1"])
-def test_the_driver_comes_before_anything_that_could_crash(version):
-    adapter = library(version, probe=no_driver)
+def test_the_driver_comes_before_anything_that_could_crash():
+    adapter = library("10.3", probe=no_driver)
     for call in (lambda: adapter.build(b"graph", FP16), lambda: adapter.load(b"plan")):
         with raises("nvidia-driver-missing"):
             call()
     assert adapter.trt.did.calls == []
 
 
-def test_a_builder_that_does_not_start():
-    with raises("tensorrt-not-starting", "CUDA initialization failure with error: 35"):
-        library("10.3", null=True).build(b"graph", FP16)
-
-
-def test_an_engine_is_loaded():
+def test_an_engine_is_loaded_or_the_reason_said():
     adapter = library("10.3")
     assert adapter.load(b"plan").engine == "engine"
     assert done(adapter, "deserialise") == [(b"plan",)]
-
-
-def test_an_engine_of_another_version():
-    says = [
-        ("ERROR", "The engine plan file is not compatible with this version of TensorRT, expecting 10.3.0 got 8.5.2")
-    ]
+    reason = "The engine plan file is not compatible with this version of TensorRT, expecting 10.3.0 got 8.5.2"
     with raises("tensorrt-cannot-load", "expecting 10.3.0 got 8.5.2"):
-        library("10.3", engine=None, says=says).load(b"plan")
+        library("10.3", engine=None, says=[("ERROR", reason)]).load(b"plan")
 
 
 # --- finding a library
@@ -526,7 +435,3 @@ def test_a_library_that_is_broken(without, monkeypatch, text, reason):
     with raises("tensorrt-library-missing", "TensorRT", "cannot be imported", *reason):
         find_library("tensorrt")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-
-
-def test_the_stand_in_has_a_cell_state_in_fp32():
-    assert {t.dtype for layer in half_lstm() for t in layer.outputs} == {"HALF", "FLOAT", "INT32"}

@@ -81,15 +81,12 @@ def team_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return write
 
 
-@pytest.fixture(scope="session")
-def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
-    """The engine of a model by name on OpenVINO, loaded once."""
+def on_openvino(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
     pytest.importorskip("openvino", reason="openvino: pip install 'rnn-export[openvino]'")
     from .openvino_toys import with_openvino
 
-    folder = tmp_path_factory.mktemp("openvino")
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("openvino")
 
-    @cache
     def get(name: str) -> Engine:
         try:
             return load(with_openvino(folder / f"{name}.rnnx", MODELS[name]), backend="openvino")
@@ -99,56 +96,72 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return get
 
 
-@pytest.fixture(scope="session")
-def litert_engine() -> Callable[[str], Engine]:
-    """The engine of a model by name on LiteRT, loaded once."""
+def on_litert(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
     pytest.importorskip("ai_edge_litert", reason="litert: pip install 'rnn-export[litert]'")
-    from .litert_toys import litert_draft
+    from .litert_toys import PATH, file_of
 
-    return cache(lambda name: Engine.of(litert_draft(name), "litert"))
+    return lambda name: Engine.of(MODELS[name].draft("litert", {PATH: file_of(MODELS[name])}), "litert")
 
 
-@pytest.fixture(scope="session")
-def executorch_engine() -> Callable[[str], Engine]:
-    """The engine of a model by name on ExecuTorch, loaded once."""
+def on_executorch(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
     pytest.importorskip("executorch", reason="executorch: pip install 'rnn-export[executorch]'")
     pytest.importorskip("torch", reason="ExecuTorch's runtime for Python needs torch")
-    from .executorch_toys import draft_of, files
+    from .executorch_toys import PATH, files
 
     def get(name: str) -> Engine:
         if name not in files():
             pytest.skip("each model takes a second to convert: a few of them are")
-        return Engine.of(draft_of(MODELS[name], files()[name]), "executorch")
+        return Engine.of(MODELS[name].draft("executorch", {PATH: files()[name]}), "executorch")
 
-    return cache(get)
+    return get
 
 
-@pytest.fixture(scope="session")
-def torchscript_engine() -> Callable[[str], Engine]:
-    """The engine of a model by name on TorchScript, loaded once."""
+def on_torchscript(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
     pytest.importorskip("torch")
     from .torch_toys import torchscript_draft
 
-    return cache(lambda name: Engine.of(torchscript_draft(name), "torchscript"))
+    return lambda name: Engine.of(torchscript_draft(name), "torchscript")
 
 
-BACKENDS = ("onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "torchscript", "wasm")
+def on_wasm(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    need_zig()
+    return lambda name: Engine.of(wasm_draft(name), "wasm")
+
+
+def on_native(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    compiled = request.getfixturevalue("native_bundle")
+    return lambda name: load(compiled(name), backend="native")
+
+
+def on_onnxruntime(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    written = request.getfixturevalue("bundle")
+    return lambda name: load(written(name), backend="onnxruntime")
+
+
+def on_tensorrt(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    """Without a GPU."""
+    written = request.getfixturevalue("bundle")
+    return lambda name: host_engine(open_bundle(written(name)))
+
+
+BACKENDS = {
+    "onnxruntime": on_onnxruntime, "tensorrt": on_tensorrt, "native": on_native, "openvino": on_openvino,
+    "litert": on_litert, "executorch": on_executorch, "torchscript": on_torchscript, "wasm": on_wasm,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
-    """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
-    if request.param == "onnxruntime":
-        return cache(lambda name: load(bundle(name), backend="onnxruntime"))
-    if request.param in ("openvino", "litert", "executorch", "torchscript"):
-        return request.getfixturevalue(f"{request.param}_engine")
-    if request.param == "native":
-        compiled = request.getfixturevalue("native_bundle")
-        return cache(lambda name: load(compiled(name), backend="native"))
-    if request.param == "wasm":
-        need_zig()
-        return cache(lambda name: Engine.of(wasm_draft(name), "wasm"))
-    return cache(lambda name: host_engine(open_bundle(bundle(name))))
+def engine(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    """The engine of a model by name, loaded once: the suite holds every backend to the same."""
+    return cache(BACKENDS[request.param](request))
+
+
+def engine_on(backend: str) -> Callable[[pytest.FixtureRequest], Callable[[str], Engine]]:
+    return pytest.fixture(scope="session")(lambda request: cache(BACKENDS[backend](request)))
+
+
+openvino_engine, litert_engine = engine_on("openvino"), engine_on("litert")
+executorch_engine, torchscript_engine = engine_on("executorch"), engine_on("torchscript")
 
 
 @pytest.fixture

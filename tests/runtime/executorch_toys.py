@@ -11,9 +11,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.bundle.writing import extend_bundle
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.export.targets.executorch.pte_states import StatefulStep
 from rnn_export.export.targets.executorch.writer import saved
@@ -24,7 +23,6 @@ from rnn_export.runtime.backends.executorch.program import FILE
 
 from ..lifting import lift  # noqa: TID252
 from ..parity.cases import CASES  # noqa: TID252
-from ..trusting import trusted  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .graphs import MODELS, Model, X, Y, spec, state, tensor
 from .torch_toys import Toy
@@ -42,13 +40,8 @@ class Lending(nn.Module):
         return a, c.reshape(1, 1, 3), x, a, b.reshape(1, 3)
 
 
-LENDING = Model(
-    spec(
-        "lending", [X], [Y, tensor("z", "batch", 1, 3)], [state("a", 3), state("b", 3, initial="stored"), state("c", 3)]
-    ),
-    (),
-    initial={"b": np.array([4, 5, 6], np.float32)},
-)
+Z, STATES = tensor("z", "batch", 1, 3), [state("a", 3), state("b", 3, initial="stored"), state("c", 3)]
+LENDING = Model(spec("lending", [X], [Y, Z], STATES), (), initial={"b": np.array([4, 5, 6], np.float32)})
 
 
 @dataclass(frozen=True)
@@ -111,19 +104,6 @@ def files() -> dict[str, bytes]:
         return {name: packed[name].tobytes() for name in packed}
 
 
-def draft_of(model: Model, raw: bytes) -> Draft:
-    """As it is before it is written, which needs no trust."""
-    initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
-    return draft(model.spec, raw, initial)
-
-
 def draft(spec: StreamSpec, raw: bytes, initial: Arrays, target: str = "executorch") -> Draft:
     path = f"targets/{target}-fp32/{FILE}"
     return Draft(spec, {path: raw}, (TargetRow(target, "fp32", None, (path,), {}),), initial)
-
-
-def with_executorch(path: Path, model: Model, raw: bytes) -> Path:
-    """The bundle of `model` with `raw` as its file, trusted."""
-    model.write(path)
-    extend_bundle(open_bundle(path), TargetRow("executorch", "fp32", None, (PATH,), {}), {PATH: raw})
-    return trusted(path)

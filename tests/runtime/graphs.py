@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from onnx import helper, numpy_helper
 
-from rnn_export.bundle import TargetRow, write_bundle
+from rnn_export.bundle import TargetRow, extend_bundle, open_bundle, write_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.contract.spec import DTYPES, StateSpec, StreamSpec, TensorSpec, sized
 from rnn_export.platform.arrays import pack_arrays
+
+from ..trusting import trusted  # noqa: TID252
 
 IDS = 5
 TABLE = np.arange(2 * IDS, dtype=np.float32).reshape(IDS, 2)
@@ -40,7 +43,6 @@ class Model:
             return helper.make_tensor_value_info(name, kind, [d or "batch" for d in numbers])
 
         spec = self.spec
-        constants = {"0": np.int64(0), "1": np.int64(1), "[0]": np.array([0]), "[1]": np.array([1]), **self.constants}
         graph = helper.make_graph(
             [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes],
             "hand-made",
@@ -48,10 +50,26 @@ class Model:
             + [value(s.input, s.dtype, s.shape) for s in spec.states],
             [value(t.name, t.dtype, t.shape) for t in spec.outputs]
             + [value(s.output, s.dtype, s.shape) for s in spec.states],
-            [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
+            [numpy_helper.from_array(np.asarray(a), name) for name, a in self.named().items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         return model.SerializeToString()
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Every constant that a node may name."""
+        always = {"0": np.int64(0), "1": np.int64(1), "[0]": np.array([0]), "[1]": np.array([1])}
+        return {**always, **self.constants}
+
+    def draft(self, target: str, files: dict[str, bytes]) -> Draft:
+        """With a target of these files, as it is before it is written, which needs no trust."""
+        initial = {s.name: self.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in self.spec.states}
+        return Draft(self.spec, files, (TargetRow(target, "fp32", None, tuple(files), {}),), initial)
+
+    def with_target(self, path: Path, target: str, files: dict[str, bytes]) -> Path:
+        """As a bundle with a target of these files too, trusted."""
+        self.write(path)
+        extend_bundle(open_bundle(path), TargetRow(target, "fp32", None, tuple(files), {}), files)
+        return trusted(path)
 
     def write(self, path: Path, **changes) -> Path:
         """As a bundle; `changes` replaces or adds files by name."""
@@ -79,10 +97,7 @@ def spec(name: str, inputs, outputs, states, **rest) -> StreamSpec:
 X, Y, H = tensor("x", "batch", 3), tensor("y", "batch", 3), state("h", 3)
 XT, YT = tensor("x", "batch", "time", 3), tensor("y", "batch", "time", 3)
 
-SUM = Model(
-    spec("sum", [X], [Y], [H]),
-    [("Add", ["x", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})],
-)
+SUM = Model(spec("sum", [X], [Y], [H]), [("Add", ["x", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})])
 
 # The running sum along time, as the last row of [h, x...].
 ALONG_TIME = [
@@ -109,19 +124,10 @@ FEWER_NODES = [
 
 
 def fewer(delay: int, chunk: int, sequence: bool = True) -> Model:
-    return Model(
-        spec(
-            f"fewer {delay} {chunk}",
-            [XT],
-            [tensor("y", "batch", "time/2", 3), tensor("total", "batch", 3)],
-            [H],
-            delay=delay,
-            chunk=chunk,
-        ),
-        FEWER_NODES,
-        FEWER_NODES if sequence else None,
-        constants={**LAST, "end": np.array([2**62]), "two": np.array([2])},
-    )
+    outputs = [tensor("y", "batch", "time/2", 3), tensor("total", "batch", 3)]
+    contract = spec(f"fewer {delay} {chunk}", [XT], outputs, [H], delay=delay, chunk=chunk)
+    constants = {**LAST, "end": np.array([2**62]), "two": np.array([2])}
+    return Model(contract, FEWER_NODES, FEWER_NODES if sequence else None, constants=constants)
 
 
 # What follows each frame of a whole sequence, summed.
@@ -152,8 +158,8 @@ LARGEST = Model(
 PAIR = Model(
     spec(
         "pair",
-        [tensor("a", "batch", 2), tensor("b", "batch", 2)],
-        [tensor("sum", "batch", 2), tensor("dot", "batch", 2)],
+        [tensor(name, "batch", 2) for name in ("a", "b")],
+        [tensor(name, "batch", 2) for name in ("sum", "dot")],
         [state("s", 2), state("p", 2)],
     ),
     [
@@ -201,13 +207,9 @@ TOKENS = Model(
     constants={"table": TABLE},
 )
 TOKENS_TIMED_NODES = [("Gather", ["table", "id"], ["x"], {}), *ALONG_TIME]
+ID = tensor("id", "batch", "time", dtype="int64")
 TOKENS_TIMED = Model(
-    spec(
-        "tokens timed",
-        [tensor("id", "batch", "time", dtype="int64")],
-        [tensor("y", "batch", "time", 2)],
-        [state("h", 2)],
-    ),
+    spec("tokens timed", [ID], [tensor("y", "batch", "time", 2)], [state("h", 2)]),
     TOKENS_TIMED_NODES,
     TOKENS_TIMED_NODES,
     constants={"table": TABLE, **LAST},
@@ -235,15 +237,9 @@ TWINS = Model(
 
 def previous(dtype: str) -> Model:
     """A scalar a frame; gives back the one before."""
-    return Model(
-        spec(
-            f"previous {dtype}",
-            [tensor("x", "batch", dtype=dtype)],
-            [tensor("y", "batch", dtype=dtype)],
-            [state("h", dtype=dtype)],
-        ),
-        [("Identity", ["h"], ["y"], {}), ("Identity", ["x"], ["h.next"], {})],
-    )
+    x, y = tensor("x", "batch", dtype=dtype), tensor("y", "batch", dtype=dtype)
+    nodes = [("Identity", ["h"], ["y"], {}), ("Identity", ["x"], ["h.next"], {})]
+    return Model(spec(f"previous {dtype}", [x], [y], [state("h", dtype=dtype)]), nodes)
 
 
 MODELS = {

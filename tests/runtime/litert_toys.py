@@ -1,22 +1,18 @@
-"""Models written by hand as LiteRT's files, without its converter; and as bundles."""
+"""Models written by hand as LiteRT's files, without its converter."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
-from rnn_export.bundle import TargetRow, open_bundle
-from rnn_export.bundle.draft import Draft
-from rnn_export.bundle.writing import extend_bundle
 from rnn_export.contract.spec import sized
 from rnn_export.export.targets.litert.tensor_names import named, packed
 from rnn_export.runtime.backends.litert.library import schema
 from rnn_export.runtime.backends.litert.model import DTYPES, FILE
 
-from ..trusting import trusted  # noqa: TID252
-from .graphs import MODELS, Model
+from .graphs import Model
 
 PATH = f"targets/litert-fp32/{FILE}"
 KINDS = {name: number for number, name in DTYPES.items()}
@@ -79,96 +75,66 @@ class Graph:
         return port
 
 
-def elementwise(kind: str) -> Callable[..., None]:
-    def write(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-        a, b = (graph.zeros[name] for name in inputs)
-        graph.operator(kind, inputs, output, a + b, getattr(schema, f"{kind.title()}OptionsT")())
+def translate(graph: Graph, op: str, inputs: list[str], output: str, constants: Mapping, axis: int) -> None:
+    """A node of `graphs` as an operator."""
+    first, *likes = (graph.zeros[name] for name in inputs)
+    known = [constants.get(name) for name in inputs]
 
-    return write
+    def write(kind: str, inputs: list[str], like: np.ndarray, options: str | None = None) -> None:
+        made = getattr(schema, f"{options or kind.title()}OptionsT")()
+        if kind == "GATHER":
+            made.axis = axis
+        graph.operator(kind, inputs, output, like, made)
 
-
-def maximum(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    a, b = (graph.zeros[name] for name in inputs)
-    graph.operator("MAXIMUM", inputs, output, np.maximum(a, b), schema.MaximumMinimumOptionsT())
-
-
-def identity(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    """The tensor itself, under another name."""
-    graph.numbers[output], graph.zeros[output] = graph.numbers[inputs[0]], graph.zeros[inputs[0]]
-
-
-def cumsum(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    axis = graph.constant(int(constants[inputs[1]]))
-    graph.operator("CUMSUM", [inputs[0], axis], output, graph.zeros[inputs[0]], schema.CumsumOptionsT())
-
-
-def unsqueeze(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    like = np.expand_dims(graph.zeros[inputs[0]], int(constants[inputs[1]][0]))
-    graph.operator("RESHAPE", [inputs[0], graph.constant(like.shape)], output, like, schema.ReshapeOptionsT())
-
-
-def gather(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    table, ids = inputs
-    options = schema.GatherOptionsT()
-    options.axis = attributes.get("axis", 0)
-    like = np.take(graph.zeros[table], graph.zeros[ids], options.axis)
-    if ids in constants:
-        ids = graph.constant(int(constants[ids]) % graph.zeros[table].shape[options.axis])
-    graph.operator("GATHER", [table, ids], output, like, options)
-
-
-def slice_(graph: Graph, inputs: list[str], output: str, constants: Mapping, attributes: Mapping) -> None:
-    """Along the axis 1."""
-    like = graph.zeros[inputs[0]]
-    start, step = int(constants[inputs[1]][0]), int(constants[inputs[4]][0])
-    ends = [graph.constant(v) for v in ([0, start, 0], [*like.shape], [1, step, 1])]
-    graph.operator("STRIDED_SLICE", [inputs[0], *ends], output, like[:, start::step], schema.StridedSliceOptionsT())
-
-
-WRITERS: Mapping[str, Callable[..., None]] = {
-    **{kind.title(): elementwise(kind) for kind in ("ADD", "SUB", "MUL")},
-    "Max": maximum,
-    "Identity": identity,
-    "CumSum": cumsum,
-    "Unsqueeze": unsqueeze,
-    "Gather": gather,
-    "Slice": slice_,
-}
+    if op in ("Add", "Sub", "Mul"):
+        write(op.upper(), inputs, first + likes[0])
+    elif op == "Max":
+        write("MAXIMUM", inputs, np.maximum(first, likes[0]), "MaximumMinimum")
+    elif op == "Identity":
+        graph.numbers[output], graph.zeros[output] = graph.numbers[inputs[0]], first
+    elif op == "CumSum":
+        write("CUMSUM", [inputs[0], graph.constant(int(known[1]))], first)
+    elif op == "Unsqueeze":
+        like = np.expand_dims(first, int(known[1][0]))
+        write("RESHAPE", [inputs[0], graph.constant(like.shape)], like)
+    elif op == "Gather":
+        ids = inputs[1] if known[1] is None else graph.constant(int(known[1]) % first.shape[axis])
+        write("GATHER", [inputs[0], ids], np.take(first, likes[0], axis))
+    else:
+        start, step = int(known[1][0]), int(known[4][0])
+        ends = [graph.constant(v) for v in ([0, start, 0], [*first.shape], [1, step, 1])]
+        write("STRIDED_SLICE", [inputs[0], *ends], first[:, start::step], "StridedSlice")
 
 
 def graph_of(model: Model) -> Graph:
     spec, graph = model.spec, Graph()
-    constants = {"0": np.int64(0), "1": np.int64(1), "[0]": np.array([0]), "[1]": np.array([1]), **model.constants}
     ports = {**{t.name: t for t in spec.inputs}, **{s.input: s for s in spec.states}}
     for name, port in ports.items():
         graph.add(name, np.zeros(sized(port.shape, 1, spec.chunk), port.dtype))
-    for name, value in constants.items():
+    for name, value in model.named().items():
         graph.add(name, np.asarray(value), constant=True)
     for op, inputs, (output,), attributes in model.step:
-        WRITERS[op](graph, inputs, output, constants, attributes)
+        translate(graph, op, inputs, output, model.named(), attributes.get("axis", 0))
     graph.signed([*ports], [*(t.name for t in spec.outputs), *(s.output for s in spec.states)])
     return graph
-
-
-@cache
-def litert_file(name: str) -> bytes:
-    """The file of a model of `graphs.MODELS`."""
-    return file_of(MODELS[name])
 
 
 def file_of(model: Model) -> bytes:
     return named(packed(graph_of(model).model), model.spec)
 
 
-def litert_draft(name: str) -> Draft:
-    """As it is before it is written, which needs no trust."""
-    model, files = MODELS[name], {PATH: litert_file(name)}
-    initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
-    return Draft(model.spec, files, (TargetRow("litert", "fp32", None, (PATH,), {}),), initial)
-
-
-def with_litert(path: Path, model: Model, raw: bytes) -> Path:
-    """The bundle of `model` with `raw` as its file, trusted."""
-    model.write(path)
-    extend_bundle(open_bundle(path), TargetRow("litert", "fp32", None, (PATH,), {}), {PATH: raw})
-    return trusted(path)
+def on_microcontroller(raw: bytes, frames: np.ndarray, states: list[np.ndarray], capfd: Any) -> tuple[np.ndarray, int]:
+    """The outputs of TFLM's own interpreter, by number and with no signature, and the bytes of its arena."""
+    tflm = pytest.importorskip("tflite_micro", reason="tflite-micro has wheels for Linux on x86-64 alone").runtime
+    micro, given = tflm.Interpreter.from_bytes(raw), []
+    for x in frames:
+        for number, value in enumerate([x.reshape(1, 1, -1), *states]):
+            micro.set_input(value, number)
+        micro.invoke()
+        y, *states = (micro.get_output(number) for number in range(1 + len(states)))
+        given.append(y.reshape(-1))
+    capfd.readouterr()
+    micro.print_allocations()
+    total = re.search(r"Arena allocation total (\d+) bytes", capfd.readouterr().err)
+    assert total is not None
+    return np.stack(given), int(total[1])

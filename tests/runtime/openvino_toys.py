@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rnn_export.bundle import TargetRow, open_bundle
-from rnn_export.bundle.writing import extend_bundle
 from rnn_export.export.targets.openvino.ir_conversion import convert
 from rnn_export.platform.arrays import pack_arrays
 
@@ -21,8 +19,6 @@ def converted(model: Model) -> dict[str, bytes]:
 
 def with_openvino(path: Path, model: Model, **changes: bytes) -> Path:
     """The bundle of `model` with IR; `changes` are files of it by the name without an end, written in its place."""
-    model.write(path)
     files = converted(model)
     files |= {name: changes[Path(name).stem] for name in files if name.endswith(".xml") and Path(name).stem in changes}
-    extend_bundle(open_bundle(path), TargetRow("openvino", "fp32", None, tuple(files), {}), files)
-    return path
+    return model.with_target(path, "openvino", files)

@@ -25,20 +25,19 @@ def subject(step: Callable[..., object], frames: list[object], **more: object) -
 # --- timing
 
 
-def test_percentiles_of_known_samples():
+def test_percentiles_and_groups_of_calls_that_the_clock_is_too_slow_for():
     assert timing.percentiles(np.arange(101)[::-1]) == {"p50": 50, "p90": 90, "p99": 99}
     assert timing.percentiles(np.array([1.0, 2.0])) == pytest.approx({"p50": 1.5, "p90": 1.9, "p99": 1.99})
+    # No call looks faster than it is.
+    assert timing.clock_time([*range(100, 201)]) == 110
+    for call, group in ((500, 1), (499, 3), (100, 10), (1, 1000), (1e9, 1)):
+        assert timing.group_of(call, 100) == group
 
 
 def test_each_takes_its_turn_and_each_is_first_in_turn():
     seen: list[str] = []
     timing.in_turn([lambda name=name: seen.append(name) for name in "abc"], 4)
     assert "".join(seen) == "abcbcacababc"
-
-
-@pytest.mark.parametrize(("call", "group"), [(500, 1), (499, 3), (100, 10), (1, 1000), (1e9, 1)])
-def test_calls_that_the_clock_is_too_slow_for_are_timed_together(call, group):
-    assert timing.group_of(call, 100) == group
 
 
 def test_a_stopwatch_steps_on_the_frames_in_order_and_resets_before_each_block(monkeypatch):
@@ -68,10 +67,6 @@ def test_short_calls_share_a_sample_and_the_clock_is_taken_off(monkeypatch):
     assert watch.group == 50
     watch.empties, watch.raw = [50], [50 + 50 * 2000, 40]
     assert watch.samples.tolist() == [2.0, 0.0]
-
-
-def test_no_call_looks_faster_than_it_is():
-    assert timing.clock_time([*range(100, 201)]) == 110
 
 
 def test_seconds_limit_the_samples(monkeypatch):
@@ -120,12 +115,9 @@ def test_pinning_ends_with_the_bench():
         assert os.sched_getaffinity(0) == {core} == {min(before)}
 
 
-def test_a_core_that_is_not_there_is_refused():
+def test_what_cannot_be_pinned_is_refused(monkeypatch):
     with raises("bench-core-unusable", "9999"):
         this_machine.pinned(9999).__enter__()
-
-
-def test_a_system_that_pins_nothing_is_refused(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity")
     with raises("bench-no-pinning"):
         this_machine.pinned(None).__enter__()
@@ -140,20 +132,14 @@ def write(root: Path, **files: str) -> Path:
 
 
 def test_a_machine_says_what_it_is(tmp_path):
-    cache = "sys__devices__system__cpu__cpu3__cache__index"
+    cpu = "sys__devices__system__cpu__cpu3__"
+    caches = [("32K", 1, "Data"), ("64K", 1, "Instruction"), ("1M", 2, "Unified")]
     files = {
-        "proc__cpuinfo": "processor\t: 0\nmodel name\t: A CPU @ 3 GHz\n",
-        f"{cache}0__size": "32K\n",
-        f"{cache}0__level": "1\n",
-        f"{cache}0__type": "Data\n",
-        f"{cache}1__size": "64K\n",
-        f"{cache}1__level": "1\n",
-        f"{cache}1__type": "Instruction\n",
-        f"{cache}2__size": "1M\n",
-        f"{cache}2__level": "2\n",
-        f"{cache}2__type": "Unified\n",
-        "sys__devices__system__cpu__cpu3__cpufreq__scaling_governor": "powersave\n",
+        f"{cpu}cache__index{number}__{name}": f"{value}\n"
+        for number, cache in enumerate(caches)
+        for name, value in zip(("size", "level", "type"), cache, strict=True)
     }
+    files |= {f"{cpu}cpufreq__scaling_governor": "powersave\n", "proc__cpuinfo": "model name\t: A CPU @ 3 GHz\n"}
     found = this_machine.describe(3, write(tmp_path, **files))
     assert (found["cpu"], found["core"], found["governor"]) == ("A CPU @ 3 GHz", 3, "powersave")
     assert found["caches"] == {"L1": 32 * 2**10, "L2": 2**20}

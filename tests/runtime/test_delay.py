@@ -1,7 +1,5 @@
 """Streams that are late, streams with fewer frames out than in, and bundles that take whole sequences only."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -39,6 +37,7 @@ def y_of(given):
     return given["y"] if isinstance(given, dict) else given
 
 
+@pytest.mark.contract
 @every_late
 @pytest.mark.parametrize("batch", [1, 3])
 def test_each_step_gives_what_is_there(engine, name, batch):
@@ -111,28 +110,24 @@ def test_out_has_the_fewer_frames(engine):
 
 # --- lifted models -------------------------------------------------------------------------------------------------
 
-LIFTED = {
-    "delay of two chunks": (ValidGRU, {"chunk": 3}),
-    "delay below a chunk": (ValidGRU, {"chunk": 8}),
-    "one output for four frames": (StridedValidGRU, {"chunk": 4}),
-}
+LIFTED = {"delay of two chunks": (ValidGRU, 3), "one output for four frames": (StridedValidGRU, 4)}
 
 
-@cache
-def exported(name: str) -> tuple[torch.nn.Module, Engine]:
-    kind, options = LIFTED[name]
-    torch.manual_seed(0)
-    model = kind().eval()
+def engine_of(model: torch.nn.Module, **options: int) -> Engine:
     lifted = lift(model, (torch.zeros(2, 16, 4),), **options)
     files = {"step.onnx": step_graph(lifted), "sequence.onnx": sequence_graph(lifted)}
     initial = {key: value.numpy() for key, value in lifted.initial.items()}
-    draft = Draft(lifted.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
-    return model, Engine.of(draft, "onnxruntime")
+    return Engine.of(
+        Draft(lifted.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial), "onnxruntime"
+    )
 
 
 @pytest.mark.parametrize("name", LIFTED)
 def test_a_lifted_model_in_any_pieces(name):
-    model, engine = exported(name)
+    torch.manual_seed(0)
+    kind, chunk = LIFTED[name]
+    model = kind().eval()
+    engine = engine_of(model, chunk=chunk)
     spec, xs = engine.spec, np.random.default_rng(0).standard_normal((2, 48, 4)).astype(np.float32)
     with torch.no_grad():
         want = model(torch.from_numpy(xs)).numpy()
@@ -157,16 +152,12 @@ class ShareOfEarlier(torch.nn.Module):
 
 
 def test_nan_before_the_first_output_is_none_of_a_stream():
-    lifted = lift(ShareOfEarlier().eval(), (torch.randn(2, 16, 4),), time_axis=1)
-    rows = (TargetRow("onnx", "fp32", 18, ("step.onnx",), {}),)
-    draft = Draft(
-        lifted.spec, {"step.onnx": step_graph(lifted)}, rows, {n: v.numpy() for n, v in lifted.initial.items()}
-    )
-    pool, xs = Engine.of(draft, "onnxruntime").pool(2), np.random.default_rng(0).standard_normal((6, 1, 4), np.float32)
+    engine = engine_of(ShareOfEarlier().eval(), time_axis=1)
+    pool, xs, delay = engine.pool(2), np.random.default_rng(0).standard_normal((6, 1, 4), np.float32), engine.spec.delay
     stream = pool.open()
     given = np.concatenate([pool.step([stream], x) for x in xs])
-    assert np.isnan(given[: lifted.spec.delay]).all()
-    np.testing.assert_allclose(given[lifted.spec.delay :], xs[2:, 0], rtol=1e-6)
+    assert np.isnan(given[:delay]).all()
+    np.testing.assert_allclose(given[delay:], xs[2:, 0], rtol=1e-6)
     assert (pool.metrics()["nan"], pool.health(stream)["resets"]) == (0, 0)
 
 
@@ -188,14 +179,8 @@ def test_each_run_is_a_whole_sequence(whole):
     stream.reset()
 
 
-def test_a_step_of_whole_sequences_is_refused(whole):
-    stream = whole.stream()
-    for step in (stream.step, lambda x: stream.step(x, out=x)):
+def test_steps_and_snapshots_of_whole_sequences_are_refused(whole):
+    stream, x = whole.stream(), np.ones(3, np.float32)
+    for call in (lambda: stream.step(x), lambda: stream.step(x, out=x), stream.snapshot):
         with raises("sequence-only-bundle"):
-            step(np.ones(3, np.float32))
-
-
-def test_a_snapshot_of_whole_sequences_is_refused(whole):
-    stream = whole.stream()
-    with raises("sequence-only-bundle"):
-        stream.snapshot()
+            call()

@@ -25,16 +25,7 @@ from .host_engine import HostEngine, host_session
 ONES = np.ones((2, 3), np.float32)
 
 
-@pytest.fixture(params=["host", "cuda"])
-def device(request):
-    if request.param == "host":
-        return HostDevice()
-    request.getfixturevalue("cuda")
-    return CudaDevice()
-
-
-@pytest.fixture(params=["host", "cuda", pytest.param("gpu", marks=pytest.mark.gpu)])
-def rows_device(request):
+def device_of(request):
     if request.param == "host":
         return HostDevice()
     if request.param == "cuda":
@@ -45,6 +36,10 @@ def rows_device(request):
         return CudaDevice()
     except BackendUnavailable as error:
         pytest.skip(f"gpu: {error}")
+
+
+device = pytest.fixture(params=["host", "cuda"])(device_of)
+rows_device = pytest.fixture(params=["host", "cuda", pytest.param("gpu", marks=pytest.mark.gpu)])(device_of)
 
 
 # --- what every device does
@@ -164,23 +159,15 @@ def test_a_copy_may_go_to_a_larger_buffer(rows_device):
 # --- the host's own
 
 
-def test_the_host_writes_down_every_call():
-    device = HostDevice()
+def test_the_host_writes_down_every_call_and_what_was_never_written_is_not_a_number():
+    device, back = HostDevice(), np.zeros(3, np.float32)
     a, b = device.empty((2, 3), np.float32), device.empty((2, 3), np.float32)
     device.upload(a, ONES)
     graph = device.capture(lambda: device.copy(b, a))
     graph.launch()
     device.synchronize()
-    assert device.calls == [
-        ("upload", a.pointer),
-        ("capture", 0, (("copy", b.pointer, a.pointer),)),
-        ("launch", 0),
-        ("synchronize",),
-    ]
-
-
-def test_what_was_never_written_is_not_a_number():
-    device, back = HostDevice(), np.zeros(3, np.float32)
+    copy = ("copy", b.pointer, a.pointer)
+    assert device.calls == [("upload", a.pointer), ("capture", 0, (copy,)), ("launch", 0), ("synchronize",)]
     device.download(back, device.empty((3,), np.float32))
     device.synchronize()
     assert np.isnan(back).all()
@@ -188,26 +175,20 @@ def test_what_was_never_written_is_not_a_number():
 
 def test_the_host_refuses_what_a_gpu_would_not_survive():
     device = HostDevice()
-    buffer = device.empty((2, 3), np.float32)
-    with pytest.raises(DeviceError, match="upload of 12 bytes into 24"):
-        device.upload(buffer, ONES[0])
-    with pytest.raises(DeviceError, match="not contiguous"):
-        device.upload(buffer, np.ones((3, 2), np.float32).T)
-    with pytest.raises(DeviceError, match="synchronize inside a capture"):
-        device.capture(device.synchronize)
-
-
-def test_the_host_refuses_rows_that_are_not_there():
-    device = HostDevice()
-    pool, dense = device.empty((4, 3), np.float32), device.empty((2, 3), np.float32)
-    with pytest.raises(DeviceError, match="gather of 3 rows of 12 bytes where there are 24 bytes"):
-        device.gather(dense, pool, device.empty((3,), np.int32), 3, 12)
-    with pytest.raises(DeviceError, match="scatter of 2 rows of 4 bytes where there are 4 bytes"):
-        device.scatter(pool, dense, device.empty((1,), np.int32), 2, 12)
-    with pytest.raises(DeviceError, match="flag_nan of 2 rows of 1 bytes where there are 1 bytes"):
-        device.flag_nan(device.empty((1,), np.uint8), dense, 2, 12, "float32")
-    rows = on_device(device, np.int32([1, 4]))
-    device.scatter(pool, dense, rows, 2, 12)
+    pool, dense, one = (device.empty((n, 3), np.float32) for n in (4, 2, 1))
+    few, flag = device.empty((1,), np.int32), device.empty((1,), np.uint8)
+    for said, call in (
+        ("upload of 12 bytes into 24", lambda: device.upload(dense, ONES[0])),
+        ("not contiguous", lambda: device.upload(dense, np.ones((3, 2), np.float32).T)),
+        ("synchronize inside a capture", lambda: device.capture(device.synchronize)),
+        ("gather of 3 rows of 12 bytes where there are 24 bytes", lambda: device.gather(dense, pool, pool, 3, 12)),
+        ("scatter of 2 rows of 4 bytes where there are 4 bytes", lambda: device.scatter(pool, dense, few, 2, 12)),
+        ("flag_nan of 2 rows of 1 bytes where there are 1", lambda: device.flag_nan(flag, dense, 2, 12, "float32")),
+        ("flag_nan of 2 rows of 12 bytes where there are 12", lambda: device.flag_nan(few, one, 2, 12, "float32")),
+    ):
+        with pytest.raises(DeviceError, match=said):
+            call()
+    device.scatter(pool, dense, on_device(device, np.int32([1, 4])), 2, 12)
     with pytest.raises(DeviceError, match=r"scatter of rows \[1, 4\] where there are 4"):
         device.synchronize()
 
@@ -272,26 +253,23 @@ def test_every_error_of_cuda_is_named(cuda, call, error, message):
         drive()
 
 
-def test_a_gpu_without_memory_for_the_stream(cuda):
-    session = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
+def of_sum():
+    return host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
+
+
+def test_no_memory_for_a_stream_and_a_step_that_cannot_be_captured(cuda):
+    memory, session = of_sum().stream_buffers(1), of_sum()
     cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
     with raises("device-call-failed", "tensorrt cannot open a stream of 8 rows: cudaMalloc gave", "fewer rows"):
         session.stream_buffers(8)
-
-
-def test_a_step_that_cannot_be_captured(cuda):
-    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(1)
     cuda.fails = {"cudaStreamEndCapture": "cudaErrorStreamCaptureInvalidated"}
-    with raises(
-        "device-call-failed",
-        "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave",
-        "work that no CUDA graph",
-    ):
+    said = "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave"
+    with raises("device-call-failed", said, "work that no CUDA graph"):
         memory.write({"h": np.zeros((1, 3), np.float32)})
 
 
 def test_a_launch_that_fails_leaves_the_state(cuda):
-    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(1)
+    memory = of_sum().stream_buffers(1)
     memory.write({"h": np.full((1, 3), 4, np.float32)})
     for call in ("cudaGraphLaunch", "cudaStreamSynchronize"):
         cuda.fails = {call: "cudaErrorLaunchFailure"}

@@ -30,22 +30,17 @@ def test_canonical_and_back(shape, graph, wanted):
     np.testing.assert_array_equal(back, array)
 
 
-@pytest.mark.parametrize(
-    ("buffer", "wanted"), [((1, 1, 2), (2,)), ((1, 3, 2), (3, 2)), ((4, 1, 2), (4, 2)), ((4, 3, 2), (4, 3, 2))], ids=str
-)
-def test_a_frame_has_no_axis_of_one_row_or_one_frame(buffer, wanted):
-    buffer = np.zeros(buffer, np.float32)
-    view = frame_view(buffer, TensorSpec("x", "float32", ("batch", "time", 2)))
-    assert view.shape == wanted
-    assert np.shares_memory(view, buffer)
-
-
-@pytest.mark.parametrize("graph", [(1,), (1, 1)])
-def test_a_scalar_frame_is_a_view_too(graph):
-    buffer = np.zeros(graph, np.int64)
-    port = FrameInput(TensorSpec("x", "int64", ("batch", "time")[: len(graph)]), buffer)
-    port.load(7)
-    assert buffer.item() == 7
+def test_a_frame_has_no_axis_of_one_row_or_one_frame():
+    spec = TensorSpec("x", "float32", ("batch", "time", 2))
+    for shape, wanted in (((1, 1, 2), (2,)), ((1, 3, 2), (3, 2)), ((4, 1, 2), (4, 2)), ((4, 3, 2), (4, 3, 2))):
+        buffer = np.zeros(shape, np.float32)
+        view = frame_view(buffer, spec)
+        assert view.shape == wanted
+        assert np.shares_memory(view, buffer)
+    for axes in (("batch",), ("batch", "time")):
+        number = np.zeros((1,) * len(axes), np.int64)
+        FrameInput(TensorSpec("x", "int64", axes), number).load(7)
+        assert number.item() == 7
 
 
 def test_a_frame_is_laid_out_as_the_graph_wants():
@@ -77,26 +72,17 @@ def test_values_that_fit(x, dtype, wanted):
     np.testing.assert_array_equal(array, wanted)
 
 
-def test_an_empty_list_is_of_every_dtype():
+def test_what_fits_is_not_copied_and_an_empty_list_is_of_every_dtype():
+    x = np.ones(3, np.float32)
+    assert check_values("x", x, (3,), x.dtype) is x
     assert check_values("x", [], (0,), np.dtype("int64")).shape == (0,)
 
 
-def test_what_fits_is_not_copied():
-    x = np.ones(3, np.float32)
-    assert check_values("x", x, (3,), x.dtype) is x
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [([300], "uint8"), ([-1], "uint8"), ([0.5], "int32"), ([np.nan], "int64"), ([1e30], "int64"), ([2], "bool")],
-)
-def test_a_cast_that_would_change_a_value_is_none(values, dtype):
-    assert exact_cast(np.array(values), np.dtype(dtype)) is None
-
-
-@pytest.mark.parametrize("values", [["1"], [None], [1j]])
-def test_only_numbers_are_cast(values):
-    assert exact_cast(np.array(values), np.dtype("float32")) is None
+def test_a_cast_that_would_change_a_value_is_none():
+    changed = [([300], "uint8"), ([-1], "uint8"), ([0.5], "int32"), ([np.nan], "int64"), ([1e30], "int64")]
+    no_numbers = [(["1"], "float32"), ([None], "float32"), ([1j], "float32")]
+    for values, dtype in [*changed, ([2], "bool"), *no_numbers]:
+        assert exact_cast(np.array(values), np.dtype(dtype)) is None
 
 
 def test_the_first_bad_value_is_named():

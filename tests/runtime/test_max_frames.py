@@ -58,13 +58,10 @@ def test_a_pool_counts_each_stream(engine):
     np.testing.assert_array_equal(pool.step([late, early], xs[:2]), xs[:2])
 
 
-def test_the_contract_keeps_it():
+def test_the_contract_keeps_a_limit_that_streams_can_have():
     spec = replace(TIMED.spec, max_frames=MOST)
     assert StreamSpec.from_json(spec.to_json()) == spec
     assert "max_frames" not in TIMED.spec.to_json()
-
-
-@pytest.mark.parametrize(("model", "most"), [(TIMED, 0), (CHUNKED, 2), (SUM, 5), (TIMED, 2**60)])
-def test_a_limit_that_no_stream_has_is_refused(model, most):
-    with raises("contract-contradiction", "max_frames"):
-        replace(model.spec, max_frames=most)
+    for model, most in ((TIMED, 0), (CHUNKED, 2), (SUM, 5), (TIMED, 2**60)):
+        with raises("contract-contradiction", "max_frames"):
+            replace(model.spec, max_frames=most)

@@ -42,19 +42,15 @@ def test_reprs_say_what_it_is_where_it_runs_and_its_shapes(path: Path) -> None:
     with Batcher(pool, max_delay_ms=1.5, max_batch=4) as batcher:
         assert repr(batcher) == f"<Batcher: rounds of 4 streams at most, after 1.5 ms; {pool!r}>"
     assert repr(batcher).startswith("<Batcher (closed): ")
-
-
-def test_a_stream_that_has_ended_says_so(tmp_path: Path) -> None:
-    stream = load(TIMED.write(tmp_path / "t.rnnx"), backend="onnxruntime").stream()
+    stream = load(TIMED.write(path.with_name("t.rnnx")), backend="onnxruntime").stream()
     stream.run(np.zeros((7, 3), np.float32))
     stream.finish()
     assert repr(stream) == "<Stream at frame 7, ended: x (batch, time, 3) -> y (batch, time, 3), 1 state>"
 
 
 def test_a_report_says_how_it_came_out() -> None:
-    assert repr(report(1e-5)).startswith(
-        "<ParityReport on onnxruntime (cpu), 1 checks ok, largest relative error 1.0e-05"
-    )
+    ok = "<ParityReport on onnxruntime (cpu), 1 checks ok, largest relative error 1.0e-05"
+    assert repr(report(1e-5)).startswith(ok)
     assert "outside the tolerance: step" in repr(report(1e-3))
 
 

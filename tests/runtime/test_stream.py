@@ -17,20 +17,16 @@ every_sum = pytest.mark.parametrize("name", ["sum", "timed", "chunked", "by_step
 
 
 @pytest.mark.contract
-def test_steps_keep_the_state(engine):
-    stream, xs = engine("sum").stream(), frames(5, 3)
-    for x, want in zip(xs, xs.cumsum(0), strict=True):
-        y = stream.step(x)
-        assert y.shape == (3,)
-        np.testing.assert_array_equal(y, want)
-        np.testing.assert_array_equal(stream.states["h"], want[None])
-
-
-@pytest.mark.contract
-def test_a_step_takes_a_whole_chunk(engine):
-    stream, xs = engine("chunked").stream(), frames(6, 3)
-    given = [stream.step(xs[:3]), stream.step(xs[3:])]
-    np.testing.assert_array_equal(np.concatenate(given), xs.cumsum(0))
+@every_sum
+@pytest.mark.parametrize("batch", [1, 4])
+def test_steps_keep_the_state(engine, name, batch):
+    stream, xs = engine(name).stream(batch=batch), frames(batch, 12, 3)
+    for start in range(0, 12, stream.spec.chunk):
+        x = xs[:, start] if stream.spec.chunk == 1 else xs[:, start : start + stream.spec.chunk]
+        y = stream.step(x if batch > 1 else x[0])
+        assert y.shape == (x if batch > 1 else x[0]).shape
+    np.testing.assert_array_equal(y, xs.cumsum(1)[:, 12 - stream.spec.chunk :].reshape(y.shape))
+    np.testing.assert_array_equal(stream.states["h"], xs.sum(1))
 
 
 @pytest.mark.contract
@@ -80,18 +76,14 @@ def test_what_waits_is_a_copy(engine):
     np.testing.assert_array_equal(stream.run(np.ones((1, 3), np.float32))[-1], [3, 3, 3])
 
 
-def test_steps_and_runs_mix(engine):
-    stream, xs = engine("timed").stream(), frames(9, 3)
-    given = [stream.run(xs[:4]), stream.step(xs[4])[None], stream.run(xs[5:])]
-    np.testing.assert_array_equal(np.concatenate(given), xs.cumsum(0))
-
-
 @pytest.mark.contract
 @pytest.mark.parametrize("name", ["timed", "time_major", "by_step"])
-def test_a_run_longer_than_a_block(engine, name, monkeypatch):
+def test_a_run_longer_than_a_block_and_steps_after_it(engine, name, monkeypatch):
     monkeypatch.setattr(stream_module, "BLOCK", 4)
-    stream, xs = engine(name).stream(), frames(30, 3)
-    np.testing.assert_array_equal(stream.run(xs), xs.cumsum(0))
+    stream, xs = engine(name).stream(), frames(36, 3)
+    chunk = stream.spec.chunk
+    step = stream.step(xs[:chunk] if chunk > 1 else xs[0]).reshape(chunk, 3)
+    np.testing.assert_array_equal(np.concatenate([step, stream.run(xs[chunk:])]), xs.cumsum(0))
 
 
 @pytest.mark.contract
@@ -112,21 +104,8 @@ def test_outputs_and_inputs_are_not_shared(engine):
     first[:] = 70
     np.testing.assert_array_equal(second, [2, 2, 2])
     np.testing.assert_array_equal(stream.step(np.ones(3, np.float32)), [3, 3, 3])
-
-
-# --- batch
-
-
-@pytest.mark.contract
-@pytest.mark.parametrize("name", ["timed", "chunked", "stored"])
-def test_eight_rows_in_lockstep_equal_each_alone(engine, name):
-    xs = frames(8, 6, 3)
-    together = engine(name).stream(batch=8)
-    alone = [engine(name).stream() for _ in range(8)]
-    np.testing.assert_array_equal(together.run(xs), np.stack([s.run(x) for s, x in zip(alone, xs, strict=True)]))
-    chunk = together.spec.chunk
-    x = xs[:, 0] if chunk == 1 else xs[:, :chunk]
-    np.testing.assert_array_equal(together.step(x), np.stack([s.step(row) for s, row in zip(alone, x, strict=True)]))
+    stream.states["h"][:] = 100
+    np.testing.assert_array_equal(stream.states["h"], [[3, 3, 3]])
 
 
 # --- several inputs and outputs
@@ -173,37 +152,6 @@ def test_a_delay_cuts_only_the_outputs_with_a_time_axis(engine, batch):
     given = {name: a if batch > 1 else a[None] for name, a in step(3).items()}
     np.testing.assert_array_equal(given["y"], sums[:, 4:] * gain[:, None])
     np.testing.assert_array_equal(given["total"], sums[:, 5] * gain)
-
-
-# --- delay
-
-
-@pytest.mark.contract
-def test_delayed_frames_give_none(engine):
-    stream, xs = engine("delayed").stream(), frames(5, 3)
-    given = [stream.step(x) for x in xs]
-    assert given[:2] == [None, None]
-    np.testing.assert_array_equal(np.stack(given[2:]), xs.cumsum(0)[2:])
-    stream.reset()
-    assert stream.step(xs[0]) is None
-
-
-@pytest.mark.contract
-@pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1], [1, 4], [2, 3]], ids=str)
-def test_a_run_returns_that_much_less(engine, sizes):
-    stream, xs = engine("delayed").stream(batch=2), frames(2, 5, 3)
-    pieces = [stream.run(piece) for piece in np.split(xs, np.cumsum(sizes)[:-1], 1)]
-    np.testing.assert_array_equal(np.concatenate(pieces, 1), xs.cumsum(1)[:, 2:])
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_delay_ends_inside_a_chunk(engine, batch):
-    xs = frames(batch, 9, 3)
-    stream, want = engine("delayed_chunked").stream(batch=batch), xs.cumsum(1)[:, 4:]
-    given = [stream.step(xs[:, i : i + 3] if batch > 1 else xs[0, i : i + 3]) for i in (0, 3, 6)]
-    assert given[0] is None
-    np.testing.assert_array_equal(np.concatenate(given[1:], -2), want if batch > 1 else want[0])
-    np.testing.assert_array_equal(engine("delayed_chunked").stream(batch=batch).run(xs), want)
 
 
 # --- scalar frames
@@ -294,14 +242,6 @@ def test_a_closed_stream_gives_its_memory_back_at_once(engine, name):
         assert memory() is None
     finally:
         gc.enable()
-
-
-@pytest.mark.contract
-def test_states_are_copies(engine):
-    stream = engine("sum").stream()
-    stream.step(np.ones(3, np.float32))
-    stream.states["h"][:] = 100
-    np.testing.assert_array_equal(stream.states["h"], [[1, 1, 1]])
 
 
 @pytest.mark.contract

@@ -73,17 +73,13 @@ def test_the_order_of_a_capture():
     ]
 
 
-def test_the_states_outlive_the_capture():
-    _, memory, _ = opened(COUNT)
-    memory.write({"h": np.full((1, 3), 5, np.float32)})
-    np.testing.assert_array_equal(memory.read()["h"], [[5, 5, 5]])
-
-
-def test_without_the_copy_back_the_states_would_not(monkeypatch):
-    monkeypatch.setattr(HostDevice, "copy", lambda *_: None)
-    _, memory, _ = opened(COUNT)
-    memory.write({"h": np.full((1, 3), 5, np.float32)})
-    np.testing.assert_array_equal(memory.read()["h"], [[7, 7, 7]])
+def test_the_states_outlive_the_capture(monkeypatch):
+    """Without the copy back they would not."""
+    for copy, want in ((HostDevice.copy, 5), (lambda *_: None, 7)):
+        monkeypatch.setattr(HostDevice, "copy", copy)
+        _, memory, _ = opened(COUNT)
+        memory.write({"h": np.full((1, 3), 5, np.float32)})
+        np.testing.assert_array_equal(memory.read()["h"], [[want] * 3])
 
 
 def test_steps_replay_the_pair_and_nothing_else():
@@ -116,11 +112,9 @@ def test_states_pass_the_host_only_in_read_and_write():
 
 def test_each_stream_has_a_queue_of_its_own():
     devices: list[HostDevice] = []
-    session = host_session(
-        SUM.spec, HostEngine(SUM.files()["step.onnx"]), lambda: devices.append(HostDevice()) or devices[-1]
-    )
-    memories = [session.stream_buffers(1), session.stream_buffers(4)]
-    assert [m.device for m in memories] == devices
+    engine = HostEngine(SUM.files()["step.onnx"])
+    session = host_session(SUM.spec, engine, lambda: devices.append(HostDevice()) or devices[-1])
+    assert [session.stream_buffers(rows).device for rows in (1, 4)] == devices
     assert len(set(map(id, devices))) == 2
 
 
@@ -217,35 +211,21 @@ def test_int32_stands_for_int64_where_tensorrt_has_none():
     assert stream.step(0) == 9
 
 
+ENGINE = SUM.spec
 OTHERS = {
-    "names": (
-        replace(SUM.spec, states=(state("c", 3),)),
-        ("tensorrt-engine-names", "takes ['h', 'x']", "['c', 'x'"),
-    ),
-    "outputs": (
-        replace(SUM.spec, outputs=(tensor("z", "batch", 3),)),
-        ("tensorrt-engine-names", "gives ['h.next', 'y']"),
-    ),
-    "shape": (
-        replace(SUM.spec, inputs=(tensor("x", "batch", 4),)),
-        ("tensorrt-engine-ports", "takes 'x' as float32 (-1, 3)", "float32 (-1, 4"),
-    ),
-    "rank": (
-        replace(SUM.spec, outputs=(tensor("y", "batch"),)),
-        ("tensorrt-engine-ports", "gives 'y' as float32 (-1, 3)", "float32 (-1,)"),
-    ),
+    "names": (replace(ENGINE, states=(state("c", 3),)), "names", "takes ['h', 'x']", "['c', 'x'"),
+    "outputs": (replace(ENGINE, outputs=(tensor("z", "batch", 3),)), "names", "gives ['h.next', 'y']"),
+    "shape": (replace(ENGINE, inputs=(tensor("x", "batch", 4),)), "ports", "'x' as float32 (-1, 3)", "float32 (-1, 4"),
+    "rank": (replace(ENGINE, outputs=(tensor("y", "batch"),)), "ports", "'y' as float32 (-1, 3)", "float32 (-1,)"),
     "dtype": (
-        replace(SUM.spec, inputs=(tensor("x", "batch", 3, dtype="float16"),)),
-        ("tensorrt-engine-ports", "takes 'x' as float32", "float16"),
+        replace(ENGINE, inputs=(tensor("x", "batch", 3, dtype="float16"),)), "ports", "takes 'x' as float32", "float16",
     ),
-    "state": (
-        replace(SUM.spec, states=(state("h", 3, dtype="int64"),)),
-        ("tensorrt-engine-ports", "takes 'h' as float32", "int64"),
-    ),
-}
+    "state": (replace(ENGINE, states=(state("h", 3, dtype="int64"),)), "ports", "takes 'h' as float32", "int64"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("other", "message"), OTHERS.values(), ids=OTHERS)
-def test_an_engine_of_another_contract(other, message):
-    with raises(*message, f"{BUILD} --rebuild"):
+@pytest.mark.parametrize("case", OTHERS)
+def test_an_engine_of_another_contract(case):
+    other, kind, *values = OTHERS[case]
+    with raises(f"tensorrt-engine-{kind}", *values, f"{BUILD} --rebuild"):
         host_session(other, HostEngine(SUM.files()["step.onnx"]))

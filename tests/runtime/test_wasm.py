@@ -40,36 +40,26 @@ def test_it_is_never_taken_by_auto(draft):
     assert "wasm" not in str(refused.value).replace("only wasm", "")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_it_cannot_do_is_refused(draft):
+    for options, message in (
         ({"device": "cuda"}, ("wasm-device-unknown", "'cuda'")),
         ({"threads": 2}, ("wasm-one-thread", "2")),
         ({"precision": "int8"}, ("target-precision-missing", "'wasm' in fp32", "int8")),
-    ],
-)
-def test_what_it_cannot_do_is_refused(draft, options, message):
-    with raises(*message):
-        Engine.of(draft, "wasm", **options)
+    ):
+        with raises(*message):
+            Engine.of(draft, "wasm", **options)
 
 
-def test_a_module_that_is_none_is_refused(draft):
-    with raises("wasmtime-cannot-load", "wasm-fp32/model.wasm"):
-        Engine.of(with_module(draft, b"\0asm"), "wasm")
-
-
-def test_a_module_of_another_contract_is_refused(draft):
-    other = wasm_draft("pair")
-    with raises("wasm-module-differs"):
-        Engine.of(with_module(draft, other.files[MODULE]), "wasm")
-
-
-def test_a_bundle_without_the_module_is_refused(draft):
+def test_what_is_no_module_of_the_bundle_is_refused(draft):
     row = replace(draft.targets[0], files=("targets/wasm-fp32/model-scalar.wasm",))
-    with raises("wasm-module-missing", "fp32", "model.wasm"):
-        Engine.of(replace(draft, targets=(row,)), "wasm")
-    with raises("target-not-in-bundle", "'wasm'", "none"):
-        Engine.of(replace(draft, targets=()), "wasm")
+    for other, message in (
+        (with_module(draft, b"\0asm"), ("wasmtime-cannot-load", "wasm-fp32/model.wasm")),
+        (with_module(draft, wasm_draft("pair").files[MODULE]), ("wasm-module-differs",)),
+        (replace(draft, targets=(row,)), ("wasm-module-missing", "fp32", "model.wasm")),
+        (replace(draft, targets=()), ("target-not-in-bundle", "'wasm'", "none")),
+    ):
+        with raises(*message):
+            Engine.of(other, "wasm")
 
 
 def test_without_wasmtime_it_says_what_to_install():

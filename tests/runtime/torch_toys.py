@@ -2,11 +2,9 @@
 
 import io
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.targets.torch_step.aten_step import example
 from rnn_export.platform.quiet import quiet
@@ -22,7 +20,7 @@ class Toy(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self.constants = {"0": 0, "1": 1, "[0]": np.array([0]), "[1]": np.array([1]), **model.constants}
+        self.constants = model.named()
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         spec = self.model.spec
@@ -53,6 +51,4 @@ def torchscript_draft(name: str) -> Draft:
     with quiet():
         traced = torch.jit.trace(Toy(model), example(model.spec, 2))
     torch.jit.save(traced, file, _extra_files={"rnn_export.spec": model.spec.dumps()})
-    initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
-    row = TargetRow("torchscript", "fp32", None, (STEP,), {})
-    return Draft(model.spec, {STEP: file.getvalue()}, (row,), initial)
+    return model.draft("torchscript", {STEP: file.getvalue()})

@@ -1,9 +1,7 @@
 """The models of `graphs` as WebAssembly, in bundles that were never written."""
 
-import numpy as np
 import pytest
 
-from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.build.c_names import identifier
@@ -23,8 +21,5 @@ def need_zig() -> None:
 
 def wasm_draft(name: str) -> Draft:
     """A model with its two modules."""
-    model = MODELS[name]
-    modules = compile_wasm(model_sources(name), identifier(name), model.spec)
-    files = {f"targets/wasm-fp32/{file}": data for file, data in modules.items()}
-    initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
-    return Draft(model.spec, files, (TargetRow("wasm", "fp32", None, tuple(files), {}),), initial)
+    modules = compile_wasm(model_sources(name), identifier(name), MODELS[name].spec)
+    return MODELS[name].draft("wasm", {f"targets/wasm-fp32/{file}": data for file, data in modules.items()})
