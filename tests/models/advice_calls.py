@@ -22,15 +22,6 @@ def cell():
     return Call(lambda s, x, h: s.cell(x, h), cell=nn.GRUCell(4, 5))
 
 
-@model("a cell that returns an output and its state", ONE, CARRIED, ends=(FRAME,))
-def output_and_state():
-    def forward(s, x, h):
-        h = s.cell(x, h)
-        return s.out(h), h
-
-    return Call(forward, cell=nn.GRUCell(4, 5), out=nn.Linear(5, 2))
-
-
 @model("two states of one shape", ONE, CARRIED, CARRIED, ends=(FRAME,))
 def two_states():
     def forward(s, x, h, c):
@@ -164,11 +155,6 @@ def odd_order():
     return Call(forward)
 
 
-@model("a smoothing with a gain for each of two rows", (2, 12, 6), ends=(STREAM, REFUSED))
-def gain_of_rows():
-    return Call(lambda s, x: (x * s.gain).cumsum(1), gain=torch.rand(2, 1, 1))
-
-
 @model("a counter of calls", (1, 12, 4), ends=(FRAME,))
 def counter():
     def forward(s, x):
@@ -236,16 +222,6 @@ def louder():
         if y.abs().max() > 2:
             y = y / 2
         return y
-
-    return Call(forward, rnn=rnn(2))
-
-
-@model("silence is answered at once", (2, 4, 2))
-def silence():
-    def forward(s, x):
-        if x.abs().sum() < 1e-3:
-            return torch.zeros(x.shape[0], x.shape[1], 4)
-        return s.rnn(x)[0]
 
     return Call(forward, rnn=rnn(2))
 

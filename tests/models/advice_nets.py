@@ -109,25 +109,6 @@ def positions_in_a_loop():
     return Call(forward, cell=nn.RNNCell(4, 4), table=torch.randn(24, 4))
 
 
-@model("rotary angles of 96 frames", (2, 12, 8))
-def rotary():
-    def forward(s, x):
-        n = x.shape[1]
-        a, b = x.chunk(2, -1)
-        turned = torch.cat([a * s.cos[:n] - b * s.sin[:n], a * s.sin[:n] + b * s.cos[:n]], -1)
-        return s.rnn(turned)[0]
-
-    angles = torch.arange(96.0)[:, None] * 10_000 ** (-torch.arange(4.0) / 4)
-    return Call(forward, rnn=rnn(8), cos=angles.cos(), sin=angles.sin())
-
-
-@model("a decay as a matrix of 64 frames", FRAMES, ends=(STREAM, FRAME, REFUSED))
-def decay_matrix():
-    i = torch.arange(64.0)
-    decay = torch.tril(0.9 ** (i[:, None] - i))
-    return Call(lambda s, x: s.decay[: x.shape[1], : x.shape[1]] @ x, decay=decay)
-
-
 @model("a layer for twelve frames, no more and no fewer", FRAMES, ends=(FRAME, REFUSED))
 def as_many_as_trained():
     return Call(lambda s, x: s.rnn(x + s.table)[0], rnn=rnn(4), table=torch.randn(12, 4))
@@ -143,23 +124,6 @@ def kept_mask():
     return Call(forward, future=torch.ones(32, 32).triu(1).bool(), q=nn.Linear(4, 4))
 
 
-@model("an mLSTM in its parallel form, with a mask of 64 frames", (2, 12, 8), ends=(STREAM, FRAME, REFUSED))
-def parallel_mlstm():
-    """The stabilised parallel form of https://arxiv.org/abs/2405.04517, appendix A.3, of one head."""
-
-    def forward(s, x):
-        n = x.shape[1]
-        i, f = s.i(x), F.logsigmoid(s.f(x))
-        sums = F.pad(f.cumsum(1), (0, 0, 1, 0)).expand(-1, -1, n + 1)
-        gates = (sums - sums.transpose(1, 2))[:, 1:, 1:].masked_fill(~s.lower[:n, :n], -math.inf) + i.transpose(1, 2)
-        most = gates.amax(-1, keepdim=True)
-        weights = s.q(x) @ s.k(x).transpose(1, 2) / math.sqrt(8) * torch.exp(gates - most)
-        return weights / torch.maximum(weights.sum(-1, keepdim=True).abs(), torch.exp(-most)) @ s.v(x)
-
-    parts = {name: nn.Linear(8, 1 if name in "if" else 8) for name in "qkvif"}
-    return Call(forward, lower=torch.ones(64, 64).tril().bool(), **parts)
-
-
 # --- max_context: attention to all earlier frames --------------------------------------------------------------------
 
 
@@ -170,15 +134,6 @@ def causal_attention():
         return (s.q(x) @ x.transpose(1, 2)).masked_fill(future, -math.inf).softmax(-1) @ x
 
     return Call(forward, q=nn.Linear(4, 4))
-
-
-@model("causal attention in a layer of torch's", FRAMES)
-def causal_layer():
-    def forward(s, x):
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        return s.att(x, x, x, attn_mask=future, need_weights=False)[0]
-
-    return Call(forward, att=nn.MultiheadAttention(4, 2, batch_first=True))
 
 
 @model("causal attention by one operator", FRAMES)
@@ -261,15 +216,6 @@ def strided_with_state():
 @model("strides of two and three in steps of four", (2, 1, 36), chunk=4)
 def strides_in_a_row():
     return nn.Sequential(nn.Conv1d(1, 4, 3, 3), nn.ReLU(), nn.Conv1d(4, 4, 2, 2))
-
-
-@model("a spectrum every four samples in steps of three", (2, 32), chunk=3)
-def spectrum():
-    def forward(s, x):
-        bins = torch.stft(x, 8, 4, window=s.window, center=False, return_complex=True)
-        return s.rnn(bins.abs().transpose(1, 2))[0]
-
-    return Call(forward, window=torch.hann_window(8), rnn=rnn(5))
 
 
 @model(

@@ -19,7 +19,6 @@ from rnn_export.models import CustomGRU, CustomGRUCell, CustomLSTM, CustomLSTMCe
 
 from ..models import equations as eq  # noqa: TID252
 from ..models import nets, scan_nets  # noqa: TID252
-from ..models.nets import Dict, Explicit, Ids, LastFrame, LearnedStart, Loop, Named, Several, Tagger, Tuple  # noqa: TID252
 from ..test_silero_example import load_script  # noqa: TID252
 
 Inputs = tuple[Tensor, ...]
@@ -62,8 +61,9 @@ def in_double(model: nn.Module, inputs: Inputs) -> Truth:
     return [y.float() for y in outputs], {}
 
 
-def time_major(model: nn.Module, inputs: Inputs) -> Truth:
-    return [model(inputs[0].transpose(0, 1)).transpose(0, 1)], {}
+def swapped(axis: int, other: int, model: nn.Module, inputs: Inputs) -> Truth:
+    """A model of one input and output, with these axes the other way about: of time first, or last."""
+    return [model(inputs[0].transpose(axis, other)).transpose(axis, other)], {}
 
 
 def torch_layer(model: nn.Module, inputs: Inputs) -> Truth:
@@ -106,6 +106,10 @@ def cell(step: Callable[..., Any], states: Mapping[str, int], model: nn.Module, 
     return [torch.stack(one, 1) for one in zip(*frames, strict=True)], dict(zip(states, now, strict=True))
 
 
+def call(model: nn.Module, *args: Tensor) -> Any:
+    return model(*args)
+
+
 def h_step(model: nn.Module, x: Tensor, h: Tensor) -> Any:
     h = model(x, h)
     return h, h
@@ -138,19 +142,10 @@ def own_loop(model: nn.Module, inputs: Inputs) -> Truth:
     return [y], {"h": h}
 
 
-def silero(model: nn.Module, inputs: Inputs) -> Truth:
-    return cell(lambda model, *args: model(*args), {"context": 64, "h": 128, "c": 128}, model, inputs)
-
-
 def learned(model: nn.Module, inputs: Inputs) -> Truth:
     x = inputs[0]
     y, last = model.gru(x, model.h0.expand(-1, len(x), -1).contiguous())
     return [y], {f"gru.l{i}.h": last[i] for i in range(2)}
-
-
-def time_last(model: nn.Module, inputs: Inputs) -> Truth:
-    """(batch, channels, time) in and out."""
-    return [model(inputs[0].transpose(1, 2)).transpose(1, 2)], {}
 
 
 def time_third(model: nn.Module, inputs: Inputs) -> Truth:
@@ -197,21 +192,42 @@ def by_equation(
     return [torch.from_numpy(y).transpose(0, 1)], states
 
 
-LAYER = "l{}.{}"
-CELL = "{1}"
+LAYER = {"SimpleRNN": {"h": "l{}.{}"}, "GRU": {"h": "l{}.{}"}, "LSTM": {"h": "l{}.{}", "c": "l{}.{}"}}
+CELL = {"h": "{1}", "c": "{1}"}
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def of(make: Callable[[], nn.Module], *example: Any, **options: Any) -> Build:
-    """A seeded model in eval mode with its example and options."""
+def row(
+    name: str,
+    make: Callable[[], nn.Module],
+    *example: Any,
+    truth: Callable[[nn.Module, Inputs], Truth] = whole,
+    equation: Callable[[nn.Module, Inputs], Truth] | None = None,
+    draw: Callable[[int, int], Inputs] = lambda rows, frames: (torch.randn(rows, frames, 4),),
+    core: bool = False,
+    **options: Any,
+) -> Case:
+    """A case of a seeded model in eval mode."""
 
     def build() -> tuple[nn.Module, Any, dict[str, Any]]:
         torch.manual_seed(0)
         return make().eval(), example, options
 
-    return build
+    return Case(name, 2e-6, build, truth, equation, draw, core)
+
+
+def frames_of(*sizes: tuple[int, ...]) -> Callable[[int, int], Inputs]:
+    """Inputs of other sizes of a frame."""
+    return lambda rows, frames: tuple(torch.randn(rows, frames, *size) for size in sizes)
+
+
+def layer(kind: Any, name: str, equation: Any, choice: str, layers: int, of: Any, **how: Any) -> Case:
+    """One of our layers, with a `choice` of its equation."""
+    by = partial(by_equation, partial(equation, **{choice: of}), "", LAYER[kind.__name__.removeprefix("Custom")])
+    make = partial(kind, 4, 6, layers, of)
+    return row(name, make, TIME_MAJOR, **{"truth": our_layer, "equation": by, "core": layers == 1, **how})
 
 
 # The same examples in every process: golden vectors are drawn like them.
@@ -221,207 +237,167 @@ TIME_MAJOR = torch.randn(7, 2, 4)
 FRAME = torch.randn(2, 4)
 TIME_LAST = torch.randn(2, 4, 12)
 ONE_FRAME = torch.randn(1, 4)
-OURS = 2e-6
-TORCHS = 2e-6
+H = torch.zeros(2, 5)
+TURNED = partial(swapped, 0, 1)
+LAST = partial(swapped, 1, 2)
 
 CASES = [
     # Our own cells and layers.
     *(
-        Case(
-            f"SimpleRNN-{φ}",
-            OURS,
-            of(partial(SimpleRNN, 4, 6, 3, φ), TIME_MAJOR),
-            simple_layer,
-            partial(by_equation, partial(eq.simple_rnn, nonlinearity=φ), "", {"h": LAYER}),
-            core=True,
-        )
+        layer(SimpleRNN, f"SimpleRNN-{φ}", eq.simple_rnn, "nonlinearity", 3, φ, truth=simple_layer, core=True)
         for φ in ("tanh", "relu")
     ),
     *(
-        Case(
-            f"CustomGRU-{layers}-{'after' if after else 'before'}",
-            OURS,
-            of(partial(CustomGRU, 4, 6, layers, after), TIME_MAJOR),
-            our_layer,
-            partial(by_equation, partial(eq.gru, reset_after=after), "", {"h": LAYER}),
-            core=layers == 1,
-        )
+        layer(CustomGRU, f"CustomGRU-{layers}-{'after' if after else 'before'}", eq.gru, "reset_after", layers, after)
         for layers, after in ((1, False), (1, True), (2, False), (3, True))
     ),
     *(
-        Case(
-            f"CustomLSTM-{layers}-{φ}",
-            OURS,
-            of(partial(CustomLSTM, 4, 6, layers, φ), TIME_MAJOR),
-            our_layer,
-            partial(by_equation, partial(eq.lstm, candidate=φ), "", {"h": LAYER, "c": LAYER}),
-            core=layers == 1,
-        )
+        layer(CustomLSTM, f"CustomLSTM-{layers}-{φ}", eq.lstm, "candidate", layers, φ)
         for layers, φ in ((1, "tanh"), (1, "sigmoid"), (2, "sigmoid"), (3, "tanh"))
     ),
-    Case(
+    row(
         "SimpleRNNCell",
-        OURS,
-        of(partial(SimpleRNNCell, 4, 6, 3), FRAME),
-        partial(cell, lambda model, *args: model(*args), {"h": 6}),
-        partial(by_equation, partial(eq.simple_rnn), "", {"h": CELL}),
+        partial(SimpleRNNCell, 4, 6, 3),
+        FRAME,
+        truth=partial(cell, call, {"h": 6}),
+        equation=partial(by_equation, partial(eq.simple_rnn), "", {"h": "{1}"}),
         core=True,
     ),
     *(
-        Case(
+        row(
             f"CustomGRUCell-{'after' if after else 'before'}",
-            OURS,
-            of(partial(CustomGRUCell, 4, 6, after), FRAME),
-            partial(cell, h_step, {"h": 6}),
-            partial(by_equation, partial(eq.gru, reset_after=after), "cells.0.", {"h": CELL}),
+            partial(CustomGRUCell, 4, 6, after),
+            FRAME,
+            truth=partial(cell, h_step, {"h": 6}),
+            equation=partial(by_equation, partial(eq.gru, reset_after=after), "cells.0.", {"h": "{1}"}),
             core=True,
         )
         for after in (False, True)
     ),
-    Case(
+    row(
         "CustomLSTMCell",
-        OURS,
-        of(partial(CustomLSTMCell, 4, 6), FRAME),
-        partial(cell, hc_step, {"h": 6, "c": 6}),
-        partial(by_equation, partial(eq.lstm), "cells.0.", {"h": CELL, "c": CELL}),
+        partial(CustomLSTMCell, 4, 6),
+        FRAME,
+        truth=partial(cell, hc_step, {"h": 6, "c": 6}),
+        equation=partial(by_equation, partial(eq.lstm), "cells.0.", CELL),
         core=True,
     ),
     # torch's.
-    Case("nn.RNN-tanh", TORCHS, of(partial(nn.RNN, 4, 6), TIME_MAJOR), torch_layer),
-    Case(
+    row("nn.RNN-tanh", partial(nn.RNN, 4, 6), TIME_MAJOR, truth=torch_layer),
+    row(
         "nn.RNN-relu-2",
-        TORCHS,
-        of(partial(nn.RNN, 4, 6, 2, nonlinearity="relu", batch_first=True), BATCH_FIRST),
-        torch_layer,
+        partial(nn.RNN, 4, 6, 2, nonlinearity="relu", batch_first=True),
+        BATCH_FIRST,
+        truth=torch_layer,
     ),
     *(
-        Case(
+        row(
             f"nn.{kind.__name__}-{layers}{'-batch-first' * first}{'' if bias else '-no-bias'}",
-            TORCHS,
-            of(partial(kind, 4, 6, layers, bias=bias, batch_first=first), BATCH_FIRST if first else TIME_MAJOR),
-            torch_layer,
+            partial(kind, 4, 6, layers, bias=bias, batch_first=first),
+            BATCH_FIRST if first else TIME_MAJOR,
+            truth=torch_layer,
             core=layers == 1,
         )
         for kind in (nn.GRU, nn.LSTM)
         for layers, first, bias in ((1, False, True), (2, True, True), (3, True, False))
     ),
     *(
-        Case(
+        row(
             f"nn.{kind.__name__}-with-state",
-            TORCHS,
-            of(partial(kind, 4, 6, 2, batch_first=True), BATCH_FIRST, hx),
-            torch_layer_with_state,
+            partial(kind, 4, 6, 2, batch_first=True),
+            BATCH_FIRST,
+            hx,
+            truth=torch_layer_with_state,
         )
         for kind, hx in ((nn.GRU, torch.zeros(2, 2, 6)), (nn.LSTM, (torch.zeros(2, 2, 6), torch.zeros(2, 2, 6))))
     ),
-    Case(
-        "nn.RNNCell", TORCHS, of(partial(nn.RNNCell, 4, 6, nonlinearity="relu"), FRAME), partial(cell, h_step, {"h": 6})
-    ),
-    Case("nn.GRUCell", TORCHS, of(partial(nn.GRUCell, 4, 6), FRAME), partial(cell, h_step, {"h": 6}), core=True),
-    Case("nn.LSTMCell", TORCHS, of(partial(nn.LSTMCell, 4, 6), FRAME), partial(cell, hc_step, {"h": 6, "c": 6})),
+    row("nn.RNNCell", partial(nn.RNNCell, 4, 6, nonlinearity="relu"), FRAME, truth=partial(cell, h_step, {"h": 6})),
+    row("nn.GRUCell", partial(nn.GRUCell, 4, 6), FRAME, truth=partial(cell, h_step, {"h": 6}), core=True),
+    row("nn.LSTMCell", partial(nn.LSTMCell, 4, 6), FRAME, truth=partial(cell, hc_step, {"h": 6, "c": 6})),
     # Models as users write them.
-    Case("hidden-layers", TORCHS, of(partial(Tagger, nn.LSTM, 2), BATCH_FIRST), whole),
-    Case("hidden-time-major", TORCHS, of(partial(Tagger, nn.GRU, 1, False), TIME_MAJOR), time_major),
-    Case("chunk-of-3", TORCHS, of(Tagger, BATCH_FIRST, chunk=3), whole),
-    Case("learned-start", TORCHS, of(LearnedStart, BATCH_FIRST), learned),
-    Case(
+    row("hidden-layers", partial(nets.Tagger, nn.LSTM, 2), BATCH_FIRST),
+    row("hidden-time-major", partial(nets.Tagger, nn.GRU, 1, False), TIME_MAJOR, truth=TURNED),
+    row("chunk-of-3", nets.Tagger, BATCH_FIRST, chunk=3),
+    row("learned-start", nets.LearnedStart, BATCH_FIRST, truth=learned),
+    row(
         "explicit-states",
-        TORCHS,
-        of(Explicit, BATCH_FIRST, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5), states={"h": 1, "c": 2}),
-        explicit,
+        nets.Explicit,
+        BATCH_FIRST,
+        torch.zeros(2, 2, 5),
+        torch.zeros(2, 2, 5),
+        truth=explicit,
+        states={"h": 1, "c": 2},
     ),
-    Case(
-        "hx-tuple",
-        TORCHS,
-        of(Tuple, BATCH_FIRST, (torch.zeros(1, 2, 5), torch.zeros(1, 2, 5)), states={"hx": 1}),
-        pair,
-    ),
-    Case(
+    row("hx-tuple", nets.Tuple, BATCH_FIRST, (H[None], H[None]), truth=pair, states={"hx": 1}),
+    row(
         "state-tree-and-dict-outputs",
-        TORCHS,
-        of(Dict, FRAME, {name: torch.zeros(2, 5) for name in "hcg"}, states={"memory": "next"}),
-        partial(cell, dict_step, {"memory.h": 5, "memory.c": 5, "memory.g": 5}),
+        nets.Dict,
+        FRAME,
+        dict.fromkeys("hcg", H),
+        truth=partial(cell, dict_step, {"memory.h": 5, "memory.c": 5, "memory.g": 5}),
+        states={"memory": "next"},
     ),
-    Case(
-        "named-tuple",
-        TORCHS,
-        of(Named, FRAME, torch.zeros(2, 5), states={"h": "h"}),
-        partial(cell, lambda model, *args: model(*args), {"h": 5}),
-    ),
-    Case(
+    row("named-tuple", nets.Named, FRAME, H, truth=partial(cell, call, {"h": 5}), states={"h": "h"}),
+    row(
         "several-inputs-and-outputs",
-        TORCHS,
-        of(Several, torch.randn(2, 7, 4), torch.randn(2, 7, 3), torch.randn(2, 2)),
-        whole,
+        nets.Several,
+        torch.randn(2, 7, 4),
+        torch.randn(2, 7, 3),
+        torch.randn(2, 2),
         draw=lambda rows, frames: (torch.randn(rows, frames, 4), torch.randn(rows, frames, 3), torch.randn(rows, 2)),
     ),
-    Case(
+    row(
         "ids",
-        TORCHS,
-        of(Ids, torch.zeros(2, 7, dtype=torch.long)),
-        whole,
+        nets.Ids,
+        torch.zeros(2, 7, dtype=torch.long),
         draw=lambda rows, frames: (torch.randint(11, (rows, frames)),),
     ),
-    Case("own-loop", TORCHS, of(Loop, BATCH_FIRST, torch.zeros(2, 5), states={"h": 1}), own_loop),
-    Case("own-loop-chunk-of-4", TORCHS, of(Loop, BATCH_FIRST, torch.zeros(2, 5), states={"h": 1}, chunk=4), own_loop),
-    Case("last-frame", TORCHS, of(LastFrame, BATCH_FIRST, time_axis=1), whole),
+    row("own-loop", nets.Loop, BATCH_FIRST, H, truth=own_loop, states={"h": 1}),
+    row("own-loop-chunk-of-4", nets.Loop, BATCH_FIRST, H, truth=own_loop, states={"h": 1}, chunk=4),
+    row("last-frame", nets.LastFrame, BATCH_FIRST, time_axis=1),
     Case(
         "silero-vad",
         1e-5,
         lambda: load_script("model").factory(),
-        silero,
+        partial(cell, call, {"context": 64, "h": 128, "c": 128}),
         draw=lambda rows, frames: (0.3 * torch.randn(rows, frames, 512),),
     ),
     # Layers that hide their states.
-    Case(
-        "hidden-behind-strided-convolutions",
-        TORCHS,
-        of(nets.Waves, torch.randn(2, 7, 32)),
-        whole,
-        draw=lambda rows, frames: (torch.randn(rows, frames, 32),),
-    ),
-    Case("hidden-relu-rnn", TORCHS, of(partial(Tagger, partial(nn.RNN, nonlinearity="relu")), BATCH_FIRST), whole),
-    *(
-        Case(f"hidden-lstm-projected-{layers}", TORCHS, of(partial(nets.Projected, layers), BATCH_FIRST), whole)
-        for layers in (1, 2)
-    ),
-    Case("called-twice", TORCHS, of(nets.Twice, BATCH_FIRST), whole),
-    Case("shared-in-a-module-list", TORCHS, of(nets.SharedWeights, BATCH_FIRST), whole),
-    Case("learned-h-and-c", TORCHS, of(nets.LearnedPair, BATCH_FIRST), whole),
-    Case("zeros-passed", TORCHS, of(nets.ZerosPassed, BATCH_FIRST), whole),
-    Case(
+    row("hidden-behind-strided-convolutions", nets.Waves, torch.randn(2, 7, 32), draw=frames_of((32,))),
+    row("hidden-relu-rnn", partial(nets.Tagger, partial(nn.RNN, nonlinearity="relu")), BATCH_FIRST),
+    *(row(f"hidden-lstm-projected-{layers}", partial(nets.Projected, layers), BATCH_FIRST) for layers in (1, 2)),
+    row("called-twice", nets.Twice, BATCH_FIRST),
+    row("shared-in-a-module-list", nets.SharedWeights, BATCH_FIRST),
+    row("learned-h-and-c", nets.LearnedPair, BATCH_FIRST),
+    row("zeros-passed", nets.ZerosPassed, BATCH_FIRST),
+    row(
         "time-on-different-axes",
-        TORCHS,
-        of(nets.TwoAxes, torch.randn(2, 7, 4), torch.randn(7, 2, 3)),
-        two_axes,
-        draw=lambda rows, frames: (torch.randn(rows, frames, 4), torch.randn(rows, frames, 3)),
+        nets.TwoAxes,
+        torch.randn(2, 7, 4),
+        torch.randn(7, 2, 3),
+        truth=two_axes,
+        draw=frames_of((4,), (3,)),
     ),
     *(
-        Case(f"outputs-in-a-{name}", TORCHS, of(partial(nets.Outputs, kind), BATCH_FIRST), whole)
+        row(f"outputs-in-a-{name}", partial(nets.Outputs, kind), BATCH_FIRST)
         for name, kind in (("tuple", tuple), ("dict", dict), ("named-tuple", nets.Heads))
     ),
-    Case("norm-and-softmax-over-features", TORCHS, of(nets.Features, BATCH_FIRST), whole),
-    Case(
-        "dual-path",
-        TORCHS,
-        of(nets.DualPath, torch.randn(2, 7, 3, 4)),
-        whole,
-        draw=lambda rows, frames: (torch.randn(rows, frames, 3, 4),),
-    ),
+    row("norm-and-softmax-over-features", nets.Features, BATCH_FIRST),
+    row("dual-path", nets.DualPath, torch.randn(2, 7, 3, 4), draw=frames_of((3, 4))),
     # The model's own loop over time, its states local.
-    Case("loop-lstm-cell", TORCHS, of(nets.LSTMCellLoop, BATCH_FIRST), whole),
-    Case("loop-lstm-cell-chunk-of-4", TORCHS, of(nets.LSTMCellLoop, BATCH_FIRST, chunk=4), whole),
-    Case("loop-gru-cell-by-index", TORCHS, of(nets.GRUCellByIndex, TIME_MAJOR), time_major),
-    Case("loop-rnn-cell-from-none", TORCHS, of(nets.RNNCellFromNone, BATCH_FIRST), whole),
-    Case("loop-two-cells", TORCHS, of(nets.TwoCellsLoop, BATCH_FIRST), whole),
-    Case("loop-after-loop", TORCHS, of(nets.LoopAfterLoop, BATCH_FIRST), whole),
-    Case("loop-relu-gru-by-hand", TORCHS, of(nets.ReluGRULoop, BATCH_FIRST), whole),
-    Case("loop-minimal-gated-unit", TORCHS, of(nets.MinimalGatedLoop, BATCH_FIRST), whole),
-    Case("loop-leaky-integrator", TORCHS, of(nets.LeakyLoop, BATCH_FIRST), whole),
-    Case("loop-after-convolution", TORCHS, of(nets.ConvThenLoop, BATCH_FIRST), whole),
+    row("loop-lstm-cell", nets.LSTMCellLoop, BATCH_FIRST),
+    row("loop-lstm-cell-chunk-of-4", nets.LSTMCellLoop, BATCH_FIRST, chunk=4),
+    row("loop-gru-cell-by-index", nets.GRUCellByIndex, TIME_MAJOR, truth=TURNED),
+    row("loop-rnn-cell-from-none", nets.RNNCellFromNone, BATCH_FIRST),
+    row("loop-two-cells", nets.TwoCellsLoop, BATCH_FIRST),
+    row("loop-after-loop", nets.LoopAfterLoop, BATCH_FIRST),
+    row("loop-relu-gru-by-hand", nets.ReluGRULoop, BATCH_FIRST),
+    row("loop-minimal-gated-unit", nets.MinimalGatedLoop, BATCH_FIRST),
+    row("loop-leaky-integrator", nets.LeakyLoop, BATCH_FIRST),
+    row("loop-after-convolution", nets.ConvThenLoop, BATCH_FIRST),
     # Memory in buffers.
     *(
-        Case(f"buffer-{name}", TORCHS, of(kind, ONE_FRAME), partial(own_memory, False, 0))
+        row(f"buffer-{name}", kind, ONE_FRAME, truth=partial(own_memory, False, 0))
         for name, kind in (
             ("reassigned", nets.Reassigned),
             ("copied-into", nets.CopiedInto),
@@ -431,38 +407,26 @@ CASES = [
             ("scalar-counter", nets.RunningMean),
         )
     ),
-    Case("buffer-over-time", TORCHS, of(nets.BufferOverTime, BATCH_FIRST[:1]), partial(own_memory, True, 1)),
+    row("buffer-over-time", nets.BufferOverTime, BATCH_FIRST[:1], truth=partial(own_memory, True, 1)),
     # Convolutions over time: causal, without padding (a delay), strided.
-    Case("causal-pad", TORCHS, of(nets.CausalPad, TIME_LAST), time_last),
-    Case("causal-pad-chunk-of-3", TORCHS, of(nets.CausalPad, TIME_LAST, chunk=3), time_last),
-    Case("causal-grouped", TORCHS, of(partial(nets.CausalPad, 2), TIME_LAST), time_last),
-    Case("causal-chomp", TORCHS, of(nets.CausalChomp, TIME_LAST), time_last),
-    Case("causal-constant", TORCHS, of(nets.CausalConstant, TIME_LAST), time_last),
-    Case("causal-dilated-residual", TORCHS, of(nets.TCN, TIME_LAST), time_last),
-    Case(
-        "causal-2d-then-gru",
-        TORCHS,
-        of(nets.Conv2dGRU, torch.randn(2, 1, 12, 8)),
-        time_third,
-        draw=lambda rows, frames: (torch.randn(rows, frames, 1, 8),),
-    ),
-    Case("token-shift", TORCHS, of(nets.TokenShift, BATCH_FIRST), whole),
-    Case("valid", TORCHS, of(nets.Valid, TIME_LAST), time_last),
-    Case("valid-chunk-of-4", TORCHS, of(nets.Valid, TIME_LAST, chunk=4), time_last),
-    Case("valid-then-gru", TORCHS, of(nets.ValidGRU, torch.randn(2, 12, 4)), whole),
-    Case("valid-residual", TORCHS, of(nets.ValidResidual, TIME_LAST), time_last),
-    Case("strided-causal", TORCHS, of(nets.StridedCausal, TIME_LAST, chunk=2), time_last),
-    Case("strided-valid-then-gru", TORCHS, of(nets.StridedValidGRU, torch.randn(2, 16, 4), chunk=4), whole),
+    row("causal-pad", nets.CausalPad, TIME_LAST, truth=LAST),
+    row("causal-pad-chunk-of-3", nets.CausalPad, TIME_LAST, truth=LAST, chunk=3),
+    row("causal-grouped", partial(nets.CausalPad, 2), TIME_LAST, truth=LAST),
+    row("causal-chomp", nets.CausalChomp, TIME_LAST, truth=LAST),
+    row("causal-constant", nets.CausalConstant, TIME_LAST, truth=LAST),
+    row("causal-dilated-residual", nets.TCN, TIME_LAST, truth=LAST),
+    row("causal-2d-then-gru", nets.Conv2dGRU, torch.randn(2, 1, 12, 8), truth=time_third, draw=frames_of((1, 8))),
+    row("token-shift", nets.TokenShift, BATCH_FIRST),
+    row("valid", nets.Valid, TIME_LAST, truth=LAST),
+    row("valid-chunk-of-4", nets.Valid, TIME_LAST, truth=LAST, chunk=4),
+    row("valid-then-gru", nets.ValidGRU, torch.randn(2, 12, 4)),
+    row("valid-residual", nets.ValidResidual, TIME_LAST, truth=LAST),
+    row("strided-causal", nets.StridedCausal, TIME_LAST, truth=LAST, chunk=2),
+    row("strided-valid-then-gru", nets.StridedValidGRU, torch.randn(2, 16, 4), chunk=4),
     # Sums, counts and scans over time.
-    Case("cumulative-norm", TORCHS, of(scan_nets.CumulativeNorm, BATCH_FIRST), whole),
-    Case("min-gru", TORCHS, of(scan_nets.MinGRU, BATCH_FIRST), in_double),
+    row("cumulative-norm", scan_nets.CumulativeNorm, BATCH_FIRST),
+    row("min-gru", scan_nets.MinGRU, BATCH_FIRST, truth=in_double),
     # What comes after a frame, and frames in other numbers.
-    Case("look-ahead", TORCHS, of(nets.LookAhead, TIME_LAST, chunk=2), time_last),
-    Case(
-        "spectral-mask",
-        TORCHS,
-        of(nets.Denoiser, torch.randn(2, 64), chunk=4),
-        whole,
-        draw=lambda rows, frames: (torch.randn(rows, frames),),
-    ),
+    row("look-ahead", nets.LookAhead, TIME_LAST, truth=LAST, chunk=2),
+    row("spectral-mask", nets.Denoiser, torch.randn(2, 64), draw=frames_of(()), chunk=4),
 ]

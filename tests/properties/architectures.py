@@ -110,7 +110,7 @@ class Architecture:
         if self.plan.way != "frames":
             x, *others = inputs
             outputs = self._outputs(model(layouted(x, self.plan.layout), *others, *first_states(self.plan, model, x)))
-            swap = {"tbc": (0, 1), "tb": (0, 1), "bct": (1, 2)}.get(self.plan.layout)
+            swap = nets.SWAPPED.get(self.plan.layout)
             return [y.transpose(*swap) if swap and y.dim() == 3 else y for y in outputs]
         states = first_states(self.plan, model, inputs[0])
         frames = []

@@ -195,24 +195,8 @@ def draw_denoiser(p: Pick) -> Sketch:
 
 # What keeps the number of frames.
 STEADY = (
-    draw_layer,
-    draw_layer,
-    draw_loop,
-    draw_dense,
-    draw_causal,
-    draw_plain,
-    draw_ours,
-    draw_separable,
-    draw_shift,
-    draw_spectral,
-    draw_dual,
-    draw_gate,
-    draw_gate,
-    draw_running,
-    draw_scan,
-    draw_centred,
-    draw_mirrored,
-    draw_band,
+    *(draw_layer, draw_layer, draw_loop, draw_dense, draw_causal, draw_plain, draw_ours, draw_separable, draw_shift),
+    *(draw_spectral, draw_dual, draw_gate, draw_gate, draw_running, draw_scan, draw_centred, draw_mirrored, draw_band),
 )
 
 
@@ -257,14 +241,7 @@ def draw_overlapped(p: Pick) -> Sketch:
 
 # What changes the number of frames, or of which a chunk has to have several.
 OTHER_RATES = (
-    draw_fewer,
-    draw_fewer,
-    draw_more,
-    draw_more,
-    draw_resized,
-    draw_between,
-    draw_denoiser,
-    draw_overlapped,
+    *(draw_fewer, draw_fewer, draw_more, draw_more, draw_resized, draw_between, draw_denoiser, draw_overlapped),
     draw_longer,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,25 +39,42 @@ class Attention(Part):
         return torch.softmax(q @ k.transpose(1, 2) / self.width**0.5, -1) @ v
 
 
-class OverTime(Part):
-    """An operator over the whole of time: "softmax", "mean", "max", "flip", "roll", "standardised"."""
+# Operators over the whole of time, of x (B, T, C).
+OVER_TIME: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda x: torch.softmax(x, dim=1),
+    "mean": lambda x: x - x.mean(1, keepdim=True),
+    "max": lambda x: x / x.abs().amax(1, keepdim=True),
+    "flip": lambda x: x.flip(1),
+    "roll": lambda x: x.roll(1, 1),
+    "standardised": lambda x: (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, keepdim=True) + 1e-5),
+}
+# And over rows; "standardised" over rows and time.
+OVER_ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x - x.mean(0, keepdim=True),
+    "max": lambda x: x / (1 + x.abs().amax(0)),
+    "softmax": lambda x: torch.softmax(x, dim=0),
+    "roll": lambda x: x + x.roll(1, 0),
+    "first": lambda x: x + x[:1],
+    "standardised": lambda x: (x - x.mean((0, 1))) / torch.sqrt(x.var((0, 1), unbiased=False) + 1e-5),
+}
 
+
+class OverTime(Part):
     def __init__(self, size: int, how: str) -> None:
         super().__init__(size)
         self.how = how
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "softmax":
-            return torch.softmax(x, dim=1)
-        if self.how == "mean":
-            return x - x.mean(1, keepdim=True)
-        if self.how == "max":
-            return x / x.abs().amax(1, keepdim=True)
-        if self.how == "flip":
-            return x.flip(1)
-        if self.how == "roll":
-            return x.roll(1, 1)
-        return (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, keepdim=True) + 1e-5)
+        return OVER_TIME[self.how](x)
+
+
+class OverRows(Part):
+    def __init__(self, size: int, how: str) -> None:
+        super().__init__(size)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return OVER_ROWS[self.how](x)
 
 
 class Circular(Part):
@@ -142,28 +160,6 @@ class OddLoop(Part):
         return torch.stack(outputs[::-1] if self.how == "backwards" else outputs, 1)
 
 
-class OverRows(Part):
-    """`how`: "mean", "max", "softmax", "roll", "first", "standardised" (over rows and time)."""
-
-    def __init__(self, size: int, how: str) -> None:
-        super().__init__(size)
-        self.how = how
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.how == "mean":
-            return x - x.mean(0, keepdim=True)
-        if self.how == "max":
-            return x / (1 + x.abs().amax(0))
-        if self.how == "softmax":
-            return torch.softmax(x, dim=0)
-        if self.how == "roll":
-            return x + x.roll(1, 0)
-        if self.how == "first":
-            return x + x[:1]
-        mean, var = x.mean((0, 1)), x.var((0, 1), unbiased=False)
-        return (x - mean) / torch.sqrt(var + 1e-5)
-
-
 # What streams by now, drawn as before so that a number draws what it drew, by what divides the chunk then.
 NO_FLAWS = {"Packed": 1, "OddLoop(counting)": 1, "OddLoop(alternating)": 2}
 
@@ -171,11 +167,11 @@ NO_FLAWS = {"Packed": 1, "OddLoop(counting)": 1, "OddLoop(alternating)": 2}
 FLAWS: dict[str, dict[str, tuple[str, ...]]] = {
     "Bidirectional": {"cell": ("GRU", "LSTM", "RNN")},
     "Attention": {"how": ("matmul", "sdpa", "module", "causal")},
-    "OverTime": {"how": ("softmax", "mean", "max", "flip", "roll", "standardised")},
+    "OverTime": {"how": tuple(OVER_TIME)},
     "Circular": {},
     "FromEnd": {},
     "Table": {},
-    "OverRows": {"how": ("mean", "max", "softmax", "roll", "first", "standardised")},
+    "OverRows": {"how": tuple(OVER_ROWS)},
     "Statistics": {"how": ("batch", "group", "instance")},
     "DataBranch": {},
     "Packed": {},

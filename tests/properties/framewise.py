@@ -9,20 +9,11 @@ from torch.nn import functional as F
 from .parts import Part, silenced
 
 ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-    "prelu": nn.PReLU,
-    "hardtanh": nn.Hardtanh,
-    "softplus": nn.Softplus,
-    "relu6": nn.ReLU6,
-    "hardsigmoid": nn.Hardsigmoid,
-    "hardswish": nn.Hardswish,
-    "hardshrink": nn.Hardshrink,
+    kind.__name__: kind
+    for kind in (
+        *(nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Softplus),
+        *(nn.ReLU6, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink),
+    )
 }
 
 

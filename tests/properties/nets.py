@@ -38,6 +38,17 @@ OTHER_FRAMES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# (B, T, C) of an input in some layout, and the axes that change places in it.
+ENTERED: dict[str, Callable[[Tensor], Tensor]] = {
+    **dict.fromkeys(("tbc", "tb"), lambda x: x.transpose(0, 1)),
+    "bct": lambda x: x.transpose(1, 2),
+    "b1tf": lambda x: x.squeeze(1),
+    "bctf": lambda x: x.permute(0, 2, 1, 3).flatten(2),
+    "btfc": lambda x: x.flatten(2),
+}
+SWAPPED = {"tbc": (0, 1), "tb": (0, 1), "bct": (1, 2)}
+
+
 class Heads(nn.Module):
     """`kind`: one "tensor", or two: a "tuple", "dict", "named" tuple, "last" (a tuple, one as of the last frame), or a
     tuple whose second has twice the frames ("faster") or half of them ("slower").
@@ -90,19 +101,11 @@ class Net(nn.Module):
     def enter(self, x: Tensor) -> Tensor:
         if self.embedding is not None:
             x = self.embedding(x)
-        if self.layout in ("tbc", "tb"):
-            return x.transpose(0, 1)
-        if self.layout == "bct":
-            return x.transpose(1, 2)
-        if self.layout == "b1tf":
-            return x.squeeze(1)
-        if self.layout == "bctf":
-            return x.permute(0, 2, 1, 3).flatten(2)
-        return x.flatten(2) if self.layout == "btfc" else x
+        return ENTERED.get(self.layout, lambda x: x)(x)
 
     def leave(self, y: Tensor) -> dict[str, Tensor]:
         outputs = self.heads(y)
-        swap = {"tbc": (0, 1), "tb": (0, 1), "bct": (1, 2)}.get(self.layout)
+        swap = SWAPPED.get(self.layout)
         return {n: a.transpose(*swap) if swap and a.dim() == 3 else a for n, a in outputs.items()}
 
     def forward(self, x: Tensor) -> Any:
@@ -112,20 +115,20 @@ class Net(nn.Module):
 class TwoInputs(Net):
     """A second sequence, (B, T, 5)."""
 
+    extra = OTHER
+
     def __init__(self, layout: str, size: int, body: Part, outputs: str) -> None:
         super().__init__(layout, size, body, outputs)
-        self.mix = nn.Linear(OTHER, size)
+        self.mix = nn.Linear(self.extra, size)
 
     def forward(self, x: Tensor, other: Tensor) -> Any:
         return returned(self.kind, self.leave(self.body(self.enter(x) + self.mix(other))), {})
 
 
-class Held(Net):
+class Held(TwoInputs):
     """A vector that is the same for all frames, (B, 4)."""
 
-    def __init__(self, layout: str, size: int, body: Part, outputs: str) -> None:
-        super().__init__(layout, size, body, outputs)
-        self.mix = nn.Linear(HELD, size)
+    extra = HELD
 
     def forward(self, x: Tensor, speaker: Tensor) -> Any:
         return returned(self.kind, self.leave(self.body(self.enter(x) + self.mix(speaker).unsqueeze(1))), {})

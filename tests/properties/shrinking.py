@@ -10,6 +10,11 @@ from .architectures import build
 from .plans import Plan
 from .sketches import Sketch
 
+# Options of parts at their simplest.
+FLAGS = ("head", "grouped", "twice", "relu", "counted", "keyed", "dead", "deaf", "fresh")
+SIMPLEST = {"layers": 1, "bias": True, "batch_first": True, "start": "none", "dilation": 1, "kernel": 2, "proj": 0}
+SIMPLEST |= {"join": "add", **dict.fromkeys(FLAGS, False)}
+
 
 def smaller(plan: Plan) -> Iterator[Plan]:
     """Plans with one thing less."""
@@ -31,27 +36,8 @@ def _simpler(sketch: Sketch) -> Iterator[Sketch]:
             yield value
         if isinstance(value, Sketch):
             yield from (replace(sketch, options={**sketch.options, key: v}) for v in _simpler(value))
-        simplest = {
-            "layers": 1,
-            "bias": True,
-            "batch_first": True,
-            "start": "none",
-            "dilation": 1,
-            "kernel": 2,
-            "head": False,
-            "grouped": False,
-            "twice": False,
-            "proj": 0,
-            "relu": False,
-            "counted": False,
-            "keyed": False,
-            "dead": False,
-            "deaf": False,
-            "fresh": False,
-            "join": "add",
-        }
-        if key in simplest and value != simplest[key] and sketch.kind != "Strided":
-            yield replace(sketch, options={**sketch.options, key: simplest[key]})
+        if key in SIMPLEST and value != SIMPLEST[key] and sketch.kind != "Strided":
+            yield replace(sketch, options={**sketch.options, key: SIMPLEST[key]})
 
 
 def smallest(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
