@@ -1,10 +1,30 @@
 """Small nets for lifting and export, as users write them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+gru, lstm = (partial(kind, batch_first=True) for kind in (nn.GRU, nn.LSTM))
+
+
+def made_of(parts: Callable[[], dict[str, Any]]) -> Callable[[type], type]:
+    """A decorator of a class of modules, which have these parts; tensors are buffers."""
+
+    def init(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+        for name, part in parts().items():
+            is_buffer = part is None or type(part) is Tensor
+            self.register_buffer(name, part) if is_buffer else setattr(self, name, part)
+
+    def with_parts(kind: type) -> type:
+        kind.__init__ = init
+        return kind
+
+    return with_parts
 
 
 class Tagger(nn.Module):
@@ -16,40 +36,30 @@ class Tagger(nn.Module):
         self.rnn = kind(6, 6, layers, batch_first=batch_first)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.rnn(torch.relu(self.inp(x)))[0]
-        return self.out(y)
+        return self.out(self.rnn(torch.relu(self.inp(x)))[0])
 
 
+@made_of(lambda: {"lstm": nn.LSTM(4, 5, 2, batch_first=True)})
 class Explicit(nn.Module):
     """An LSTM that takes and returns its states (layers, batch, hidden)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 5, 2, batch_first=True)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, (h, c) = self.lstm(x, (h, c))
         return y, h, c
 
 
+@made_of(lambda: {"lstm": lstm(4, 5)})
 class Tuple(nn.Module):
     """The same with one argument hx = (h, c)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 5, batch_first=True)
 
     def forward(self, x: Tensor, hx: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, after = self.lstm(x, hx)
         return y, after
 
 
+@made_of(lambda: {"first": nn.LSTMCell(4, 5), "second": nn.GRUCell(5, 5)})
 class Dict(nn.Module):
     """A tree of states, and results by name; the tree comes back in another order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.LSTMCell(4, 5), nn.GRUCell(5, 5)
 
     def forward(self, x: Tensor, memory: dict[str, Tensor]) -> dict[str, object]:
         h, c = self.first(x, (memory["h"], memory["c"]))
@@ -62,61 +72,43 @@ class Result(NamedTuple):
     h: Tensor
 
 
+@made_of(lambda: {"cell": nn.GRUCell(4, 5)})
 class Named(nn.Module):
     """A cell whose results have names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
 
     def forward(self, x: Tensor, h: Tensor) -> Result:
         h = self.cell(x, h)
         return Result(2 * h, h)
 
 
+@made_of(lambda: {"h0": nn.Parameter(torch.randn(2, 1, 5)), "gru": nn.GRU(4, 5, 2, batch_first=True)})
 class LearnedStart(nn.Module):
     """A GRU whose first state is a parameter."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.h0 = nn.Parameter(torch.randn(2, 1, 5))
-        self.gru = nn.GRU(4, 5, 2, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.gru(x, self.h0.expand(-1, x.shape[0], -1).contiguous())[0]
-        return y
+        return self.gru(x, self.h0.expand(-1, x.shape[0], -1).contiguous())[0]
 
 
+@made_of(lambda: {"a": gru(4, 5), "b": lstm(3, 5), "mix": nn.Linear(2, 5)})
 class Several(nn.Module):
     """Two sequences and one held vector in; two sequences out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.mix = nn.GRU(4, 5, batch_first=True), nn.LSTM(3, 5, batch_first=True), nn.Linear(2, 5)
 
     def forward(self, left: Tensor, right: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.a(left)[0], self.b(right)[0]
         return a + self.mix(speaker)[:, None], a * b
 
 
+@made_of(lambda: {"embedding": nn.Embedding(11, 4), "gru": gru(4, 5), "head": nn.Linear(5, 11)})
 class Ids(nn.Module):
     """Integer ids through an embedding."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.gru, self.head = nn.Embedding(11, 4), nn.GRU(4, 5, batch_first=True), nn.Linear(5, 11)
-
     def forward(self, ids: Tensor) -> Tensor:
-        y: Tensor = self.gru(self.embedding(ids))[0]
-        return self.head(y)
+        return self.head(self.gru(self.embedding(ids))[0])
 
 
+@made_of(lambda: {"cell": nn.GRUCell(4, 5)})
 class Loop(nn.Module):
     """A cell in the model's own loop over time, its state taken and returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         outputs = []
@@ -126,34 +118,32 @@ class Loop(nn.Module):
         return torch.stack(outputs, 1), h
 
 
+@made_of(lambda: {"gru": gru(4, 5), "head": nn.Linear(5, 3)})
 class LastFrame(nn.Module):
     """A classifier that gives one answer, as of the last frame."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
-
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.gru(x)[0]
-        return self.head(y[:, -1])
+        return self.head(self.gru(x)[0][:, -1])
 
 
 # --- hidden layers ------------------------------------------------------------------------------------------------
 
 
+@made_of(
+    lambda: {
+        "conv1": nn.Conv1d(1, 3, 8, stride=4, padding=2),
+        "conv2": nn.Conv1d(3, 4, 4, stride=4),
+        "gru": gru(8, 5),
+        "head": nn.Linear(5, 3),
+    }
+)
 class Waves(nn.Module):
     """Pieces of sound (B, T, 32), each through strided convolutions with B and T merged, then a GRU over T."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv1d(1, 3, 8, stride=4, padding=2), nn.Conv1d(3, 4, 4, stride=4)
-        self.gru, self.head = nn.GRU(8, 5, batch_first=True), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, samples = x.shape
         y = torch.relu(self.conv2(torch.relu(self.conv1(x.reshape(B * T, 1, samples)))))
-        y, _ = self.gru(y.reshape(B, T, -1))
-        return self.head(y)
+        return self.head(self.gru(y.reshape(B, T, -1))[0])
 
 
 class Projected(nn.Module):
@@ -164,21 +154,16 @@ class Projected(nn.Module):
         self.lstm = nn.LSTM(4, 6, layers, batch_first=True, proj_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lstm(x)[0]
-        return y
+        return self.lstm(x)[0]
 
 
+@made_of(lambda: {"gru": gru(4, 4)})
 class Twice(nn.Module):
     """The same GRU called twice: two states, one set of weights."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(4, 4, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
-        first, _ = self.gru(x)
-        second, _ = self.gru(torch.tanh(first + x))
-        return first + second
+        first = self.gru(x)[0]
+        return first + self.gru(torch.tanh(first + x))[0]
 
 
 class SharedWeights(nn.Module):
@@ -186,8 +171,7 @@ class SharedWeights(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        gru = nn.GRU(4, 4, batch_first=True)
-        self.layers = nn.ModuleList([gru, gru, gru])
+        self.layers = nn.ModuleList([gru(4, 4)] * 3)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -195,45 +179,33 @@ class SharedWeights(nn.Module):
         return x
 
 
+@made_of(
+    lambda: {"h0": nn.Parameter(torch.randn(1, 1, 5)), "c0": nn.Parameter(torch.randn(1, 1, 5)), "lstm": lstm(4, 5)}
+)
 class LearnedPair(nn.Module):
     """An LSTM that starts from a learned h and a learned c."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.h0, self.c0 = nn.Parameter(torch.randn(1, 1, 5)), nn.Parameter(torch.randn(1, 1, 5))
-        self.lstm = nn.LSTM(4, 5, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
         start = [s.repeat(1, x.shape[0], 1) for s in (self.h0, self.c0)]
-        y, _ = self.lstm(x, (start[0], start[1]))
-        return y
+        return self.lstm(x, (start[0], start[1]))[0]
 
 
+@made_of(lambda: {"hidden": 5, "layers": 2, "lstm": nn.LSTM(4, 5, 2, batch_first=True), "fc": nn.Linear(5, 3)})
 class ZerosPassed(nn.Module):
     """The habit of the tutorials: h0 and c0 made of zeros in forward, by the size of the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.layers = 5, 2
-        self.lstm, self.fc = nn.LSTM(4, 5, 2, batch_first=True), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h0 = torch.zeros(self.layers, x.size(0), self.hidden).to(x.device)
         c0 = torch.zeros(self.layers, x.size(0), self.hidden).to(x.device)
-        y, _ = self.lstm(x, (h0, c0))
-        return self.fc(y)
+        return self.fc(self.lstm(x, (h0, c0))[0])
 
 
+@made_of(lambda: {"first": gru(4, 5), "second": nn.GRU(3, 5)})
 class TwoAxes(nn.Module):
     """One input (B, T, 4), the other (T, B, 3); the output is (T, B, 5)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.GRU(4, 5, batch_first=True), nn.GRU(3, 5)
-
     def forward(self, by_batch: Tensor, by_time: Tensor) -> Tensor:
-        y: Tensor = self.first(by_batch)[0].transpose(0, 1) + self.second(by_time)[0]
-        return y
+        return self.first(by_batch)[0].transpose(0, 1) + self.second(by_time)[0]
 
 
 class Outputs(nn.Module):
@@ -241,11 +213,11 @@ class Outputs(nn.Module):
 
     def __init__(self, kind: type) -> None:
         super().__init__()
-        self.gru, self.a, self.b = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 2), nn.Linear(5, 3)
+        self.gru, self.a, self.b = gru(4, 5), nn.Linear(5, 2), nn.Linear(5, 3)
         self.kind = kind
 
     def forward(self, x: Tensor) -> object:
-        y, _ = self.gru(x)
+        y = self.gru(x)[0]
         a, b = self.a(y), self.b(y)
         if self.kind is dict:
             return {"wide": b, "narrow": a}
@@ -257,93 +229,70 @@ class Heads(NamedTuple):
     wide: Tensor
 
 
+@made_of(lambda: {"norm": nn.LayerNorm(4), "lstm": lstm(4, 5), "head": nn.Linear(5, 3)})
 class Features(nn.Module):
     """LayerNorm and softmax over the features of each frame, around an LSTM."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.lstm, self.head = nn.LayerNorm(4), nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.lstm(self.norm(x))
-        return torch.softmax(self.head(y), dim=-1)
+        return torch.softmax(self.head(self.lstm(self.norm(x))[0]), dim=-1)
 
 
+@made_of(
+    lambda: {"intra": nn.GRU(4, 3, batch_first=True, bidirectional=True), "mix": nn.Linear(6, 4), "inter": gru(4, 4)}
+)
 class DualPath(nn.Module):
     """x (B, T, F, 4): a bidirectional GRU over F on B*T rows, then a GRU over T on B*F rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.intra, self.mix = nn.GRU(4, 3, batch_first=True, bidirectional=True), nn.Linear(6, 4)
-        self.inter = nn.GRU(4, 4, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, bands, C = x.shape
         x = x + self.mix(self.intra(x.reshape(B * T, bands, C))[0]).reshape(B, T, bands, C)
         rows = x.transpose(1, 2).reshape(B * bands, T, C)
-        y: Tensor = self.inter(rows)[0].reshape(B, bands, T, C).transpose(1, 2)
-        return x + y
+        return x + self.inter(rows)[0].reshape(B, bands, T, C).transpose(1, 2)
 
 
 # --- a time loop of the model's own, its states local -------------------------------------------------------------
 
 
+@made_of(lambda: {"cell": nn.LSTMCell(4, 5), "head": nn.Linear(5, 3)})
 class LSTMCellLoop(nn.Module):
     """An LSTMCell from zeros; the outputs in a list."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.LSTMCell(4, 5), nn.Linear(5, 3)
-
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.zeros(x.size(0), 5)
-        c = torch.zeros(x.size(0), 5)
-        outputs = []
+        h, c, outputs = torch.zeros(x.size(0), 5), torch.zeros(x.size(0), 5), []
         for t in range(x.size(1)):
             h, c = self.cell(x[:, t], (h, c))
             outputs.append(self.head(h))
         return torch.stack(outputs, dim=1)
 
 
+@made_of(lambda: {"cell": nn.GRUCell(4, 5)})
 class GRUCellByIndex(nn.Module):
     """A GRUCell on (T, B, 4); the outputs are written into a tensor made before."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
-
     def forward(self, x: Tensor) -> Tensor:
         T, B, _ = x.shape
-        h = x.new_zeros(B, 5)
-        outputs = x.new_zeros(T, B, 5)
+        h, outputs = x.new_zeros(B, 5), x.new_zeros(T, B, 5)
         for t in range(T):
             h = self.cell(x[t], h)
             outputs[t] = h
         return outputs
 
 
+@made_of(lambda: {"cell": nn.RNNCell(4, 5)})
 class RNNCellFromNone(nn.Module):
     """An RNNCell whose first state is None."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.RNNCell(4, 5)
-
     def forward(self, x: Tensor) -> Tensor:
-        h = None
-        outputs = []
+        h, outputs = None, []
         for frame in x.unbind(1):
             h = self.cell(frame, h)
             outputs.append(h)
         return torch.stack(outputs, 1)
 
 
+@made_of(lambda: {"lower": nn.LSTMCell(4, 5), "upper": nn.GRUCell(5, 3)})
 class TwoCellsLoop(nn.Module):
     """Two layers of cells in one loop: an LSTMCell under a GRUCell."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lower, self.upper = nn.LSTMCell(4, 5), nn.GRUCell(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h, c, g = x.new_zeros(x.shape[0], 5), x.new_zeros(x.shape[0], 5), x.new_zeros(x.shape[0], 3)
@@ -355,12 +304,9 @@ class TwoCellsLoop(nn.Module):
         return torch.stack(outputs, 1)
 
 
+@made_of(lambda: {"first": nn.GRUCell(4, 5), "second": nn.RNNCell(5, 3)})
 class LoopAfterLoop(nn.Module):
     """One loop over the whole sequence, and a second one over its outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.GRUCell(4, 5), nn.RNNCell(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h, middle = x.new_zeros(x.shape[0], 5), []
@@ -375,30 +321,26 @@ class LoopAfterLoop(nn.Module):
         return torch.stack(outputs, 1)
 
 
+@made_of(lambda: {"gates": nn.Linear(9, 10), "candidate": nn.Linear(9, 5)})
 class ReluGRULoop(nn.Module):
     """A GRU written by hand: a ReLU candidate, the reset before the product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gates, self.candidate = nn.Linear(4 + 5, 10), nn.Linear(4 + 5, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         h, outputs = torch.zeros(x.shape[0], 5), []
         for t in range(x.shape[1]):
             z, r = torch.sigmoid(self.gates(torch.cat([x[:, t], h], 1))).chunk(2, 1)
-            n = torch.relu(self.candidate(torch.cat([x[:, t], r * h], 1)))
-            h = z * h + (1 - z) * n
+            h = z * h + (1 - z) * torch.relu(self.candidate(torch.cat([x[:, t], r * h], 1)))
             outputs.append(h)
         return torch.stack(outputs, 1)
 
 
+@made_of(
+    lambda: {
+        f"{kind}{gate}": nn.Linear(size, 5, bias=kind == "W") for gate in "fh" for kind, size in (("W", 4), ("U", 5))
+    }
+)
 class MinimalGatedLoop(nn.Module):
     """A minimal gated unit (Zhou et al. 2016): one gate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.Wf, self.Uf = nn.Linear(4, 5), nn.Linear(5, 5, bias=False)
-        self.Wh, self.Uh = nn.Linear(4, 5), nn.Linear(5, 5, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h, outputs = torch.zeros(x.shape[0], 5), []
@@ -409,12 +351,9 @@ class MinimalGatedLoop(nn.Module):
         return torch.stack(outputs, 1)
 
 
+@made_of(lambda: {"leak": nn.Parameter(torch.randn(5)), "inp": nn.Linear(4, 5), "out": nn.Linear(5, 3)})
 class LeakyLoop(nn.Module):
     """Leaky integrators, each with a learned leak; y is a read-out of the membrane."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leak, self.inp, self.out = nn.Parameter(torch.randn(5)), nn.Linear(4, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         leak = torch.sigmoid(self.leak)
@@ -425,12 +364,9 @@ class LeakyLoop(nn.Module):
         return torch.stack(outputs, 1)
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 5, 3), "cell": nn.GRUCell(5, 5)})
 class ConvThenLoop(nn.Module):
     """A causal convolution over time, then a cell in a loop of the model's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.cell = nn.Conv1d(4, 5, 3), nn.GRUCell(5, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.conv(F.pad(x.transpose(1, 2), (2, 0)))).transpose(1, 2)
@@ -444,32 +380,18 @@ class ConvThenLoop(nn.Module):
 # --- memory in buffers, of one stream -----------------------------------------------------------------------------
 
 
+@made_of(lambda: {"cell": nn.GRUCell(4, 5), "h": torch.zeros(1, 5)})
 class Reassigned(nn.Module):
     """One frame per call; the buffer is given a new tensor."""
-
-    h: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
-        self.register_buffer("h", torch.zeros(1, 5))
 
     def forward(self, x: Tensor) -> Tensor:
         self.h = self.cell(x, self.h)
         return 2 * self.h
 
 
+@made_of(lambda: {"cell": nn.LSTMCell(4, 5), "head": nn.Linear(5, 3), "h": torch.zeros(1, 5), "c": torch.zeros(1, 5)})
 class CopiedInto(nn.Module):
     """One frame per call; the buffers are changed in place."""
-
-    h: Tensor
-    c: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.LSTMCell(4, 5), nn.Linear(5, 3)
-        self.register_buffer("h", torch.zeros(1, 5))
-        self.register_buffer("c", torch.zeros(1, 5))
 
     def forward(self, x: Tensor) -> Tensor:
         h, c = self.cell(x, (self.h, self.c))
@@ -478,30 +400,18 @@ class CopiedInto(nn.Module):
         return self.head(h)
 
 
+@made_of(lambda: {"gru": nn.GRU(4, 5, 2, batch_first=True), "hidden": torch.zeros(2, 1, 5)})
 class BufferOverTime(nn.Module):
     """A piece of a sequence per call (B, T, 4); the state of the GRU waits in a buffer (layers, B, 5)."""
-
-    hidden: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(4, 5, 2, batch_first=True)
-        self.register_buffer("hidden", torch.zeros(2, 1, 5))
 
     def forward(self, x: Tensor) -> Tensor:
         y, self.hidden = self.gru(x, self.hidden)
         return y
 
 
+@made_of(lambda: {"cell": nn.GRUCell(4, 5), "h": None})
 class CreatedInTheFirstCall(nn.Module):
     """The buffer is None until the first frame has come."""
-
-    h: Tensor | None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(4, 5)
-        self.register_buffer("h", None)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.h is None:
@@ -510,16 +420,9 @@ class CreatedInTheFirstCall(nn.Module):
         return self.h
 
 
+@made_of(lambda: {"mean": torch.full((1, 4), 0.5), "peak": torch.arange(1.0, 5.0).reshape(1, 4)})
 class NotFromZero(nn.Module):
     """An exponential average that starts at 0.5 and 1, 2, 3, 4."""
-
-    mean: Tensor
-    peak: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.full((1, 4), 0.5))
-        self.register_buffer("peak", torch.arange(1.0, 5.0).reshape(1, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         self.mean = 0.9 * self.mean + 0.1 * x
@@ -527,43 +430,26 @@ class NotFromZero(nn.Module):
         return (x - self.mean) / self.peak
 
 
+@made_of(lambda: {"last": torch.zeros(1, 4)})
 class Smoother(nn.Module):
     """A part with a memory of its own."""
-
-    last: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("last", torch.zeros(1, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         self.last = 0.7 * self.last + 0.3 * x
         return self.last
 
 
+@made_of(lambda: {"front": nn.Sequential(nn.Linear(4, 4), Smoother()), "back": Smoother()})
 class NestedMemory(nn.Module):
     """Two such parts, below the model."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.front = nn.Sequential(nn.Linear(4, 4), Smoother())
-        self.back = Smoother()
-
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x - self.back(torch.tanh(self.front(x)))
-        return y
+        return x - self.back(torch.tanh(self.front(x)))
 
 
+@made_of(lambda: {"count": torch.zeros(()), "mean": torch.zeros(1, 4)})
 class RunningMean(nn.Module):
     """The mean of all frames so far; a scalar counts them."""
-
-    count: Tensor
-    mean: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(1, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         self.count = self.count + 1
@@ -585,34 +471,25 @@ class CausalPad(nn.Module):
         return self.conv(F.pad(x, (2, 0)))
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 5, 3, padding=4, dilation=2)})
 class CausalChomp(nn.Module):
     """Padded on both sides by the convolution itself, and the end cut off, as in Bai et al. 2018."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 5, 3, padding=4, dilation=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv(x)[:, :, :-4])
 
 
+@made_of(lambda: {"pad": nn.ConstantPad1d((2, 0), 0.7), "conv": nn.Conv1d(4, 5, 3)})
 class CausalConstant(nn.Module):
     """Pads before the first frame with 0.7, not 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pad, self.conv = nn.ConstantPad1d((2, 0), 0.7), nn.Conv1d(4, 5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.pad(x))
 
 
+@made_of(lambda: {"convs": nn.ModuleList([nn.Conv1d(4, 4, 3, dilation=d) for d in (1, 2, 4)])})
 class TCN(nn.Module):
     """Causal convolutions dilated by 1, 2, 4 with residuals."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList([nn.Conv1d(4, 4, 3, dilation=d) for d in (1, 2, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
         for i, conv in enumerate(self.convs):
@@ -620,111 +497,84 @@ class TCN(nn.Module):
         return x
 
 
+@made_of(lambda: {"conv": nn.Conv2d(1, 3, (2, 3), stride=(1, 2)), "gru": gru(12, 5)})
 class Conv2dGRU(nn.Module):
     """x (B, 1, T, 8): causal over T, strided over frequency, then a GRU over T."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, (2, 3), stride=(1, 2))
-        self.gru = nn.GRU(3 * 4, 5, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.conv(F.pad(x, (1, 0, 1, 0))))
-        y, _ = self.gru(y.permute(0, 2, 1, 3).flatten(2))
-        return y
+        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 5, 3)})
 class Valid(nn.Module):
     """x (B, 4, T): no padding, two frames fewer come out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.conv(x))
 
 
+@made_of(
+    lambda: {"convs": nn.Sequential(nn.Conv1d(4, 5, 3), nn.ReLU(), nn.Conv1d(5, 5, 3), nn.ReLU()), "gru": gru(5, 5)}
+)
 class ValidGRU(nn.Module):
     """x (B, T, 4): two convolutions without padding, then a GRU on four frames fewer."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(nn.Conv1d(4, 5, 3), nn.ReLU(), nn.Conv1d(5, 5, 3), nn.ReLU())
-        self.gru = nn.GRU(5, 5, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.gru(self.convs(x.transpose(1, 2)).transpose(1, 2))[0]
-        return y
+        return self.gru(self.convs(x.transpose(1, 2)).transpose(1, 2))[0]
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 4, 3)})
 class ValidResidual(nn.Module):
     """x (B, 4, T): the input, cut to what is left, is added to a convolution without padding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 2:] + torch.relu(self.conv(x))
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 5, 3, stride=2)})
 class StridedCausal(nn.Module):
     """x (B, 4, T) -> (B, 5, T/2): one frame left of the first, a stride of 2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 5, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.conv(F.pad(x, (1, 0))))
 
 
+@made_of(lambda: {"conv": nn.Conv1d(4, 6, 8, stride=4), "gru": gru(6, 5)})
 class StridedValidGRU(nn.Module):
     """x (B, T, 4) -> (B, T/4 - 1, 5): windows of 8 frames every 4, then a GRU over them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.gru = nn.Conv1d(4, 6, 8, stride=4), nn.GRU(6, 5, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.gru(torch.relu(self.conv(x.transpose(1, 2)).transpose(1, 2)))[0]
-        return y
+        return self.gru(torch.relu(self.conv(x.transpose(1, 2)).transpose(1, 2)))[0]
 
 
+@made_of(lambda: {"mix": nn.Parameter(torch.rand(4)), "key": nn.Linear(4, 5), "gru": gru(5, 5)})
 class TokenShift(nn.Module):
     """Each frame mixed with the one before it, as in RWKV."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.key, self.gru = nn.Parameter(torch.rand(4)), nn.Linear(4, 5), nn.GRU(5, 5, batch_first=True)
-
     def forward(self, x: Tensor) -> Tensor:
         before = F.pad(x[:, :-1], (0, 0, 1, 0))
-        y, _ = self.gru(torch.relu(self.key(self.mix * x + (1 - self.mix) * before)))
-        return y
+        return self.gru(torch.relu(self.key(self.mix * x + (1 - self.mix) * before)))[0]
 
 
+@made_of(
+    lambda: {
+        "first": nn.Conv1d(4, 4, 3, padding=1),
+        "second": nn.Conv1d(4, 5, 3, stride=2, padding=1),
+        "gru": gru(5, 5),
+    }
+)
 class LookAhead(nn.Module):
     """Padding at both ends, a stride, a layer that carries a state, and each frame twice: (B, 4, T) to (B, 5, T)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 5, 3, stride=2, padding=1)
-        self.gru = nn.GRU(5, 5, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.gru(self.second(torch.relu(self.first(x))).mT)[0].mT
         return nn.functional.interpolate(y, scale_factor=2)[..., : x.shape[-1]]
 
 
+@made_of(lambda: {"gru": gru(9, 9), "window": torch.hann_window(16)})
 class Denoiser(nn.Module):
     """A mask over a centred spectrum: samples (B, L) to samples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(9, 9, batch_first=True)
-        self.register_buffer("window", torch.hann_window(16))
 
     def forward(self, x: Tensor) -> Tensor:
         spectrum = torch.stft(x, 16, 4, window=self.window, return_complex=True)

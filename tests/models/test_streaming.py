@@ -1,4 +1,4 @@
-"""Operators that move frames stream, with their past in states and their delay reported; others are refused."""
+"""Rules of streaming on graphs of one call, states until the context is full, and the frames of a step."""
 
 import re
 from fractions import Fraction
@@ -21,147 +21,10 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, 
 
 from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
-from .nets import (
-    TCN,
-    CausalChomp,
-    CausalConstant,
-    CausalPad,
-    Conv2dGRU,
-    DualPath,
-    StridedCausal,
-    StridedValidGRU,
-    TokenShift,
-    Valid,
-    ValidGRU,
-    ValidResidual,
-    Waves,
-)
+from ..zoo.memory import along  # noqa: TID252
+from ..zoo.streaming import SOUND, TABLE, X, conv, gru, left, within  # noqa: TID252
+from .nets import CausalConstant, StridedCausal
 from .streams import Call, assert_streams, stepped
-
-X = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))  # (B, T, C)
-SOUND = X.mT  # (B, C, T)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def gru(size: int = 4) -> nn.GRU:
-    return nn.GRU(size, 5, batch_first=True)
-
-
-def conv(size: int = 3, **options) -> nn.Conv1d:
-    return nn.Conv1d(4, 4, size, **options)
-
-
-def left(x: Tensor, frames: int) -> Tensor:
-    return F.pad(x, (frames, 0))
-
-
-def joined_front(s, x):
-    return s.c(torch.cat([s.front.expand(x.shape[0], -1, -1), x], -1))
-
-
-def two_branches(s, x):
-    a, b = s.a(x), s.b(x)
-    return torch.cat([a[..., 4:], b], 1) + x[..., 6:].repeat(1, 2, 1)
-
-
-def norm_of_windows(s, x):
-    return left(x, 3).unfold(-1, 4, 1).pow(2).sum(-1)
-
-
-def own_cache(s, x):
-    whole = torch.cat([s.past, x], -1)
-    s.past = whole[..., -2:]
-    return s.c(whole)
-
-
-def mixed_bands_first(s, x):
-    """A GRU over time on F*B rows, the band first."""
-    b, t, f, c = x.shape
-    rows = x.permute(2, 0, 1, 3).reshape(f * b, t, c)
-    return s.g(rows)[0].reshape(f, b, t, 5).permute(1, 2, 0, 3)
-
-
-def bands_conv(s, x):
-    """A convolution over time on B*F rows."""
-    b, t, f, c = x.shape
-    y = s.c(left(x.permute(0, 2, 3, 1).reshape(b * f, c, t), 2))
-    return y.reshape(b, f, 4, t).permute(0, 3, 1, 2)
-
-
-BANDS = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))  # (B, T, F, C)
-IMAGE = torch.randn(2, 1, 6, 8, generator=torch.Generator().manual_seed(0))  # (B, 1, T, F)
-# By model, example, options, delay.
-STREAMS = {
-    "padded": (CausalPad(), SOUND, {}, 0),
-    "padded, grouped": (CausalPad(2), SOUND, {}, 0),
-    "padded, chunk": (CausalPad(), SOUND, {"chunk": 3}, 0),
-    "chomp": (CausalChomp(), SOUND, {}, 0),
-    "chomp by the length": (
-        Call(lambda s, x: torch.relu(s.c(x))[..., : x.shape[-1]], c=conv(padding=2)),
-        SOUND,
-        {},
-        0,
-    ),
-    "constant": (CausalConstant(), SOUND, {}, 0),
-    "frames joined in front": (Call(joined_front, c=conv(), front=nn.Parameter(torch.randn(1, 4, 2))), SOUND, {}, 0),
-    "dilated": (TCN(), SOUND, {}, 0),
-    "dilated, chunk": (TCN(), SOUND, {"chunk": 4}, 0),
-    "time first": (Call(lambda s, x: s.c(left(x.permute(1, 2, 0), 2)).permute(2, 0, 1), c=conv()), X.mT.mT, {}, 0),
-    "valid": (Valid(), SOUND, {}, 2),
-    "valid, chunk": (Valid(), SOUND, {"chunk": 4}, 2),
-    "valid, residual": (ValidResidual(), SOUND, {}, 2),
-    "valid, then padded": (
-        Call(lambda s, x: s.d(F.pad(s.c(x), (2, 0), value=0.3)), c=conv(), d=conv()),
-        SOUND,
-        {},
-        2,
-    ),
-    "valid, then a GRU": (ValidGRU(), X, {}, 4),
-    "valid, then a GRU, chunk": (ValidGRU(), X, {"chunk": 3}, 6),
-    "strided": (StridedCausal(), SOUND, {"chunk": 2}, 0),
-    "strided, two strides a chunk": (StridedCausal(), SOUND, {"chunk": 4}, 0),
-    "strided, then a GRU": (StridedValidGRU(), X.repeat(1, 2, 1), {"chunk": 4}, 4),
-    "strided, then a GRU, long chunk": (StridedValidGRU(), X.repeat(1, 2, 1), {"chunk": 8}, 8),
-    "up and down": (
-        Call(lambda s, x: s.d(left(s.u(x)[..., :-2], 2)), u=nn.ConvTranspose1d(4, 4, 4, 2), d=conv(4, stride=2)),
-        SOUND,
-        {},
-        0,
-    ),
-    "down and up": (
-        Call(lambda s, x: s.u(s.d(left(x, 2)))[..., :-2], u=nn.ConvTranspose1d(4, 4, 4, 2), d=conv(4, stride=2)),
-        SOUND,
-        {"chunk": 2},
-        0,
-    ),
-    "in two axes": (Conv2dGRU(), IMAGE, {}, 0),
-    "max pool": (Call(lambda s, x: F.max_pool1d(x, 2)), SOUND, {"chunk": 2, "time_axis": 2}, 0),
-    "average pool": (Call(lambda s, x: s.g(F.avg_pool1d(x, 2).mT)[0], g=gru()), SOUND, {"chunk": 2}, 0),
-    "a running maximum": (Call(lambda s, x: F.max_pool1d(F.pad(x, (2, 0), value=-9.0), 3, 1)), SOUND, {}, 0),
-    "unfold": (Call(norm_of_windows), SOUND, {}, 0),
-    "every other frame": (Call(lambda s, x: s.g(x[:, ::2])[0], g=gru()), X, {"chunk": 2}, 0),
-    "token shift": (TokenShift(), X, {}, 0),
-    "its own cache": (Call(own_cache, c=conv(), past=torch.zeros(1, 4, 2)), SOUND[:1], {}, 0),
-    "its own cache, chunk": (Call(own_cache, c=conv(), past=torch.zeros(1, 4, 2)), SOUND[:1], {"chunk": 3}, 0),
-    "dual path": (DualPath(), BANDS, {}, 0),
-    "bands first": (Call(mixed_bands_first, g=gru()), BANDS, {}, 0),
-    "bands through a convolution": (Call(bands_conv, c=conv()), BANDS, {"time_axis": 1}, 0),
-    "frames as a batch": (Waves(), torch.randn(2, 5, 32), {}, 0),
-    "branches of other lags": (Call(two_branches, a=conv(3), b=conv(7)), SOUND, {}, 6),
-    "outputs of other lags": (Call(lambda s, x: (s.g(x)[0], s.c(x.mT).mT), g=gru(), c=conv()), X, {}, 2),
-    "LayerNorm of each frame": (Call(lambda s, x: s.n(s.c(left(x.mT, 2)).mT), n=nn.LayerNorm(4), c=conv()), X, {}, 0),
-    "BatchNorm of the training": (Call(lambda s, x: s.n(s.c(left(x, 2))), n=nn.BatchNorm1d(4), c=conv()), SOUND, {}, 0),
-}
-
-
-@pytest.mark.parametrize(("model", "example", "options", "delay"), STREAMS.values(), ids=STREAMS)
-def test_steps_equal_the_whole(model, example, options, delay):
-    lifted = assert_streams(model.eval(), example, **options)
-    assert (lifted.spec.delay, lifted.dynamic_time) == (delay, True)
 
 
 def test_what_is_kept_of_a_convolution():
@@ -172,69 +35,22 @@ def test_what_is_kept_of_a_convolution():
     assert [s.initial for s in lift(CausalConstant().eval(), (SOUND,)).spec.states] == ["stored"]
 
 
-def test_outputs_of_fewer_frames_say_so():
-    spec = lift(StridedCausal().eval(), (SOUND,), chunk=2).spec
-    assert spec.outputs[0].shape == ("batch", 5, "time/2")
-    spec = lift(StridedValidGRU().eval(), (X.repeat(1, 2, 1),), chunk=4).spec
-    assert (spec.outputs[0].shape, spec.delay) == (("batch", "time/4", 5), 4)
-
-
-def test_a_delay_is_noted():
-    notes = lift(Valid().eval(), (SOUND,)).notes
-    assert notes == ("the first 2 frames give no output: every output comes so much later than its frame",)
-
-
-def test_two_inputs_of_other_lags_and_one_that_is_held():
-    def forward(s, a, b, scale):
-        return s.c(a.mT).mT + s.g(b)[0][:, 2:] * scale[:, None]
-
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.c, self.g = conv(), nn.GRU(3, 4, batch_first=True)
-
-        def forward(self, a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-            return forward(self, a, b, scale)
-
-    lifted = assert_streams(Both().eval(), X, torch.randn(2, 8, 3), torch.randn(2, 4))
-    assert lifted.spec.delay == 2
-    assert lifted.axes.input_time == (1, 1, None)
-
-
 # --- until the context is full ------------------------------------------------------------------------------------
 
 
-class Smooth(nn.Module):
-    """A buffer that every frame moves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("level", torch.full((1, 4), 0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        levels = []
-        for frame in x.unbind(1):
-            self.level = 0.9 * self.level + 0.1 * frame
-            levels.append(self.level)
-        return torch.stack(levels, 1)
-
-
 def explicit(s, x, h):
-    y, h = s.g(s.c(x.mT).mT, h)
-    return y, h
+    return s.g(s.c(x.mT).mT, h)
 
 
+LAYER = Call(lambda s, x: s.g(s.c(x.mT).mT)[0], c=conv(5), g=gru())
+LEVEL = Call(lambda s, x: s.m(s.c(x.mT).mT), c=conv(), m=Call(along, level=torch.full((1, 4), 0.5)))
+START = torch.zeros(1, 2, 5)
+# By model, example, options, delay, and the name of a state.
 GATED = {
-    "a layer": (Call(lambda s, x: s.g(s.c(x.mT).mT)[0], c=conv(5), g=gru()), (X,), {}, 4, "g.l0.h"),
-    "a layer, chunk": (Call(lambda s, x: s.g(s.c(x.mT).mT)[0], c=conv(5), g=gru()), (X,), {"chunk": 2}, 4, "g.l0.h"),
-    "a declared state": (
-        Call(explicit, c=conv(), g=gru()),
-        (X, torch.zeros(1, 2, 5)),
-        {"states": {"h": 1}},
-        2,
-        "h",
-    ),
-    "a buffer": (Call(lambda s, x: s.m(s.c(x.mT).mT), c=conv(), m=Smooth()), (X[:1],), {}, 2, "m.level"),
+    "a layer, chunk": (LAYER, (X,), {"chunk": 2}, 4, "g.l0.h"),
+    "a buffer": (LEVEL, (X[:1],), {}, 2, "m.level"),
+    "a layer": (LAYER, (X,), {}, 4, "g.l0.h"),
+    "a declared state": (Call(explicit, c=conv(), g=gru()), (X, START), {"states": {"h": 1}}, 2, "h"),
 }
 
 
@@ -258,98 +74,16 @@ def test_what_is_not_late_moves_at_once():
     assert [bool(states[0][names.index(n)].any()) for n in ("g.l0.h", "h.l0.h")] == [True, False]
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
-
-
-def within(function, **parts) -> nn.Module:
-    """`function` of (self, x) in a part of a model, behind a GRU."""
-    return Call(lambda s, x: s.part(s.g(x)[0]), g=nn.GRU(4, 4, batch_first=True), part=Call(function, **parts))
-
-
-def attention(s, x):
-    return torch.softmax(s.q(x) @ x.mT, -1) @ x
-
-
-class BothWays(nn.Module):
-    """Two names for one sequence, one behind the other."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, 2 * x], 1)
-
-
-AT = "part (test_streaming.py:"
-PAST, MASK = "Use past frames only", "Mask all but the last frames"
-REFUSED = {
-    "attention": (within(attention, q=nn.Linear(4, 4)), ("not-frame-local", AT, "attention", "(matmul)", MASK)),
-    "scaled attention": (
-        within(lambda s, x: F.scaled_dot_product_attention(x, x, x)),
-        ("not-frame-local", AT, "attention", MASK),
-    ),
-    "softmax": (
-        within(lambda s, x: torch.softmax(x, 1) * x),
-        ("not-frame-local", AT, "a softmax over time looks at all", PAST),
-    ),
-    "mean": (
-        within(lambda s, x: x - x.mean(1, keepdim=True)),
-        ("not-frame-local", AT, "statistics over time", "(mean)", PAST),
-    ),
-    "BatchNorm": (
-        Call(lambda s, x: s.n(s.g(x)[0].mT).mT, g=gru(), n=nn.BatchNorm1d(5, track_running_stats=False)),
-        ("no-batch-axis",),
-    ),
-    "GroupNorm": (
-        Call(lambda s, x: s.n(s.g(x)[0].mT).mT, g=nn.GRU(4, 4, batch_first=True), n=nn.GroupNorm(2, 4)),
-        ("not-frame-local", "n (test_streaming.py:", "it normalises over time", PAST),
-    ),
-    "InstanceNorm": (
-        Call(lambda s, x: s.n(s.g(x)[0].mT).mT, g=gru(), n=nn.InstanceNorm1d(5)),
-        ("not-frame-local", "n (test_streaming.py:", "time", PAST),
-    ),
-    "LayerNorm": (
-        within(lambda s, x: F.layer_norm(x, x.shape[1:])),
-        ("length-used-as-value", AT, "(layer_norm)"),
-    ),
-    "flip": (within(lambda s, x: x + x.flip(1)), ("not-frame-local", AT, "(flip)", PAST)),
-    "positions from the end": (
-        within(lambda s, x: x + torch.arange(x.shape[1] - 1, -1, -1)[None, :, None]),
-        ("positions-over-time", AT),
-    ),
-    "the length": (within(lambda s, x: x / x.shape[1]), ("length-used-as-value", AT)),
-    "a part": (within(lambda s, x: x - x[:, :3:2].sum(1, True)), ("fixed-part-of-sequence", AT)),
-    "the last but one": (within(lambda s, x: x - x[:, -2, None]), ("one-frame-taken", AT, "frame -2")),
-    "the last frame for all": (within(lambda s, x: x - x[:, -1:]), ("last-frame-for-all", AT)),
-    "a circle": (
-        within(lambda s, x: F.pad(x.mT, (2, 0), "circular").mT),
-        ("circular-padding", AT, "circular"),
-    ),
-    "behind itself": (within(lambda s, x: s.b(x)[:, : x.shape[1]] * x, b=BothWays()), ("sequences-joined",)),
-    "bidirectional": (
-        Call(lambda s, x: s.net[0](x)[0], net=nn.ModuleList([nn.LSTM(4, 5, batch_first=True, bidirectional=True)])),
-        ("bidirectional-layer", "net.0: the LSTM", "sequence_only"),
-    ),
-}
-
-
-@pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_a_stream_cannot_have_is_refused(model, message):
-    with raises(*message):
-        lift(model, (X,), time_axis=1)
+# --- refusals, and the frames of a step ---------------------------------------------------------------------------
 
 
 def test_the_largest_of_all_frames_is_refused_on_any_noise():
-    for seed in range(4):
+    one = Call(lambda s, x: s.g(x)[0].amax(1), g=gru(4, 1))
+    loudest = within(lambda s, x: x / x.abs().amax((1, 2), True))
+    for seed, model in ((0, one), (1, one), (0, loudest), (1, loudest)):
         torch.manual_seed(seed)
-        one = Call(lambda s, x: s.g(x)[0].amax(1), g=nn.GRU(4, 1, batch_first=True))
-        loudest = within(lambda s, x: x / x.abs().amax((1, 2), True))
-        for model in (one, loudest):
-            with raises("not-frame-local", "statistics over time look at all frames (amax)"):
-                lift(model, (X,), time_axis=1)
-
-
-def test_the_last_frames_are_no_output():
-    with raises("last-frames-not-kept", AT, 3):
-        lift(within(lambda s, x: x[:, -3:].sum(1)), (X,), time_axis=1)
-    assert_streams(within(lambda s, x: x[:, -1]), X, time_axis=1)
+        with raises("not-frame-local", "statistics over time look at all frames (amax)"):
+            lift(model, (X,), time_axis=1)
 
 
 @pytest.mark.parametrize(("chunk", "fits"), [(1, 2), (3, 6)])
@@ -418,25 +152,27 @@ def test_a_step_takes_as_few_frames_as_the_strides_need(model, x, chunk, why):
     assert why is None or re.fullmatch(f"chunk {chunk} frames: {why}", told[0])
 
 
-@pytest.mark.parametrize("chunk", [0, -1, True, "x", 1.5, None])
+@pytest.mark.parametrize("chunk", [True, 1.5, 0, "x", None])
 def test_a_chunk_that_is_no_number_of_frames_is_refused(chunk):
     with raises("option-refused", f"chunk is {chunk!r}", "(--chunk N)", kind=LiftError):
         lift(nn.GRU(4, 3).eval(), (X,), chunk=chunk)
 
 
-def test_what_is_refused_can_be_taken_as_whole_sequences():
-    for model in (REFUSED["attention"][0], REFUSED["bidirectional"][0]):
-        lifted = lift(model, (X,), time_axis=1, sequence_only=True)
-        assert lifted.spec.sequence_only
-        assert not lifted.spec.states
-        x = torch.randn(3, 11, 4)
-        with torch.no_grad():
-            torch.testing.assert_close(lifted.module(x)[0], model(x))
-        assert "cannot stream" in lifted.notes[0]
+@pytest.mark.parametrize("name", ["attention", "bidirectional"])
+def test_what_is_refused_can_be_taken_as_whole_sequences(name):
+    model, x = TABLE["what looks at all frames is refused"][name].built(), torch.randn(3, 11, 4)
+    lifted = lift(model, (X,), time_axis=1, sequence_only=True)
+    assert (lifted.spec.sequence_only, lifted.spec.states) == (True, ())
+    with torch.no_grad():
+        torch.testing.assert_close(lifted.module(x)[0], model(x))
+    assert "cannot stream" in lifted.notes[0]
+
+
+def test_whole_sequences_have_time_and_no_steps():
     with raises("sequence-only-without-time"):
         lift(nn.GRUCell(4, 5).eval(), (X[:, 0],), sequence_only=True)
     with raises("sequence-only-with-states"):
-        lift(model, (X,), time_axis=1, sequence_only=True, chunk=2)
+        lift(within(lambda s, x: x + x.flip(1)), (X,), time_axis=1, sequence_only=True, chunk=2)
 
 
 # --- a rule alone --------------------------------------------------------------------------------------------------
