@@ -18,13 +18,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rnn_export.contract.precision import TOLERANCES
 from rnn_export.export.lift import stages
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.inputs import inputs_to_verify
+from rnn_export.export.verify.reference import golden_vectors
 
 from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
 from ..models.streams import assert_lifted_streams  # noqa: TID252
 from ..models.whole_streams import assert_lifted_whole  # noqa: TID252
+
+CALLS = 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Streams:
     """The model streams, and its contract has these values; None is not asked.
 
     A model over time is held to whole sequences of several `lengths`, to their ends; with `end=False`, and where a call
-    is one frame, to the steps alone. `truth` is another model that gives the right values.
+    is one frame, to the steps alone. `truth` is another model that gives the right values. A model that takes states
+    or trees of inputs, or one row alone, is held to its own calls as an export does.
     """
 
     delay: int | None = None
@@ -53,9 +59,13 @@ class Streams:
     atol: float = 2e-6
     truth: nn.Module | None = None
 
-    def check(self, model: nn.Module, example: tuple[Tensor, ...], lifted: StreamingModel) -> None:
-        spec = lifted.spec
-        if self.end and spec.has_time:
+    def check(
+        self, model: nn.Module, example: tuple[Tensor, ...], options: Mapping[str, Any], lifted: StreamingModel
+    ) -> None:
+        spec, kinds = lifted.spec, {origin.kind for origin in lifted.origins}
+        if spec.rows or "states" in options or not all(isinstance(x, Tensor) for x in example):
+            assert_fed_back(lifted)
+        elif self.end and spec.has_time:
             assert_lifted_whole(lifted, self.truth or model, example, lengths=self.lengths, atol=self.atol)
         else:
             assert_lifted_streams(lifted, self.truth or model, example, atol=self.atol)
@@ -68,10 +78,16 @@ class Streams:
             forms = ([s.name for s in spec.states], [s.row for s in spec.states])
             triples = [(s.name, s.row, s.initial) for s in spec.states]
             assert list(self.states) in (*forms, triples), triples
-        assert self.kinds in (None, {origin.kind for origin in lifted.origins})
+        assert self.kinds in (None, kinds), kinds
         for part in self.notes:
             assert any(part in note for note in lifted.notes), lifted.notes
         assert self.holds is None or self.holds(lifted)
+
+
+def assert_fed_back(lifted: StreamingModel) -> None:
+    """Hold the step to calls of the model itself, the states fed back in both."""
+    _, drifts = golden_vectors(lifted, inputs_to_verify(lifted, None, CALLS), TOLERANCES["fp32"], "noise")
+    assert [drift for drift in drifts if drift.step is not None] == []
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Case:
                 lift(model, self.example, **self.options)
         else:
             assert self.expected, "a case says what must come of it"
-            self.expected.check(model, self.example, lift(model, self.example, **self.options))
+            self.expected.check(model, self.example, self.options, lift(model, self.example, **self.options))
 
 
 def case(model: nn.Module | Callable[[], nn.Module], *example: Tensor, **options: Any) -> Case:
