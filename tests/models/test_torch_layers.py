@@ -1,4 +1,4 @@
-"""Every layer of torch.nn by frame: it exports and is right, or is named here as one that has no frames."""
+"""Every layer of torch.nn by frame exports and is right, or is named as one without frames; recurrent operators too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnn_export.export import export
+from rnn_export.export.lift.layers import recurrent_ops
 
 WIDTH = 24
 LINE, IMAGE, CUBE, FEATURES = (4, 6), (4, 2, 3), (2, 3, 2, 2), (WIDTH,)
@@ -149,3 +150,14 @@ def test_no_layer_of_torch_is_unheard_of() -> None:
     classes = {n for n, c in vars(nn).items() if inspect.isclass(c) and issubclass(c, nn.Module)}
     known = {name for make in LAYERS.values() for name in make()} | set(" ".join(HAVE_NO_FRAMES.values()).split())
     assert {name for name in classes - known if not name.startswith("Lazy")} == set()
+
+
+@pytest.mark.parametrize(("name", "gates", "more"), [("lstm", 4, ()), ("gru", 3, (0,)), ("gru", 3, (1,))])
+def test_a_recurrent_operator_over_many_frames_is_its_steps(name: str, gates: int, more: tuple[int, ...]) -> None:
+    H, I, states = 5, 3, [torch.randn(1, 2, 5) for _ in range(1 + (name == "lstm"))]  # noqa: E741
+    weights = torch.randn(1, gates * H, I), torch.randn(1, gates * H, H), torch.randn(1, 2 * gates * H)
+    activations = "Sigmoid,Tanh,Tanh" if name == "lstm" else "Sigmoid,Tanh"
+    x = torch.randn(recurrent_ops.MANY + 2, 2, I)
+    once = getattr(recurrent_ops, name)(x, *weights, *states, activations, *more)
+    steps = getattr(recurrent_ops, f"unrolled_{name}")(x, *weights, *states, activations, *more)
+    torch.testing.assert_close(tuple(once), steps)

@@ -1,15 +1,58 @@
-"""Streaming forms of speech encoders, with caches of one size and a counter of their filled part."""
+"""Caches of attention layers and of speech encoders, which grow up to an end or are full at once, are states."""
 
 import math
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..lifting import lift  # noqa: TID252
+from .case import case
 
 D, HEADS, W, CHUNK = 8, 2, 8, 4
+LIMIT = 6
+
+
+def attention(q, k, v, how):
+    """Queries (B, H, T, E), keys and values (B, H, S, E)."""
+    T, S = q.shape[2], k.shape[2]
+    if how == "plain":
+        return F.scaled_dot_product_attention(q, k, v)
+    if how == "causal":
+        return F.scaled_dot_product_attention(q, k, v, torch.ones(T, S, dtype=torch.bool).tril(S - T))
+    if how == "masked":
+        return F.scaled_dot_product_attention(q, k, v, ~torch.ones(T, S, dtype=torch.bool).triu(S - T + 1), scale=0.3)
+    if how == "by distance":
+        far = torch.arange(S)[None] - torch.arange(T)[:, None] - (S - T)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=far.float() * 0.1)
+    if how == "shared heads":
+        return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
+    return (q @ k.transpose(-2, -1) * 0.3).softmax(-1) @ v
+
+
+class CachedLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+    def forward(self, x, past, how):
+        q, k, v = (t.unflatten(-1, (2, D // 2)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        y = attention(q, k, v, how).transpose(1, 2).flatten(2)
+        return x + self.out(y), (k[:, :, -LIMIT:], v[:, :, -LIMIT:])
+
+
+class Cached(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.layers, self.how = nn.ModuleList([CachedLayer(), CachedLayer()]), how
+
+    def forward(self, x, past=None):
+        after = []
+        for i, layer in enumerate(self.layers):
+            x, kept = layer(x, None if past is None else past[i], self.how)
+            after.append(kept)
+        return x, tuple(after)
 
 
 def heads(x):
@@ -47,8 +90,8 @@ class Conformer(nn.Module):
             far = F.pad((q + self.v) @ p.mT, (1, 0))
             far = far.view(*far.shape[:2], -1, frames)[:, :, 1:].view(*far.shape[:3], -1)[..., :keys]
             scores = ((q + self.u) @ k.mT + far) / math.sqrt(D // HEADS)
-            weights_of_attention = scores.masked_fill(mask, -10000.0).softmax(-1).masked_fill(mask, 0.0)
-            x = x + layer[4]((weights_of_attention @ v).transpose(1, 2).flatten(2))
+            chances = scores.masked_fill(mask, -10000.0).softmax(-1).masked_fill(mask, 0.0)
+            x = x + layer[4]((chances @ v).transpose(1, 2).flatten(2))
             joined = torch.cat([times[i], x.mT], 2)
             later.append(joined[:, :, -2:])
             x = x + F.silu(conv(joined)).mT
@@ -91,8 +134,8 @@ class Zipformer(nn.Module):
         far = far.as_strided(
             (HEADS, rows, frames, keys), (steps[0], steps[1], steps[2] - steps[3], steps[3]), steps[3] * (frames - 1)
         )
-        weights_of_attention = (q @ k.mT + far).masked_fill(mask[:, None], -1000).softmax(-1)
-        x = x + self.out[i]((weights_of_attention @ many).permute(2, 1, 0, 3).reshape(frames, rows, D))
+        chances = (q @ k.mT + far).masked_fill(mask[:, None], -1000).softmax(-1)
+        x = x + self.out[i]((chances @ many).permute(2, 1, 0, 3).reshape(frames, rows, D))
         a, b = self.gate[i](x).chunk(2, -1)
         new = (a * b.sigmoid()).permute(1, 2, 0)
         joined = torch.cat([caches[2], new], -1)
@@ -121,22 +164,36 @@ def caches_of_a_zipformer(rows):
     return ([*map(torch.zeros, sizes), torch.zeros(rows, dtype=torch.int32)],)
 
 
-@pytest.mark.parametrize(
-    ("model", "caches", "states", "rows", "one"),
-    [
-        (Conformer, caches_of_a_conformer, {"channels": 1, "times": 2, "there": 3}, 1, False),
-        (Conformer, caches_of_a_conformer, {"channels": 1, "times": 2, "there": 3}, 3, False),
-        (Zipformer, caches_of_a_zipformer, {"states": 1}, 1, True),
-    ],
-    ids=["cache-aware conformer", "with several rows", "zipformer"],
-)
-def test_from_the_first_chunk_on_it_is_the_author_s(model, caches, states, rows, one):
-    torch.manual_seed(0)
-    model = model().eval()
-    lifted = lift(model, (torch.randn(rows, CHUNK, 5), *caches(rows)), states=states, time_axis=None)
-    assert bool(lifted.spec.rows) is one
-    held, own = [lifted.initial[s.name][None] for s in lifted.spec.states], caches(1)
-    for x in torch.randn(7, 1, CHUNK, 5):
-        with torch.no_grad():
-            (want, *own), (got, *held) = model(x, *own), lifted.module(x, *held)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+def conformer(rows):
+    states = {"channels": 1, "times": 2, "there": 3}
+    row = case(Conformer, torch.randn(rows, CHUNK, 5), *caches_of_a_conformer(rows), states=states, time_axis=None)
+    return row.streams(holds=lambda lifted: not lifted.spec.rows)
+
+
+def cached(how, frames=1):
+    names = ["past.0.0", "past.0.1", "past.1.0", "past.1.1", "past_count"]
+    return case(lambda: Cached(how), torch.randn(1, frames, D), states={"past": 1}, time_axis=None).streams(
+        states=names
+    )
+
+
+TABLE = {
+    "caches that grow up to an end are states": {
+        "masked": cached("masked"),
+        "shared heads": cached("shared heads"),
+        "plain": cached("plain"),
+        "causal": cached("causal"),
+        "by distance": cached("by distance"),
+        "written": cached("written"),
+        "causal, two frames": cached("causal", 2),
+        "by distance, two frames": cached("by distance", 2),
+        "masked, two frames": cached("masked", 2),
+    },
+    "a streaming encoder is the author's from the first chunk on": {
+        "cache-aware conformer, several rows": conformer(3),
+        "zipformer": case(
+            Zipformer, torch.randn(1, CHUNK, 5), *caches_of_a_zipformer(1), states={"states": 1}, time_axis=None
+        ).streams(holds=lambda lifted: lifted.spec.rows == 1),
+        "cache-aware conformer": conformer(1),
+    },
+}
