@@ -23,9 +23,17 @@ def band(frames: int, behind: int, ahead: int = 0) -> torch.Tensor:
     return (distance >= -ahead) & (distance <= behind)
 
 
-def fused(s, x, mask):
+def fused(s, x, mask, scale=None):
     q, k, v = s.qkv(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2).flatten(2)
+
+
+def shared_heads(s, x):
+    """Four heads of queries, two of keys and values."""
+    q = s.q(x).unflatten(2, (4, 2)).transpose(1, 2)
+    k, v = s.kv(x).reshape(*x.shape[:2], 2, 2, 2).permute(2, 0, 3, 1, 4)
+    mask = band(x.shape[1], 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).transpose(1, 2).flatten(2)
 
 
 def by_hand(s, x):
@@ -127,6 +135,8 @@ TABLE = {
     "attention within a band streams": {
         "fused": window(lambda s, x: fused(s, x, band(x.shape[1], 4)), 0, 4),
         "with frames ahead": window(lambda s, x: fused(s, x, band(x.shape[1], 3, 2)), 2, 5),
+        "with a scale of its own": attention(lambda s, x: fused(s, x, band(x.shape[1], 4), 0.9)).streams(),
+        "with heads that share keys": attention(shared_heads, q=nn.Linear(8, 8), kv=nn.Linear(8, 8)).streams(),
         "by hand": window(by_hand, 0, 3),
         "by triangles": window(by_triangles, 0, 3),
         "slopes": window(slopes, 0, 4),

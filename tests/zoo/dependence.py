@@ -124,6 +124,16 @@ def by_call(forward):
 
 MEAN = ("rows-depend", "mean: rows of the batch depend on each other, so streams that are computed in one batch")
 W = torch.tensor([[[0.5, -1.5]]])
+
+
+def next_row(s, x):
+    return s.o(x)[torch.arange(x.shape[0]).roll(1), :]
+
+
+def added_rows(s, x):
+    return s.o(x).index_add(0, torch.arange(x.shape[0]) // 2, s.o(x))
+
+
 TABLE = {
     "what moves over time behind a gate is refused with its place": {
         "max": over_time(lambda x: loud(x).amax(1, keepdim=True)),
@@ -162,6 +172,12 @@ TABLE = {
         "all but one": over_rows(lambda x: loud(x) * torch.ones(x.shape[0] - 1).sum()),
     },
     "rows that hear each other are refused in every kind of model": {
+        "by a number that is not their own": case(Call(next_row, o=nn.Linear(8, 4)), FRAME, time_axis=None).refused(
+            "no-batch-axis", "by its number"
+        ),
+        "by adding up at a number": case(Call(added_rows, o=nn.Linear(8, 4)), FRAME, time_axis=None).refused(
+            "no-batch-axis", "by its number"
+        ),
         "of one frame": case(Call(lambda s, x: x + loud(x).mean(0, keepdim=True)), FRAME, time_axis=None).refused(
             *MEAN
         ),

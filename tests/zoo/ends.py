@@ -248,6 +248,11 @@ def with_every(last):
     return Call(lambda s, x: (s.c(x), last(s, x)), c=conv(padding=1), g=GRU)
 
 
+def of_its_four(s, x):
+    y = F.avg_pool1d(x.mT, 4, 4, ceil_mode=True).repeat_interleave(4, 2)
+    return y[..., : x.shape[1]].mT
+
+
 TABLE = {
     "what pads the end is in the stream": {
         "padding": ends(lambda s, x: s.c(x), 1, 1, c=conv(padding=1)),
@@ -334,6 +339,7 @@ TABLE = {
         "mean": pool(nn.AvgPool1d(3, 2, ceil_mode=True), 1),
         "mean, a window a frame": pool(nn.AvgPool1d(3, 1, ceil_mode=True), 0, 1),
         "mean, padding not counted": pool(nn.AvgPool1d(4, 3, 2, ceil_mode=True, count_include_pad=False), 2, 3),
+        "each frame has the mean of its four": case(Call(of_its_four), X.mT, time_axis=1, chunk=4).streams(),
         "mean around": ends(lambda s, x: F.avg_pool1d(x, 3, 1, 1), 1, 1),
         "mean around, padding not counted": ends(lambda s, x: F.avg_pool1d(x, 5, 1, 2, count_include_pad=False), 2, 2),
         "mean around over both axes": ends(

@@ -271,6 +271,14 @@ def refused(model, *message, x=FRAME, **parts):
     return case(Call(model, **parts) if parts else model, x).refused(*message)
 
 
+def partly_written(s, x):
+    (h,) = s.held
+    h[:, :2] = x[:, :2]
+    y = s.o(h)
+    h.copy_(x)
+    return y
+
+
 TABLE = {
     "a buffer that a call changes is a state": {
         "copied into": kept(nets.CopiedInto, [("h", (5,), "zeros"), ("c", (5,), "zeros")]),
@@ -313,6 +321,9 @@ TABLE = {
         ),
         "a deque": attribute(
             plain("past", deque([ZERO] * 2, 2), lambda old, x: deque([*old, x], 2)), zeros("part.past.0", "part.past.1")
+        ),
+        "a tensor that a call writes in part, and then reads": attribute(
+            partly_written, zeros("held.0"), held=[ZERO.clone()], o=nn.Linear(4, 4)
         ),
         "a line that only its end reads": attribute(delayed, zeros("line.0", "line.1"), line=[ZERO] * 2),
         "an object": attribute(in_an_object, zeros("kept.level"), kept=Holder(ZERO)),

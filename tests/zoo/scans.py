@@ -223,6 +223,8 @@ TABLE = {
         "sum of wholes": sums(lambda s, x: (x > 0).cumsum(1), ["sum"]),
         "product": sums(lambda s, x: torch.sigmoid(x + 3).cumprod(1), ["product"], chunk=2),
         "maximum": sums(lambda s, x: x.cummax(1).values, ["max"]),
+        "place of the maximum": case(Call(lambda s, x: x.round().cummax(1).indices / 1), X, time_axis=1).streams(),
+        "place of the minimum": case(Call(lambda s, x: x.round().cummin(1).indices / 1), X, time_axis=1).streams(),
         "log of a sum": sums(lambda s, x: (5 * x).logcumsumexp(1), ["largest", "sum"]),
         "sum of a late value": sums(late, ["c.frames", "sum", "warm_up"]),
         "sum in chunks of a late value": sums(late, ["c.frames", "delay", "sum", "warm_up"], chunk=4),

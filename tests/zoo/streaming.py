@@ -101,6 +101,18 @@ NORMS = {
     "InstanceNorm": (gru(), nn.InstanceNorm1d(5), "time"),
 }
 AT, PAST, MASK = "part (streaming.py:", "Use past frames only", "Mask all but the last frames"
+
+
+def two_starts(s, x):
+    zeros = x.new_zeros(1, x.shape[0], 4)
+    return s.gru(x, zeros)[0] * s.gru(x, zeros + 1)[0]
+
+
+def two_constants(s, x):
+    up, down = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.4, 0.3, 0.2, 0.1])
+    return s.conv(left((x * up).mT, 2)).mT - s.conv(left((x * down).mT, 2)).mT
+
+
 TABLE = {
     "a window over time keeps its past": {
         "dilated, chunk": steps(nets.TCN, SOUND, chunk=4),
@@ -136,6 +148,10 @@ TABLE = {
         "inputs of other lags": case(TwoInputs, X, torch.randn(2, 8, 3), torch.randn(2, 4)).streams(
             delay=2, end=False, holds=lambda lifted: lifted.axes.input_time == (1, 1, None)
         ),
+    },
+    "states that differ in one thing are two": {
+        "in their start": case(Call(two_starts, gru=gru(4, 4)), X).streams(),
+        "in a constant": case(Call(two_constants, conv=conv()), X).streams(),
     },
     "a stride gives fewer frames": {
         "then a GRU": case(nets.StridedValidGRU, LONG, chunk=4).streams(delay=4, output=("batch", "time/4", 5)),
