@@ -1,6 +1,9 @@
-"""One exported bundle on each backend that has a target of its own."""
+"""What backends with a target of their own do alike: one bundle, the export by the command, pages and options."""
 
 import importlib.util
+import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,15 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
+from filelock import FileLock
 
 from rnn_export.bundle import open_bundle
+from rnn_export.cli.main import main
 from rnn_export.runtime import load
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..messages import raises  # noqa: TID252
+from ..stages import without_stages  # noqa: TID252
+from ..trusting import trusted  # noqa: TID252
 from ..zoo import store  # noqa: TID252
+from .graphs import frames
+
+DOCS = Path(__file__).parents[2] / "docs/targets"
+NETS = """
+import torch
+def detector():
+    torch.manual_seed(0)
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    return torch.nn.LSTM(8, 16, 2).eval(), (torch.zeros(1, 1, 8),), names
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,13 @@ BACKENDS = {
         ),
     ),
 }
+# By a target whose converter has a process of its own: its files, first the one with the weights and how many bytes it
+# may have besides; and what it requires.
+CONVERTED = {
+    "openvino": (("step.bin", "step.xml", "rows.xml"), 4096, {"openvino": "2026.0"}),
+    "litert": (("step.tflite",), 12_000, {"litert": "2.3"}),
+    "executorch": (("step.pte", "runner.cpp"), 24_000, {"executorch": "1.5", "delegates": ["xnnpack"]}),
+}
 WITHOUT = """
 import sys
 from rnn_export.errors import BackendUnavailable
@@ -71,12 +97,50 @@ for module in modules:
 """
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    for package in BACKENDS[request.param].packages:
+def need(backend: str) -> str:
+    for package in BACKENDS[backend].packages:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not here: pip install 'rnn-export[dev-full]'")
-    return request.param
+    return backend
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return need(request.param)
+
+
+@pytest.fixture(params=CONVERTED)
+def target(request: pytest.FixtureRequest) -> str:
+    return need(request.param)
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    """What the command says: on stdout, or of an error in one line."""
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.stdout if code == 0 else " ".join(done.stderr.split())
+
+
+def exported(target: str) -> tuple[Path, dict]:
+    """A detector by the command, once for all processes that test: the bundle, and what the command said."""
+    place = store.folder() / f"{target}-by-the-command"
+    with FileLock(f"{place}.lock"):
+        if not (place / "said.json").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            (place / "nets.py").write_text(NETS)
+            command = [Path(sys.executable).with_name("rnn-export"), "export", place / "nets.py:detector", "--json"]
+            command += ["-o", place / "detector.rnnx", "--target", target, "--target", "onnx", "--steps", "64"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+            (place / "said.json").write_text(json.dumps(said))
+    return trusted(place / "detector.rnnx"), json.loads((place / "said.json").read_text())
+
+
+def block_of(target: str, language: str) -> str:
+    """The only block of code in a language that a target's page has."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{target}.md").read_text(), re.DOTALL)
+    return found
 
 
 @pytest.fixture
@@ -138,3 +202,48 @@ def test_options_that_it_refuses(backend, path):
 
 def test_bench_times_it(backend, path):
     assert (backend, "fp32") in [(c.backend, c.precision) for c in candidates(open_bundle(path))]
+
+
+# --- targets whose converter has a process of its own
+
+
+def test_the_command_says_nothing_of_the_converter_s_and_the_file_nothing_of_the_user_s(target):
+    (path, said), (names, more, requires) = exported(target), CONVERTED[target]
+    assert (said["code"], without_stages(said["stderr"])) == (0, "")
+    assert json.loads(said["stdout"])["parity"]["ok"] is True
+    row = open_bundle(path).target(target, "fp32")
+    files = {name.rpartition("/")[2]: (path / name).read_bytes() for name in row.files}
+    assert (set(files), row.requires, row.opset) == ({*names}, requires, None)
+    floats = sum(p.numel() for p in torch.nn.LSTM(8, 16, 2).parameters())
+    # The two biases of a layer may be summed.
+    assert 3.9 * floats < len(files[names[0]]) < 4 * floats + more
+    for raw in files.values():
+        assert b"nets.py" not in raw
+        assert str(path.parent).encode() not in raw
+
+
+def test_the_python_of_the_page(target):
+    path, _ = exported(target)
+    np.save(path.parent / "features.npy", frames(12, 8))
+    code = block_of(target, "python") + "\nnp.save('out.npy', np.array(outputs).reshape(-1, 16))"
+    warn = ["-W", "error"] if target != "executorch" else []
+    subprocess.run([sys.executable, *warn, "-c", code], cwd=path.parent, check=True)
+    wanted, given = load(path, backend="onnxruntime").stream().run(frames(12, 8)), np.load(path.parent / "out.npy")
+    # Twelve frames, and after a reset the page may do them again.
+    np.testing.assert_allclose(given, np.tile(wanted, (len(given) // 12, 1)), rtol=1e-5, atol=1e-6)
+
+
+UNFIT = [
+    ("openvino", "--precision bf16", "target 'openvino' is not written in 'bf16': choose from fp32, fp16, int8"),
+    ("openvino", "--triple cortex-m4 --cpu x", "--triple, --cpu do not go with --target openvino"),
+    ("openvino", f"--precision int8 --calibrate {__file__}", "--calibrate does not go with --target openvino"),
+    ("litert", f"--calibrate {__file__}", "--calibrate is for --precision int8, not for fp32: leave it out."),
+    ("litert", "--precision fp16", "target 'litert' is not written in 'fp16': choose from fp32, int8."),
+    ("litert", "--batch 1:2:4", "--batch does not go with --target litert: leave it out."),
+    ("litert", f"--precision int8 --calibrate {__file__}", "is of no known kind: give a .npy, .npz, .csv, .wav, .flac"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), UNFIT)
+def test_options_that_do_not_go_with_a_target(name, options, message):
+    assert message in invoke("build", store.bundle("two-layers-on-onnx"), "--target", name, *options.split(), code=1)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from rnn_export.bundle import open_bundle
-from rnn_export.cli.main import main
 from rnn_export.runtime import load
 
 from ..zoo import store  # noqa: TID252
@@ -24,23 +22,11 @@ from rnn_export.runtime.backends.litert.library import new_interpreter, schema
 from rnn_export.runtime.backends.litert.model import check_model, operator_name, parsed
 
 from ..messages import raises  # noqa: TID252
-from .litert_toys import Graph, file_of, named, packed
+from .litert_toys import Graph, file_of, named, on_microcontroller, packed
+from .test_backends import DOCS, invoke
 
-PAGE = Path(__file__).parents[2] / "docs/targets/litert.md"
 FILE = "targets/litert-{}/step.tflite"
 STATES = ("l0.h", "l0.c", "l1.h", "l1.c")
-
-
-def run(*arguments: object) -> str:
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*arguments: object) -> str:
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 1, done.output
-    return " ".join(done.stderr.split())
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +42,8 @@ def detector(tmp_path_factory, heard) -> Path:
     """Two layers that were exported for ONNX, in LiteRT's fp32 and, calibrated, in int8."""
     pytest.importorskip("litert_torch", reason="litert-export: pip install 'rnn-export[litert-export]'")
     path = Path(shutil.copytree(store.bundle("two-layers-on-onnx"), tmp_path_factory.mktemp("int8") / "detector.rnnx"))
-    run("build", path, "--target", "litert", "--precision", "fp32")
-    run("build", path, "--target", "litert", "--precision", "int8", "--calibrate", heard)
+    invoke("build", path, "--target", "litert", "--precision", "fp32")
+    invoke("build", path, "--target", "litert", "--precision", "int8", "--calibrate", heard)
     return path
 
 
@@ -87,9 +73,9 @@ def test_it_is_told_with_the_scales_of_its_states(detector):
     assert all(0 < one["scale"] < 0.1 and -128 <= one["zero_point"] <= 127 for one in scales.values())
     # An output of tanh times a sigmoid is within 1, and so is what one step of 1/128 can say.
     assert scales["l0.h"]["scale"] < 1 / 100
-    said = json.loads(run("inspect", detector, "--json"))["targets"]
+    said = json.loads(invoke("inspect", detector, "--json"))["targets"]
     assert [t["requires"].get("state_scales") for t in said if t["target"] == "litert"] == [None, scales]
-    shown = run("inspect", detector)
+    shown = invoke("inspect", detector)
     assert "States in int8" in shown
     assert re.search(rf"l1\.c +{scales['l1.c']['scale']:.4g} +{scales['l1.c']['zero_point']}\b", shown)
 
@@ -133,29 +119,19 @@ def test_without_a_recording_products_are_scaled_at_run_time(detector, fp32):
 
 def test_microcontrollers_run_it(detector, capfd):
     """TFLM's interpreter gives what LiteRT's does, now and then some steps of 8 bits away; its arena is the page's."""
-    tflm = pytest.importorskip("tflite_micro", reason="tflite-micro has wheels for Linux on x86-64 alone").runtime
     raw, contract = open_bundle(detector).read(FILE.format("int8")), open_bundle(detector).spec
     frames = np.random.default_rng(4).standard_normal((64, 8)).astype(np.float32)
-    micro, states, given = tflm.Interpreter.from_bytes(raw), [np.zeros((1, 16), np.float32)] * 4, []
-    for x in frames:
-        for number, value in enumerate([x.reshape(1, 1, 8), *states]):
-            micro.set_input(value, number)
-        micro.invoke()
-        y, *states = (micro.get_output(number) for number in range(5))
-        given.append(y.reshape(16))
+    given, arena = on_microcontroller(raw, frames, [np.zeros((1, 16), np.float32)] * 4, capfd)
     scale = open_bundle(detector).target("litert", "int8").requires["state_scales"]["l1.h"]["scale"]
     separate = np.abs(given - outputs(raw, contract, frames)[0]) / scale
     assert separate.max() < 8
     assert (separate < 0.5).mean() > 0.95
-    capfd.readouterr()
-    micro.print_allocations()
-    total = re.search(r"Arena allocation total (\d+) bytes", capfd.readouterr().err)
-    assert total is not None
-    (said,) = re.findall(r"\| LSTM 8→16, 2 layers, int8 \| ([\d,]+) \|", PAGE.read_text())
-    assert int(total[1]) == int(said.replace(",", ""))
+    (said,) = re.findall(r"\| LSTM 8→16, 2 layers, int8 \| ([\d,]+) \|", (DOCS / "litert.md").read_text())
+    assert arena == int(said.replace(",", ""))
     # Scales at run time are not TFLM's.
+    at_run_time = quantized(open_bundle(detector).read(FILE.format("fp32")), None)
     with pytest.raises(RuntimeError, match="failed to allocate"):
-        tflm.Interpreter.from_bytes(quantized(open_bundle(detector).read(FILE.format("fp32")), None))
+        on_microcontroller(at_run_time, frames, [], capfd)
 
 
 def test_ranges_are_of_the_closed_loop(fp32, detector):
@@ -203,27 +179,10 @@ def test_a_recording_of_less_than_a_step(detector, fp32):
         ranges(fp32, contract, initial, {"x": np.zeros((1, 0, 8), np.float32)})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--calibrate", __file__), "--calibrate is for --precision int8, not for fp32: leave it out."),
-        (("--precision", "fp16"), "target 'litert' is not written in 'fp16': choose from fp32, int8."),
-        (("--batch", "1:2:4"), "--batch does not go with --target litert: leave it out."),
-        (("--triple", "cortex-m4"), "--triple does not go with --target litert: leave it out."),
-        (
-            ("--precision", "int8", "--calibrate", __file__),
-            "is of no known kind: give a .npy, .npz, .csv, .wav, .flac, .ogg file.",
-        ),
-    ],
-)
-def test_what_does_not_go_with_it(arguments, message):
-    assert message in refused("build", store.bundle("two-layers-on-onnx"), "--target", "litert", *arguments)
-
-
 def test_it_is_written_again_only_if_asked(detector, heard):
-    said = refused("build", detector, "--target", "litert", "--precision", "int8", "--calibrate", heard)
+    said = invoke("build", detector, "--target", "litert", "--precision", "int8", "--calibrate", heard, code=1)
     assert said.endswith("has litert (int8): give --rebuild to write it again.")
-    said = refused("build", detector, "--target", "litert", "--precision", "int8", "--rebuild")
+    said = invoke("build", detector, "--target", "litert", "--precision", "int8", "--rebuild", code=1)
     assert said.endswith("has its scales from a recording: give one, --calibrate FILE, to write it again.")
 
 

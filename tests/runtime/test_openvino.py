@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.cli.main import main
 from rnn_export.contract.spec import StreamSpec
 from rnn_export.errors import ExportError
 from rnn_export.export import export
@@ -30,11 +28,10 @@ from rnn_export.runtime.replay.checks import replay_golden
 
 from ..messages import raises  # noqa: TID252
 from ..models.nets import Several  # noqa: TID252
-from ..stages import without_stages  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .graphs import STORED, SUM, TOKENS, H, Model, X, Y, frames, previous, spec, state
 from .openvino_toys import FOLDER, converted, with_openvino
-from .test_backends import golden_of
+from .test_backends import block_of, exported, golden_of, invoke
 
 
 @pytest.fixture(scope="module")
@@ -129,47 +126,37 @@ def changed(model: Model, old: str, new: str) -> dict[str, bytes]:
 
 
 OTHER = Model(spec("other", [X], [Y], [H]), SUM.step)
-CONST = 'offset="0" size="40"'
-HOSTILE = {
-    "no XML": (lambda: {"step": b"\x08\x0a garbage"}, ("openvino-graph-unusable", "it is no XML")),
-    "bytes": (lambda: {"step": b"\xff\xfe\x00"}, ("openvino-graph-unusable", "can't decode byte 0xff")),
-    "entities": (
-        lambda: changed(TOKENS, "<net", '<!DOCTYPE net [<!ENTITY a "b">]><net'),
-        ("openvino-graph-unusable", "it declares a document type, which no graph of a bundle"),
-    ),
-    "another version": (lambda: changed(TOKENS, 'version="11"', 'version="10"'),
-        ("openvino-graph-unusable", "not IR of version 11")),
-    "an extension": (
-        lambda: changed(TOKENS, 'type="Add" version="opset1"', 'type="Add" version="extension"'),
-        ("openvino-graph-unusable", "Add of extension) is an operator that no graph of a bundle has"),
-    ),
-    "an unknown operator": (lambda: changed(TOKENS, 'type="Add"', 'type="Loop"'),
-        ("openvino-graph-unusable", "Loop of opset1) is an operator")),
-    "weights beyond the file": (lambda: changed(TOKENS, CONST, 'offset="9999" size="40"'),
-        ("openvino-graph-unusable", "does not hold")),
-    "weights before the file": (lambda: changed(TOKENS, CONST, 'offset="-40" size="40"'),
-        ("openvino-graph-unusable", "does not hold")),
-    "a shape that is larger": (lambda: changed(TOKENS, 'shape="5, 2"', 'shape="5, 2000"'),
-        ("openvino-graph-unusable", "does not hold")),
-    "a layer that is not there": (lambda: changed(SUM, 'from-layer="0"', 'from-layer="77"'),
-        ("openvino-graph-unusable", "that is not there")),
-    "another contract": (lambda: {"step": converted(OTHER)[f"{FOLDER}/step.xml"]},
-        ("openvino-graph-unusable", "for another contract")),
-    "a state too few": (lambda: {"step": converted(SUM)[f"{FOLDER}/rows.xml"]},
-        ("openvino-contract-differs", "step.xml takes [")),
-    "another name": (lambda: changed(SUM, 'names="x"', 'names="z"'),
-        ("openvino-contract-differs", "step.xml takes [('z'")),
-}  # fmt: skip
+CONST, DIFFERS = 'offset="0" size="40"', "openvino-contract-differs"
+ADD = 'type="Add" version="opset1"'
+# The files, and what is said of them; or an id and its values.
+OF_SUM = {
+    "no XML": (lambda: {"step": b"\x08\x0a garbage"}, "it is no XML"),
+    "bytes": (lambda: {"step": b"\xff\xfe\x00"}, "can't decode byte 0xff"),
+    "a layer that is not there": (lambda: changed(SUM, 'from-layer="0"', 'from-layer="77"'), "that is not there"),
+    "another contract": (lambda: {"step": converted(OTHER)[f"{FOLDER}/step.xml"]}, "for another contract"),
+    "a state too few": (lambda: {"step": converted(SUM)[f"{FOLDER}/rows.xml"]}, DIFFERS, "step.xml takes ["),
+    "another name": (lambda: changed(SUM, 'names="x"', 'names="z"'), DIFFERS, "step.xml takes [('z'"),
+}
+OF_TOKENS = {
+    "entities": ("<net", '<!DOCTYPE net [<!ENTITY a "b">]><net', "it declares a document type, which no graph of"),
+    "another version": ('version="11"', 'version="10"', "not IR of version 11"),
+    "an extension": (ADD, 'type="Add" version="extension"', "Add of extension) is an operator that no graph of a"),
+    "an unknown operator": ('type="Add"', 'type="Loop"', "Loop of opset1) is an operator"),
+    "weights beyond the file": (CONST, 'offset="9999" size="40"', "does not hold"),
+    "weights before the file": (CONST, 'offset="-40" size="40"', "does not hold"),
+    "a shape that is larger": ('shape="5, 2"', 'shape="5, 2000"', "does not hold"),
+}
 
 
-@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("case", [*OF_SUM, *OF_TOKENS])
 def test_ir_that_is_none_of_a_bundle(tmp_path, case):
-    make, message = HOSTILE[case]
-    model = TOKENS if case in ("weights beyond the file", "weights before the file") or "shape" in case else SUM
-    if case in ("entities", "another version", "an extension", "an unknown operator"):
-        model = TOKENS
+    if case in OF_SUM:
+        model, (make, *message) = SUM, OF_SUM[case]
+    else:
+        old, new, *message = OF_TOKENS[case]
+        model, make = TOKENS, lambda: changed(TOKENS, old, new)
     path = with_openvino(tmp_path / "m.rnnx", model, **make())
-    with raises(*message):
+    with raises(*(["openvino-graph-unusable"] * (len(message) == 1)), *message):
         load(path, backend="openvino")
 
 
@@ -192,9 +179,7 @@ def test_nothing_is_computed_while_it_is_read():
     made = constant_layers(8)
     place = made["bin"].index(np.array([8], np.int64).tobytes())
     weights = made["bin"][:place] + np.array([2**34], np.int64).tobytes() + made["bin"][place + 8 :]
-    with raises(
-        "openvino-graph-unusable", "computes from constants alone, of which a graph of a bundle has the result"
-    ):
+    with raises("openvino-graph-unusable", "computes from constants alone, of which a graph of a bundle has the"):
         read_graph("step.xml", made["xml"], weights, SUM.spec)
 
 
@@ -219,20 +204,16 @@ def refused(model: Model) -> str:
     return str(error.value)
 
 
-def test_operators_that_openvino_refuses_are_named():
+def test_operators_that_openvino_refuses_or_no_bundle_has_are_named():
     nodes = [("Add", ["x", "h"], ["a"], {}), ("Det", ["a"], ["b"], {}), ("Add", ["a", "b"], ["y"], {})]
     said = refused(Model(spec("det", [X], [Y], [H]), [*nodes, ("Identity", ["y"], ["h.next"], {})]))
     assert re.match(r"OpenVINO [\d.]+ has no operator for Det of the step\. Leave openvino out, or write", said)
-
-
-def test_operators_of_no_bundle_are_named():
     nodes = [
         ("NonZero", ["x"], ["a"], {}), ("ReduceMax", ["a"], ["m"], {"keepdims": 0}), ("Cast", ["m"], ["f"], {"to": 1}),
         ("Add", ["h", "f"], ["y"], {}), ("Identity", ["y"], ["h.next"], {}),
     ]  # fmt: skip
-    assert "(NonZero of opset3) is an operator that no graph of a bundle has" in refused(
-        Model(spec("nonzero", [X], [Y], [H]), nodes)
-    )
+    said = refused(Model(spec("nonzero", [X], [Y], [H]), nodes))
+    assert "(NonZero of opset3) is an operator that no graph of a bundle has" in said
 
 
 @pytest.mark.parametrize("dtype", ["int64", "float64", "int16"])
@@ -249,40 +230,13 @@ def test_two_states_of_one_name_are_refused():
 # --- the command
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [Path(sys.executable).with_name("rnn-export"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-NET = """
-import torch
-def net():
-    torch.manual_seed(0)
-    return torch.nn.GRU(4, 8).eval(), (torch.zeros(1, 1, 4),)
-"""
-
-
-def test_export_by_the_command_says_nothing_of_openvino_s(tmp_path):
-    (tmp_path / "nets.py").write_text(NET)
-    done = run("export", f"{tmp_path}/nets.py:net", "-o", tmp_path / "net.rnnx", "--target", "openvino", "--steps", 16)
-    assert (done.returncode, without_stages(done.stderr)) == (0, "")
-    row = open_bundle(tmp_path / "net.rnnx").target("openvino", "fp32")
-    assert row.requires == {"openvino": "2026.0"}
-
-
-def invoke(*arguments: object) -> str:
-    done = CliRunner().invoke(main, [*map(str, arguments)])
-    return done.stdout if done.exit_code == 0 else f"exit {done.exit_code}: {done.stderr}"
-
-
 def test_a_bundle_gains_it_later(tmp_path):
     path = tmp_path / "net.rnnx"
     shutil.copytree(store.bundle("two-layers-on-onnx"), path)
     built = json.loads(invoke("build", path, "--target", "openvino", "--json"))
     assert (built["target"], built["precision"], built["parity"]["ok"]) == ("openvino", "fp32", True)
-    assert f"{path} has openvino (fp32): give --rebuild to write it again." in invoke(
-        "build", path, "--target", "openvino"
-    )
+    again = invoke("build", path, "--target", "openvino", code=1)
+    assert f"{path} has openvino (fp32): give --rebuild to write it again." in again
     small = json.loads(invoke("build", path, "--target", "openvino", "--precision", "int8", "--json"))
     half = json.loads(invoke("build", path, "--target", "openvino", "--precision", "fp16", "--json"))
     assert small["parity"]["backend"] == half["parity"]["backend"] == "openvino"
@@ -298,19 +252,6 @@ def test_a_bundle_gains_it_later(tmp_path):
     assert "Parity on openvino (cpu)" in shown
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--precision", "bf16"), "target 'openvino' is not written in 'bf16': choose from fp32, fp16, int8"),
-        (("--batch", "1:2:4"), "--batch does not go with --target openvino: leave it out."),
-        (("--triple", "cortex-m4", "--cpu", "x"), "--triple, --cpu do not go with --target openvino"),
-        (("--precision", "int8", "--calibrate", __file__), "--calibrate does not go with --target openvino"),
-    ],
-)
-def test_what_does_not_go_with_it(arguments, message):
-    assert message in invoke("build", store.bundle("two-layers-on-onnx"), "--target", "openvino", *arguments)
-
-
 def test_a_recording_is_not_needed_in_int8(tmp_path):
     options = {"targets": ("openvino",), "precision": "int8", "calibrate": np.zeros((9, 4), np.float32)}
     with raises("openvino-int8-calibration"):
@@ -324,3 +265,23 @@ def test_a_converter_that_is_killed_leaves_no_bundle(tmp_path, monkeypatch):
     with raises("isolated-process-ended", "openvino.ir_conversion was ended by SIGKILL: converting"):
         export(torch.nn.GRU(4, 8).eval(), (torch.zeros(1, 1, 4),), tmp_path / "m.rnnx", targets=("openvino",), steps=8)
     assert [*tmp_path.iterdir()] == []
+
+
+# --- the page
+
+
+def test_the_c_plus_plus_of_the_page(tmp_path):
+    import openvino.utils
+
+    path, _ = exported("openvino")
+    shutil.copytree(path, tmp_path / "detector.rnnx")
+    wanted = load(path, backend="onnxruntime").stream().run(frames(12, 8))
+    (tmp_path / "detector.cpp").write_text(block_of("openvino", "cpp"))
+    (tmp_path / "CMakeLists.txt").write_text(block_of("openvino", "cmake"))
+    configure = ["cmake", "-S", ".", "-B", "build", f"-DOpenVINO_DIR={openvino.utils.get_cmake_path()}"]
+    for command in (configure, ["cmake", "--build", "build"]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(["./build/detector"], cwd=tmp_path, input=frames(12, 8).tobytes(), capture_output=True)
+    given = np.frombuffer(done.stdout, np.float32).reshape(wanted.shape)
+    np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
