@@ -103,7 +103,9 @@ def with_states(name: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("name", ["gru_with_initial_bias", "lstm_with_initial_bias", "simple_rnn_defaults"])
+@pytest.mark.parametrize(
+    "name", ["gru_defaults", "gru_with_initial_bias", "lstm_defaults", "lstm_with_initial_bias", "simple_rnn_defaults"]
+)
 def test_the_same_with_their_states_are_steps(name: str, tmp_path: Path) -> None:
     model, case = with_states(f"test_{name}"), cases()[f"test_{name}"]
     onnx.save(model, tmp_path / "net.onnx")
