@@ -47,8 +47,10 @@ def test_from_a_file_to_c_without_torch(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_without_onnx_it_says_what_to_install(tmp_path: Path) -> None:
-    done = bare("export", nets.window(tmp_path / "net.onnx"), "-o", tmp_path / "net.rnnx", without=("torch", "onnx"))
+@pytest.mark.parametrize("command", ["export", "inspect"])
+def test_without_onnx_it_says_what_to_install(command: str, tmp_path: Path) -> None:
+    more = ("-o", tmp_path / "net.rnnx") if command == "export" else ()
+    done = bare(command, nets.window(tmp_path / "net.onnx"), *more, without=("torch", "onnx"))
     assert done.returncode == 1
     assert f"this needs onnx, which is not here: {pip_install('onnx,cpu')}" in done.stderr
 
@@ -95,30 +97,37 @@ def test_a_question_has_the_options_that_answer_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("command", "what", "options", "code", "message"),
     [
-        (["--weights", "a.pt"], "--weights is said of a PyTorch module"),
-        (["--time-axis", "1"], "--time-axis is said of a PyTorch module"),
-        (["--sequence-only"], "--sequence-only is said of a PyTorch module"),
-        (["--fix", "sr"], "'sr' is not NAME=VALUE"),
-        (["--fix", "sr=much"], "'much' is no number and no .npy file"),
-        (["--fix", "sr=1", "--fix", "sr=2"], "'sr' stands twice"),
+        ("export", "net.onnx", ["--weights", "a.pt"], 2, "--weights is said of a PyTorch module"),
+        ("export", "net.onnx", ["--time-axis", "1"], 2, "--time-axis is said of a PyTorch module"),
+        ("export", "net.onnx", ["--sequence-only"], 2, "--sequence-only is said of a PyTorch module"),
+        ("export", "net.onnx", ["--fix", "sr"], 2, "'sr' is not NAME=VALUE"),
+        ("export", "net.onnx", ["--fix", "sr=much"], 2, "'much' is no number and no .npy file"),
+        ("export", "net.onnx", ["--fix", "sr=1", "--fix", "sr=2"], 2, "'sr' stands twice"),
+        ("export", "net.onnx", ["--initial", "past_x=none.npy"], 1, "none.npy cannot be read as .npy"),
+        ("export", "nets.py:net", ["--fix", "sr=1"], 2, "--fix is said of an ONNX file, and nets.py:net is none"),
+        ("inspect", "none.onnx", [], 1, "error: none.onnx does not exist or is not a file."),
+        ("inspect", "words.onnx", [], 1, "error: words.onnx cannot be read as ONNX: "),
+        ("inspect", "words.onnx", ["--weights", "a.pt"], 2, "--weights is said of a PyTorch module"),
+        ("inspect", "words.onnx", ["--sequence-only"], 2, "--sequence-only is said of a PyTorch module"),
+        ("inspect", "nets.py:net", ["--fix", "a=1"], 2, "--fix is said of an ONNX file, and nets.py:net is none"),
     ],
 )
-def test_usage(options: list[str], message: str, tmp_path: Path) -> None:
-    done = run("export", nets.window(tmp_path / "net.onnx"), "-o", tmp_path / "net.rnnx", *options)
-    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
-
-
-def test_what_is_said_of_files_is_not_said_of_factories(tmp_path: Path) -> None:
-    done = run("export", "nets.py:net", "-o", tmp_path / "net.rnnx", "--fix", "sr=1")
-    assert (done.exit_code, "--fix is said of an ONNX file, and nets.py:net is none" in done.stderr) == (2, True)
-
-
-def test_a_start_that_cannot_be_read(tmp_path: Path) -> None:
-    file, start = nets.window(tmp_path / "net.onnx"), f"past_x={tmp_path / 'none.npy'}"
-    done = run("export", file, "-o", tmp_path / "a.rnnx", "--initial", start)
-    assert (done.exit_code, "none.npy cannot be read as .npy" in done.stderr) == (1, True)
+def test_what_is_said_wrongly(
+    command: str,
+    what: str,
+    options: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nets.window(Path("net.onnx"))
+    Path("words.onnx").write_text("no model at all")
+    done = run(command, what, *options, *(("-o", "net.rnnx") if command == "export" else ()))
+    assert (done.exit_code, message in done.stderr) == (code, True), done.stderr
 
 
 def test_inspect_says_what_a_file_is_and_the_command_that_comes_next(tmp_path: Path) -> None:
@@ -149,29 +158,3 @@ def test_inspect_shows_a_file_whose_states_are_not_clear_and_asks(tmp_path: Path
     assert done.stderr.startswith("error: it is not clear which inputs are states. The file takes 'x' float32")
     clear = run("inspect", file, "--state", "a=b", "--state", "x=none", "--json")
     assert json.loads(clear.stdout)["next"].endswith("net.onnx --state a=b --state x=none -o net.rnnx --target c")
-
-
-@pytest.mark.parametrize(
-    ("what", "options", "message"),
-    [
-        ("none.onnx", [], "error: none.onnx does not exist or is not a file."),
-        ("words.onnx", [], "error: words.onnx cannot be read as ONNX: "),
-        ("words.onnx", ["--weights", "a.pt"], "--weights is said of a PyTorch module"),
-        ("words.onnx", ["--sequence-only"], "--sequence-only is said of a PyTorch module"),
-        ("nets.py:net", ["--fix", "a=1"], "--fix is said of an ONNX file, and nets.py:net is none"),
-    ],
-)
-def test_inspect_of_what_is_no_file_says_so(
-    what: str, options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("words.onnx").write_text("no model at all")
-    done = run("inspect", what, *options)
-    assert done.exit_code in (1, 2)
-    assert message in done.stderr
-
-
-def test_inspect_without_onnx_says_what_to_install(tmp_path: Path) -> None:
-    done = bare("inspect", nets.window(tmp_path / "net.onnx"), without=("torch", "onnx"))
-    assert done.returncode == 1
-    assert f"this needs onnx, which is not here: {pip_install('onnx,cpu')}" in done.stderr

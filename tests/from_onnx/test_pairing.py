@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from rnn_export.errors import SourceError
 from rnn_export.export.from_onnx.pairing import find_pairs
 from rnn_export.export.from_onnx.ports import Port
 
@@ -39,26 +38,19 @@ def test_the_order_of_outputs_says_nothing() -> None:
     assert [(pair.input, pair.output) for pair in found] == [("h", "hn"), ("c", "cn")]
 
 
-def test_another_shape_is_no_state_whatever_its_name() -> None:
-    given = {"y": Y, "hidden_out": Port("hidden_out", "float32", (1, 8, 3))}
-    with raises("state-pairs-unclear", "'hidden' sounds like a state, but nothing comes back like"):
-        find_pairs({"x": X, **state("hidden")}, given, None)
-
-
-def test_what_names_do_not_tell_is_asked_with_the_options() -> None:
-    with pytest.raises(SourceError) as error:
-        find_pairs({"x": X, **state("a")}, {"y": Y, **state("b", "c")}, None)
-    message = str(error.value)
-    assert "it is not clear which inputs are states" in message
-    assert "'a' may come back as 'b' or 'c': --state a=b, or --state a=c, or --state a=none" in message
-    assert "'a' float32 (batch, 8)" in message
-
-
-def test_what_sounds_like_a_state_and_does_not_come_back_is_asked() -> None:
+@pytest.mark.parametrize("more", [{}, {"hidden_out": Port("hidden_out", "float32", (1, 8, 3))}], ids=["none", "shape"])
+def test_what_sounds_like_a_state_and_does_not_come_back_is_asked(more: dict[str, Port]) -> None:
+    """Another shape is no state, whatever its name."""
     with raises(
         "state-pairs-unclear", "'hidden' sounds like a state, but nothing comes back like it: --state hidden=none"
     ):
-        find_pairs({"x": X, **state("hidden")}, {"y": Y}, None)
+        find_pairs({"x": X, **state("hidden")}, {"y": Y, **more}, None)
+
+
+def test_what_names_do_not_tell_is_asked_with_the_options() -> None:
+    asked = "'a' may come back as 'b' or 'c': --state a=b, or --state a=c, or --state a=none"
+    with raises("state-pairs-unclear", "'a' float32 (batch, 8)", asked):
+        find_pairs({"x": X, **state("a")}, {"y": Y, **state("b", "c")}, None)
 
 
 def test_a_state_that_is_given_and_never_taken_is_refused() -> None:

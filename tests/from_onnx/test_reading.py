@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -77,16 +77,19 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         read_source(path)
 
 
-@pytest.mark.parametrize(
-    ("opset", "message"), [(8, ("onnx-opset-unread", "8", "9")), (999, ("onnx-opset-unread", "999", "9"))]
-)
-def test_opsets_that_are_not_known_are_refused(opset: int, message: tuple[str, ...], tmp_path: Path) -> None:
-    path = nets.accumulator(tmp_path / "net.onnx")
+def changed(folder: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    """A file of a net of which this was changed."""
+    path = nets.accumulator(folder / "net.onnx")
     model = onnx.load(path)
-    model.opset_import[0].version = opset
+    change(model)
     onnx.save(model, path)
-    with raises(*message):
-        read_source(path)
+    return path
+
+
+@pytest.mark.parametrize("opset", [8, 999])
+def test_opsets_that_are_not_known_are_refused(opset: int, tmp_path: Path) -> None:
+    with raises("onnx-opset-unread", opset, "9"):
+        read_source(changed(tmp_path, lambda model: setattr(model.opset_import[0], "version", opset)))
 
 
 @pytest.mark.parametrize(
@@ -97,34 +100,30 @@ def test_opsets_that_are_not_known_are_refused(opset: int, message: tuple[str, .
     ],
 )
 def test_the_gate_is_that_of_a_strangers_bundle(op: str, domain: str, message: str, tmp_path: Path) -> None:
-    path = nets.accumulator(tmp_path / "net.onnx")
-    model = onnx.load(path)
-    model.graph.node.append(helper.make_node(op, ["x"], ["more"], "mine", domain=domain))
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, path)
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.append(helper.make_node(op, ["x"], ["more"], "mine", domain=domain))
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
     with raises("onnx-file-unusable", "'mine'", message):
-        read_source(path)
+        read_source(changed(tmp_path, change))
 
 
 def test_weights_that_are_inputs_as_well_are_weights(tmp_path: Path) -> None:
-    path = nets.accumulator(tmp_path / "net.onnx")
-    model = onnx.load(path)
-    model.graph.input.append(nets.value("M", (3, 2)))
-    onnx.save(model, path)
-    assert [value.name for value in read_source(path).model.graph.input] == ["x", "a"]
+    file = changed(tmp_path, lambda model: model.graph.input.append(nets.value("M", (3, 2))))
+    assert [value.name for value in read_source(file).model.graph.input] == ["x", "a"]
 
 
 def test_functions_of_a_file_are_written_out(tmp_path: Path) -> None:
-    path = nets.accumulator(tmp_path / "net.onnx")
-    model = onnx.load(path)
-    double = helper.make_function(
-        "mine", "Twice", ["v"], ["w"], [helper.make_node("Add", ["v", "v"], ["w"])], [helper.make_opsetid("", 17)]
-    )
-    model.functions.append(double)
-    model.opset_import.append(helper.make_opsetid("mine", 1))
-    model.graph.node.append(helper.make_node("Twice", ["y"], ["z"], domain="mine"))
-    model.graph.output.append(nets.value("z", ("batch", 2)))
-    onnx.save(model, path)
-    ops = [node.op_type for node in read_source(path).model.graph.node]
-    assert ops == ["Add", "Tanh", "MatMul", "Add"]
-    assert np.all([t.raw_data for t in tensors_of(read_source(path).model)])
+    twice = helper.make_node("Add", ["v", "v"], ["w"])
+
+    def change(model: onnx.ModelProto) -> None:
+        model.functions.append(
+            helper.make_function("mine", "Twice", ["v"], ["w"], [twice], [helper.make_opsetid("", 17)])
+        )
+        model.opset_import.append(helper.make_opsetid("mine", 1))
+        model.graph.node.append(helper.make_node("Twice", ["y"], ["z"], domain="mine"))
+        model.graph.output.append(nets.value("z", ("batch", 2)))
+
+    read = read_source(changed(tmp_path, change)).model
+    assert [node.op_type for node in read.graph.node] == ["Add", "Tanh", "MatMul", "Add"]
+    assert all(t.raw_data for t in tensors_of(read))

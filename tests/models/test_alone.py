@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch._dynamo
 import torch.utils._sympy.functions as sizes
 from click.testing import CliRunner
 from threadpoolctl import threadpool_info
-from torch import nn
+from torch import Tensor, nn
 
 from rnn_export.cli.main import main
 from rnn_export.export import export
@@ -23,7 +24,7 @@ from rnn_export.platform.threads import LARGE, one_thread
 from ..lifting import lift  # noqa: TID252
 from ..messages import raises  # noqa: TID252
 
-THREADS = 3
+THREADS, X = 3, (torch.zeros(1, 6, 4),)
 # The process while a module is traced; a module is copied, and so would be a list of its own.
 SEEN: list[dict[str, Any]] = []
 
@@ -35,8 +36,8 @@ class Pooled(nn.Module):
         super().__init__()
         self.gru, self.weight, self.breaks = nn.GRU(4, 4, batch_first=True), nn.Parameter(torch.ones(4, 4)), breaks
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.einsum("btc,cd->btd", self.gru(x)[0], self.weight)
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("btc,cd->btd", self.gru(x)[0], self.weight)
         if self.breaks and torch.compiler.is_exporting():
             SEEN.append(process())
             raise RuntimeError("broken on purpose")
@@ -61,7 +62,7 @@ def test_exports_in_threads_are_one_after_the_other_and_leave_nothing() -> None:
     before = process()
     assert isinstance(before["sympy"], ModuleType)
     with ThreadPoolExecutor(THREADS) as pool:
-        lifted = list(pool.map(lambda _: lift(Pooled().eval(), (torch.zeros(1, 6, 4),)), range(THREADS)))
+        lifted = list(pool.map(lambda _: lift(Pooled().eval(), X), range(THREADS)))
     assert len({tuple(s.name for s in one.spec.states) for one in lifted}) == 1
     assert process() == before
 
@@ -69,7 +70,7 @@ def test_exports_in_threads_are_one_after_the_other_and_leave_nothing() -> None:
 def test_an_export_that_fails_leaves_nothing() -> None:
     before = process()
     with raises("trace-failed", "broken on purpose"):
-        lift(Pooled(breaks=True).eval(), (torch.zeros(1, 6, 4),))
+        lift(Pooled(breaks=True).eval(), X)
     assert process() == before
     assert {name for name in before if SEEN[0][name] != before[name]} >= {"sympy", "cache", "int"}
 
@@ -112,12 +113,11 @@ class Counting(nn.Module):
         self.gru, self.interrupted = nn.GRU(4, 4, batch_first=True), interrupted
         self.table = nn.Parameter(torch.ones(width, 4))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         THREADS_SEEN.update({torch.get_num_threads(), *blas_threads()})
         if self.interrupted and torch.compiler.is_exporting():
             raise KeyboardInterrupt
-        y: torch.Tensor = self.gru(x)[0] * self.table[0]
-        return y
+        return self.gru(x)[0] * self.table[0]
 
 
 def blas_threads() -> set[int]:
@@ -133,36 +133,34 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def factory() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    return Counting().eval(), (torch.zeros(1, 6, 4),)
+def factory() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Counting().eval(), X
+
+
+def interrupted(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        export(Counting(interrupted=True).eval(), X, folder / "net.rnnx")
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda folder: lift(*factory()),
+        interrupted,
         lambda folder: export(*factory(), folder / "net.rnnx", steps=8),
+        lambda folder: lift(*factory()),
         lambda folder: CliRunner().invoke(main, ["inspect", f"{__name__}:factory"], catch_exceptions=False),
     ],
-    ids=["lift", "export", "inspect"],
+    ids=["interrupted", "export", "lift", "inspect"],
 )
-def test_the_model_is_called_on_one_thread(call: Callable[[Any], object], three_threads: None, tmp_path: Any) -> None:
+def test_the_model_is_called_on_one_thread_and_gives_the_threads_back(
+    call: Callable[[Path], object], three_threads: None, tmp_path: Path
+) -> None:
     blas = blas_threads()
     call(tmp_path)
     assert {1} == THREADS_SEEN
-    assert torch.get_num_threads() == 3
-    assert blas_threads() == blas
-
-
-def test_an_interrupt_gives_the_threads_back(three_threads: None, tmp_path: Any) -> None:
-    blas = blas_threads()
-    with pytest.raises(KeyboardInterrupt):
-        export(Counting(interrupted=True).eval(), (torch.zeros(1, 6, 4),), tmp_path / "net.rnnx")
-    assert {1} == THREADS_SEEN
-    assert torch.get_num_threads() == 3
-    assert blas_threads() == blas
+    assert (torch.get_num_threads(), blas_threads()) == (3, blas)
 
 
 def test_a_model_with_a_large_weight_keeps_the_threads_of_the_caller(three_threads: None) -> None:
-    one_thread(lambda model: model(torch.zeros(1, 6, 4)))(Counting(width=LARGE // 4))
+    one_thread(lambda model: model(*X))(Counting(width=LARGE // 4))
     assert 3 in THREADS_SEEN

@@ -1,3 +1,5 @@
+"""The cells are their equations, in every form, and refuse what does not fit."""
+
 from collections.abc import Callable
 
 import pytest
@@ -34,15 +36,12 @@ def test_equals_its_equation_over_1000_steps(make, equation, dtype, bound, form)
 @every_form
 @every_variant
 def test_the_state_fed_back_continues_the_sequence(make, form):
-    module = form(make().eval())
-    x = frames(30)
-    states = states_of(make())
-    whole = module(x, *states)
-    outputs = []
+    module, x, outputs = form(make().eval()), frames(30), []
+    states = first = states_of(make())
     for piece in x.split(7):
         y, *states = module(piece, *states)
         outputs.append(y)
-    torch.testing.assert_close((torch.cat(outputs), *states), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close((torch.cat(outputs), *states), module(x, *first), rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
@@ -69,8 +68,7 @@ def test_a_cell_exports_with_a_dynamic_batch(make, states):
 def test_a_layer_exports_with_a_dynamic_batch(variant):
     module = MAKERS[variant]()
     args = (frames(), *states_of(module))
-    axis = 0 if isinstance(module, SimpleRNN) else 1
-    shapes = ({1: DYNAMIC}, *({axis: DYNAMIC},) * (len(args) - 1))
+    shapes = ({1: DYNAMIC}, *({args[1].dim() - 2: DYNAMIC},) * (len(args) - 1))
     program = torch.export.export(module, args, dynamic_shapes=shapes)
     feed = (torch.randn(8, 9, I), *states_of(module, batch=9))
     torch.testing.assert_close(program.module()(*feed), module(*feed))
@@ -136,27 +134,32 @@ def test_a_state_that_would_broadcast_is_refused(make, states, shape):
             torch.jit.script(cell)(x, *feed)
 
 
-@every_form
-@pytest.mark.parametrize("layer", [CustomGRU, CustomLSTM])
-@pytest.mark.parametrize("shape", [(2, 1, H), (1, B, H), (3, B, H), (B, H)], ids=str)
-def test_a_layers_wrong_state_is_refused(layer, shape, form):
-    states = [torch.zeros(shape)] * (1 + (layer is CustomLSTM))
-    with pytest.raises((ValueError, torch.jit.Error), match=r"h_0 has shape .* but x \[8, 3, 4\] needs \[2, 3, 6\]"):
-        form(layer(I, H, 2))(frames(), *states)
+SHAPES = r"h_0 has shape .* but x \[8, 3, 4\] needs \[2, 3, 6\]"
+FLAT = r"x has shape \[8, 4\], .* \(time, batch, input\)"
+HALF = "only one of h_0 and c_0 is given: give both"
+ONE = torch.zeros(1, B, H)
+
+
+def of_shape(*shape):
+    return {"gru": {"h_0": torch.zeros(shape)}, "lstm": {"h_0": torch.zeros(shape), "c_0": torch.zeros(shape)}}
 
 
 @every_form
-@pytest.mark.parametrize("layer", [CustomGRU, CustomLSTM])
-def test_a_sequence_without_a_batch_axis_is_refused_by_the_layers(layer, form):
-    with pytest.raises((ValueError, torch.jit.Error), match=r"x has shape \[8, 4\], .* \(time, batch, input\)"):
-        form(layer(I, H))(torch.randn(8, I))
-
-
-@every_form
-@pytest.mark.parametrize("given", ["h_0", "c_0"])
-def test_half_a_state_is_refused(given, form):
-    with pytest.raises((ValueError, torch.jit.Error), match="only one of h_0 and c_0 is given: give both"):
-        form(CustomLSTM(I, H))(frames(), **{given: torch.zeros(1, B, H)})
+@pytest.mark.parametrize(
+    ("x", "states", "message"),
+    [
+        (frames(), {"lstm": {"c_0": ONE}}, HALF),
+        (torch.randn(8, I), {"gru": {}, "lstm": {}}, FLAT),
+        (frames(), {"lstm": {"h_0": ONE}}, HALF),
+        *((frames(), of_shape(*shape), SHAPES) for shape in [(2, 1, H), (1, B, H), (3, B, H), (B, H)]),
+    ],
+    ids=["c_0 alone", "no batch", "h_0 alone", "one row", "a layer", "three layers", "no layers"],
+)
+def test_what_a_layer_is_given_wrongly_is_refused(x, states, message, form):
+    for kind, given in states.items():
+        layer = form({"gru": CustomGRU, "lstm": CustomLSTM}[kind](I, H, 2))
+        with pytest.raises((ValueError, torch.jit.Error), match=message):
+            layer(x, **given)
 
 
 def test_modules_say_what_they_are():
