@@ -205,7 +205,9 @@ def of_whole_windows(length):
 
 def floored(s, x):
     padded = F.pad(x, (0, of_whole_windows(x.shape[-1]) - x.shape[-1]))
-    return s.up_one(s.up_two(s.two(s.one(padded))))[..., : x.shape[-1]]
+    skip = s.one(padded)
+    y = s.up_two(s.two(skip))
+    return s.up_one(y + skip[..., : y.shape[-1]])[..., : x.shape[-1]]
 
 
 def resampled(s, x):

@@ -50,6 +50,13 @@ def cell(s, x):
     return s.hc[0]
 
 
+def cached_window(s, x):
+    """A convolution of one stream."""
+    window = torch.cat([s.cache, x[:, None]], 1)
+    s.cache = window[:, 1:]
+    return torch.tanh((window * s.weight).sum(1))
+
+
 def counted(s, x):
     """The rows are a number, by len."""
     return s.out(s.gru(x)[0]).reshape(len(x), -1, 3)
@@ -112,6 +119,10 @@ NETS = {
     ),
     "cell": (
         Call(cell, cell=nn.LSTMCell(4, 8), hc=None), (torch.randn(4),), {}, [NO_AXIS + "x (4,), hc.0 (8,), hc.1 (8,);"],
+    ),
+    "a buffer": (
+        Call(cached_window, weight=nn.Parameter(torch.randn(4, 3)), cache=torch.zeros(4, 2)), (torch.randn(4),), {},
+        [NO_AXIS + "x (4,), cache (4, 2);"],
     ),
     "resets": (Resets, (ROW,), {"time_axis": 1}, []),
     "len": (with_gru(counted), (ROW.repeat(3, 1, 1),), {}, [COUNTS]),
