@@ -15,7 +15,9 @@ from torch import nn
 from rnn_export.cli.main import main
 from rnn_export.export import export
 from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.frames import fewest_frames
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.runtime import load
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -26,9 +28,19 @@ from ..messages import raises  # noqa: TID252
 from ..models import outside_nets  # noqa: TID252
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
+from ..runtime.graphs import spec, tensor  # noqa: TID252
 from .verifying import Stateful, X, graphs_of, held, once, sabotaged
 
 Edit = Callable[[onnx.ModelProto], None]
+
+
+def test_four_steps_beside_those_of_the_delay_are_the_fewest():
+    ports = [tensor("x", "batch", "time", 4)], [tensor("y", "batch", "time", 4)]
+    assert fewest_frames(spec("late", *ports, [], chunk=2, delay=3)) == (4 + 2) * 2
+
+
+def test_ids_are_drawn_up_to_the_largest_of_the_example():
+    assert set(Noise(nn.Identity()).shaped(torch.tensor([0, 6]), (200,)).tolist()) == set(range(7))
 
 
 @pytest.fixture(scope="module")
