@@ -195,7 +195,7 @@ def done(did: Behaviour, kind: str) -> list[tuple]:
 
 
 def said(library: str, version: str, compute: object, graph: bytes, batch: object = (1, 1, 8)) -> dict[str, object]:
-    """What the manifest says of an engine."""
+    """The manifest's record of an engine."""
     digest = hashlib.sha256(graph).hexdigest()
     of_device = {"version": version, "compute_capability": compute}
     return {"library": library, **of_device, "onnx_sha256": digest, "batch": [*batch]}

@@ -262,7 +262,7 @@ def built_with(version: str = "10.3", gpu: Gpu = ORIN, order: BuilderSettings = 
 
 
 SAID = [("ERROR", f"reason\n {n}.") for n in range(5)] + [("INFO", "bye"), ("VERBOSE", "secret")]
-NO_ROOM = [("ERROR", "could not find any implementation for node a, try increasing the workspace size")]
+NO_WORKSPACE = [("ERROR", "could not find any implementation for node a, try increasing the workspace size")]
 RTX = Gpu("GeForce RTX 4090", "8.9", 24 * 2**30)
 # What is asked of which library, and the message.
 REFUSED = {
@@ -275,7 +275,7 @@ REFUSED = {
     "slow fp16": ({"version": "8.5", "fast_fp16": False}, ("tensorrt-fp16-graph", "TensorRT 8.5")),
     "no memory": ({"order": replace(FP16, memory=0)}, ("tensorrt-memory-too-small", "0")),
     "too little memory": (
-        {"version": "8.5", "says": NO_ROOM, "plan": None, "order": replace(FP16, memory=2**20)},
+        {"version": "8.5", "says": NO_WORKSPACE, "plan": None, "order": replace(FP16, memory=2**20)},
         ("tensorrt-build-failed", "allow more than 1 MiB with --memory"),
     ),
     "the last errors": ({"says": SAID, "plan": None}, ("tensorrt-build-failed", "reason 2; reason 3; reason 4")),

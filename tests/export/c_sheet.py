@@ -143,7 +143,7 @@ class Sheet:
 
     @staticmethod
     def scale(want: Array) -> float:
-        """What errors are relative to: the largest finite value, 1 at least; 0 for whole numbers and truths."""
+        """The scale of errors: the largest finite value, 1 at least; 0 for whole numbers and truths."""
         return max(1.0, np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0
 
 

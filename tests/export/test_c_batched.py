@@ -276,7 +276,7 @@ def test_rows_of_many_operators():
 
 
 def ran(place, files, spec, program, compiler, *flags, emulator=()) -> str:
-    """What a user's `program` says; one that steps a pool is compiled with the glue."""
+    """The output of a user's `program`; one that steps a pool is compiled with the glue."""
     glued = {FILE: glue("net", spec).encode()} if program is POOL else {}
     lay_out({**files, **glued, "user.c": main_of(program, spec)}, place)
     run([compiler, *STRICT, *flags, "-DNET_ROWS", "net.c", *glued, "user.c", "-o", "user", "-lm"], place)

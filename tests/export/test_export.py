@@ -158,7 +158,7 @@ def test_a_projected_lstm_goes_forwards(tmp_path):
 
 
 def test_ids_need_an_example_that_shows_how_many_there_are(tmp_path):
-    """Of a table that is no nn.Embedding."""
+    """A table that is no nn.Embedding."""
     table = nn.Parameter(torch.randn(7, 4))
     model = Call(lambda s, ids: s.gru(s.table[ids])[0], table=table, gru=nn.GRU(4, 5, batch_first=True))
     with raises("whole-numbers-all-zero", "'ids' is int64"):

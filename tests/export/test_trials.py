@@ -40,7 +40,7 @@ SMALL[0] *= 1e7
 LARGE = torch.randn(2, 32, generator=torch.Generator().manual_seed(0)) * 1e5
 
 
-def beside(extra: Callable[[Tensor], Tensor]) -> nn.Module:
+def with_extra(extra: Callable[[Tensor], Tensor]) -> nn.Module:
     """A GRU, and beside it what `extra` makes of the frames."""
     return Call(lambda s, x: s.rnn(x)[0] + extra(x), rnn=nn.GRU(4, 4, batch_first=True))
 
@@ -118,11 +118,11 @@ lifted = once(
             ),
             IDS,
         ),
-        "threshold": lambda: (beside(lambda x: torch.relu(x - 20)), (X,)),
-        "bound": lambda: (beside(lambda x: x.clamp(-20.0, 30.0)), (X,)),
-        "infinities": lambda: (beside(lambda x: torch.log(torch.relu(x - 1))), (X,)),
-        "a quotient": lambda: (beside(lambda x: x / x.abs().amax(-1, keepdim=True)), (X,)),
-        "window": lambda: (beside(lambda x: torch.where((x - 7).abs() < 1e-3, 1.0, 0.0)), (X,)),
+        "threshold": lambda: (with_extra(lambda x: torch.relu(x - 20)), (X,)),
+        "bound": lambda: (with_extra(lambda x: x.clamp(-20.0, 30.0)), (X,)),
+        "infinities": lambda: (with_extra(lambda x: torch.log(torch.relu(x - 1))), (X,)),
+        "a quotient": lambda: (with_extra(lambda x: x / x.abs().amax(-1, keepdim=True)), (X,)),
+        "window": lambda: (with_extra(lambda x: torch.where((x - 7).abs() < 1e-3, 1.0, 0.0)), (X,)),
         "saturated": lambda: (nn.LSTM(64, 64, 2, batch_first=True), (torch.zeros(1, 7, 64),)),
         "growing": lambda: (growing(), (X,)),
         "picked": lambda: (picked(), (torch.arange(10.0)[None],)),
@@ -217,7 +217,7 @@ def test_a_loud_row_is_not_heard_in_a_silent_one(monkeypatch):
         return Rows(module, few, more, [AxisLayout(axis) for axis in inputs], RULES)
 
     monkeypatch.setattr(stages, "follow_rows", unrefused)
-    model = lift(beside(lambda x: torch.relu(x - 20).mean(0, keepdim=True)), (X,))
+    model = lift(with_extra(lambda x: torch.relu(x - 20).mean(0, keepdim=True)), (X,))
     with raises("parity-diverges", "'batch-invariance'", "24"):
         held(model, graphs_of(model))
 

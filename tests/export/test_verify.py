@@ -34,7 +34,7 @@ from .verifying import Stateful, X, graphs_of, held, once, sabotaged
 Edit = Callable[[onnx.ModelProto], None]
 
 
-def test_four_steps_beside_those_of_the_delay_are_the_fewest():
+def test_four_steps_and_those_of_the_delay_are_the_fewest():
     ports = [tensor("x", "batch", "time", 4)], [tensor("y", "batch", "time", 4)]
     assert fewest_frames(spec("late", *ports, [], chunk=2, delay=3)) == (4 + 2) * 2
 

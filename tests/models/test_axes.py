@@ -1,4 +1,4 @@
-"""How axes are chosen, and the answer at each frame of models whose output is that of the last one."""
+"""The choice of axes, and the answer at each frame of models whose output is that of the last one."""
 
 import numpy as np
 import pytest

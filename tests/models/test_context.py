@@ -1,4 +1,4 @@
-"""What `max_context` may be; tests/zoo/context.py has what comes of it."""
+"""The values that `max_context` may have; tests/zoo/context.py has what comes of it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What was decided by value stands in the contract and the report, and is held to recordings."""
+"""A decision by value stands in the contract and the report, and is held to recordings."""
 
 import importlib.util
 import json

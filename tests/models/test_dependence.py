@@ -1,4 +1,4 @@
-"""What one operator does along an axis, and the memory of a model that noise does not move."""
+"""The dependence of one operator along an axis, and the memory of a model that noise does not move."""
 
 import copy
 from collections import deque

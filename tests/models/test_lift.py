@@ -1,4 +1,4 @@
-"""What lifting leaves of the user's model, its mode, its digest and its names; tests/zoo/arguments.py has more."""
+"""The user's model after lifting, its mode, its digest and its names; tests/zoo/arguments.py has more."""
 
 import copy
 

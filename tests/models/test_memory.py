@@ -1,4 +1,4 @@
-"""Where buffers start, and objects that hold themselves; tests/zoo/memory.py has more."""
+"""The start of buffers, and objects that hold themselves; tests/zoo/memory.py has more."""
 
 import torch
 from torch import nn

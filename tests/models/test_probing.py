@@ -1,4 +1,4 @@
-"""How long runs must be, by the graph of a model, and layers that stand in for torch's."""
+"""The length of runs, by the graph of a model, and layers that stand in for torch's."""
 
 import copy
 

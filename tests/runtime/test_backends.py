@@ -1,4 +1,4 @@
-"""What backends with a target of their own do alike: one bundle, the export by the command, pages and options."""
+"""Behaviour that backends with a target of their own share: one bundle, the export by the command, pages and options."""
 
 import importlib.util
 import json
@@ -115,7 +115,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 def invoke(*arguments: object, code: int = 0) -> str:
-    """What the command says: on stdout, or of an error in one line."""
+    """The words of the command: on stdout, or of an error in one line."""
     done = CliRunner().invoke(main, [*map(str, arguments)])
     assert done.exit_code == code, done.output
     return done.stdout if code == 0 else " ".join(done.stderr.split())

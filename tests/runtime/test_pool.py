@@ -107,7 +107,7 @@ def test_ids_are_never_given_twice_and_stale_ones_are_refused(engine):
 
 
 def test_what_is_no_id_is_no_stream(engine):
-    """What differs from an id in the sign or in the slot is in test_pool_machine.py."""
+    """An id that differs in the sign or in the slot is in test_pool_machine.py."""
     pool, one = engine("sum").pool(), np.ones((1, 3), np.float32)
     b = pool.open()
     for call in (pool.close, pool.reset, lambda ids: pool.step(ids, one)):

@@ -225,8 +225,8 @@ class Streams(RuleBasedStateMachine):
         x, out = random_rows(self.rng, self.spec, len(ids)), None
         if into:
             views = self.engine.stream(batch=2)._outputs.items()
-            room = {name: np.zeros((len(ids), *view.shape[1:]), view.dtype) for name, view in views}
-            out = room if len(room) > 1 else next(iter(room.values()))
+            space = {name: np.zeros((len(ids), *view.shape[1:]), view.dtype) for name, view in views}
+            out = space if len(space) > 1 else next(iter(space.values()))
         y = self.pool.step(ids, x, out)
         if len(ids):
             self.told["rounds"] += 1

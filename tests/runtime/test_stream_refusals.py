@@ -243,7 +243,6 @@ def test_an_id_out_of_range_undoes_the_whole_run(engine, name, block, monkeypatc
 
 
 # One that comes in a finaliser is dropped by Python, so more than one comes.
-@pytest.mark.contract
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_in_the_middle_undoes_the_whole_run(engine, monkeypatch):
     # Python looks for signals between blocks alone, and so many frames may be one of them, soon done.

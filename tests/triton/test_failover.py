@@ -150,7 +150,7 @@ def test_a_server_that_drains_gives_its_sessions_away(serve: Serve, local: Engin
 
 
 def until_served(call: Callable[[], np.ndarray]) -> np.ndarray:
-    """What the call gives, as soon as a server takes it."""
+    """The result of the call, as soon as a server takes it."""
     end = time.monotonic() + 10
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What a model takes and gives: states by the paths of layers or as declared, and arguments that are refused."""
+"""Arguments and results of a model: states by the paths of layers or as declared, and arguments that are refused."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which axes are time and the batch: found at any size of the example, said, asked for, or refused."""
+"""The axes of time and batch: found at any size of the example, said, asked for, or refused."""
 
 import torch
 from torch import nn

@@ -90,8 +90,8 @@ class Conformer(nn.Module):
             far = F.pad((q + self.v) @ p.mT, (1, 0))
             far = far.view(*far.shape[:2], -1, frames)[:, :, 1:].view(*far.shape[:3], -1)[..., :keys]
             scores = ((q + self.u) @ k.mT + far) / math.sqrt(D // HEADS)
-            chances = scores.masked_fill(mask, -10000.0).softmax(-1).masked_fill(mask, 0.0)
-            x = x + layer[4]((chances @ v).transpose(1, 2).flatten(2))
+            probabilities = scores.masked_fill(mask, -10000.0).softmax(-1).masked_fill(mask, 0.0)
+            x = x + layer[4]((probabilities @ v).transpose(1, 2).flatten(2))
             joined = torch.cat([times[i], x.mT], 2)
             later.append(joined[:, :, -2:])
             x = x + F.silu(conv(joined)).mT
@@ -134,8 +134,8 @@ class Zipformer(nn.Module):
         far = far.as_strided(
             (HEADS, rows, frames, keys), (steps[0], steps[1], steps[2] - steps[3], steps[3]), steps[3] * (frames - 1)
         )
-        chances = (q @ k.mT + far).masked_fill(mask[:, None], -1000).softmax(-1)
-        x = x + self.out[i]((chances @ many).permute(2, 1, 0, 3).reshape(frames, rows, D))
+        probabilities = (q @ k.mT + far).masked_fill(mask[:, None], -1000).softmax(-1)
+        x = x + self.out[i]((probabilities @ many).permute(2, 1, 0, 3).reshape(frames, rows, D))
         a, b = self.gate[i](x).chunk(2, -1)
         new = (a * b.sigmoid()).permute(1, 2, 0)
         joined = torch.cat([caches[2], new], -1)

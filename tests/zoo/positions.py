@@ -23,9 +23,9 @@ def attended(s, x, taken, relative=None, values=None, fused=False, typed=False):
         mask = (moved / 2).masked_fill(~taken, -torch.inf) if relative else taken
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
     scores = ((q @ k.mT + moved) / 2).masked_fill(taken.eq(0), -1e9 if relative else -torch.inf)
-    chances = scores.float().softmax(-1).type_as(v) if typed else scores.softmax(-1)
-    chances = chances.masked_fill(~taken, 0.0)
-    y = chances @ v if values is None else chances @ v + values(s, chances)
+    probabilities = scores.float().softmax(-1).type_as(v) if typed else scores.softmax(-1)
+    probabilities = probabilities.masked_fill(~taken, 0.0)
+    y = probabilities @ v if values is None else probabilities @ v + values(s, probabilities)
     return y.transpose(1, 2).flatten(2)
 
 
@@ -140,8 +140,8 @@ def of_heads(s, q):
     return torch.einsum("bhid,ijhd->bhij", q, rows_by_distance(s.of_heads, q.shape[2]).unflatten(-1, (2, 4)))
 
 
-def values_too(s, chances):
-    return torch.einsum("bhij,ijd->bhid", chances, rows_by_distance(s.values, chances.shape[2]))
+def values_too(s, probabilities):
+    return torch.einsum("bhij,ijd->bhid", probabilities, rows_by_distance(s.values, probabilities.shape[2]))
 
 
 def by_frame(s, q):
@@ -202,9 +202,9 @@ def shared(s, x):
     frames, rows = x.shape[1], x.shape[0]
     q, k, v = s.qkv(x).reshape(rows, frames, 3, 2, 4).unbind(2)
     scores = q.permute(2, 0, 1, 3) @ k.permute(2, 0, 3, 1)
-    chances = s.drop(scores.masked_fill(~chunks(frames, 1), -1000).softmax(-1))
-    y = (chances @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3).flatten(2)
-    return x + y + F.pad((chances[0:1] @ x[None, ..., :4]).squeeze(0), (0, 4))
+    probabilities = s.drop(scores.masked_fill(~chunks(frames, 1), -1000).softmax(-1))
+    y = (probabilities @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3).flatten(2)
+    return x + y + F.pad((probabilities[0:1] @ x[None, ..., :4]).squeeze(0), (0, 4))
 
 
 class Extended(nn.Module):

@@ -25,7 +25,7 @@ def spectrum(s, x):
 
 
 def logarithm(s, x):
-    """Of small magnitudes, in another order of sums than torch.stft's."""
+    """Small magnitudes, in another order of sums than torch.stft's."""
     return s.out(s.gru((spectrum(s, x).abs() + 1e-3).log().mT)[0])
 
 

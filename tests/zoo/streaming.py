@@ -64,7 +64,7 @@ def bands_conv(s, x):
 
 
 class TwoInputs(nn.Module):
-    """Of other lags, and one that is held."""
+    """Other lags, and one that is held."""
 
     def __init__(self):
         super().__init__()
