@@ -6,6 +6,8 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from rnn_export.contract.precision import TOLERANCES
 from rnn_export.errors import LiftError, keyword
 from rnn_export.export.lift.model.torch_driver import torch_driver
 from rnn_export.export.lift.options import LiftOptions
+from rnn_export.export.lift.readings import Refused
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import inputs_to_verify
 from rnn_export.export.verify.reference import golden_vectors, own_trace
@@ -114,6 +117,16 @@ def test_the_advice_of_a_refusal_works(name):
         assert end_of(found) in case.ends, told
         assert {name: getattr(found.spec, name) for name in case.contract} == case.contract, told
         hold(found)
+
+
+def test_a_reading_that_got_as_far_as_another_is_no_likelier():
+    alike = SimpleNamespace(refines=lambda other: False, flat=SimpleNamespace(rated=False))
+    closer = SimpleNamespace(refines=lambda other: other is alike, flat=alike.flat)
+    first = Refused(alike, LiftError("It cannot."), 2)
+    assert not replace(first).is_likelier(first)
+    assert replace(first, stage=3).is_likelier(first)
+    assert replace(first, reading=closer).is_likelier(first)
+    assert not replace(first, reading=closer, stage=1).is_likelier(first)
 
 
 WRITTEN = [
