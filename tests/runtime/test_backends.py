@@ -1,4 +1,4 @@
-"""Behaviour that backends with a target of their own share: one bundle, the export by the command, pages and options."""
+"""Behaviour that backends with a target of their own share: a bundle, its export by the command, pages options."""
 
 import importlib.util
 import json

@@ -128,7 +128,7 @@ def each(s, x):
 
 
 def asked(message, function, *values, **parts):
-    """A sequence that goes as time along an axis of fixed size: all but a layer was taken for one call a frame without a word."""
+    """A sequence along an axis of fixed size: all but a layer was silently taken for one call a frame."""
     model = Call(function, table=torch.randn(12, 4), **parts)
     return case(model, SHORT).refused(message, *(values or ("axis 1 of input 'x'", 12, "time_axis=None")))
 

@@ -1,4 +1,4 @@
-"""Values that a call keeps in buffers, attributes and objects is a state; what has no fixed shape or start is refused."""
+"""Values that a call keeps in buffers, attributes and objects are states; those without a fixed shape are refused."""
 
 from collections import deque
 from dataclasses import dataclass
