@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import rnn
 
+from rnn_export.export.lift.layers import packed_sequences
 from rnn_export.export.lift.model.call.length_arguments import WithLengths
 
 from ..lifting import lift  # noqa: TID252
@@ -102,6 +103,11 @@ def test_lengths_that_are_an_input_are_refused():
     with raises("unequal-packed-lengths"):
         lift(model, (X, FULL), states={"sizes": None})
     assert model(X, torch.tensor([7, 3]))[1, 3:].abs().sum() == 0  # torch's own again
+
+
+def test_one_row_that_is_shorter_than_the_others_is_refused():
+    with raises("unequal-packed-lengths"):
+        packed_sequences._packed(torch.zeros(7, 2, 4), [7, 3])
 
 
 def test_a_function_of_both_directions_is_exported_for_whole_sequences():
