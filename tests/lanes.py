@@ -66,7 +66,19 @@ FULL = {
     "web/": "dev-full",
 }
 # Tests of the default lane that may take more than LONG seconds, as the start of a node id, and why.
-SLOW: dict[str, str] = {}
+SLOW = {
+    "attacks/test_stores": "commands, each of which loads torch",
+    "attacks/test_trust": "builds by commands, each of which loads torch",
+    "export/test_c_functions": "the first of a width compiles for the others",
+    "export/test_c_narrow": "the first of a width compiles for the others",
+    "export/test_scatter": "one export for several models",
+    "models/test_caches_of_layers": "an export of two layers of attention to ONNX and C",
+    "parity/test_fixtures": "an export of Silero",
+    "runtime/test_finish": "the first waits for the export of its bundle",
+    "runtime/test_pool_machine": "calls in any order, as hypothesis draws them",
+    "test_packaging": "a wheel is built and installed",
+    "test_pages": "programs of the docs",
+}
 LONG = 5
 # Of a test that starts so, and of each statement of the cases of lifting, the default run has that many sets of
 # parameters, the first; the full lane has the rest.

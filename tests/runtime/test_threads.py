@@ -15,7 +15,7 @@ from .graphs import frames
 @pytest.mark.contract
 def test_a_second_thread_inside_a_stream_is_refused(engine, monkeypatch):
     monkeypatch.setattr("rnn_export.runtime.stream.BLOCK", 3)
-    stream, xs = engine("by_step").stream(), frames(300_000, 3)
+    stream, xs = engine("by_step").stream(), frames(90_000, 3)
     snapshot, given = stream.snapshot(), []
     runner = threading.Thread(target=lambda: given.append(stream.run(xs)))
     runner.start()
