@@ -30,7 +30,7 @@ def line(statement: str, cases: Mapping[str, Case]) -> str:
     """A statement, its cases, and the ids with which they are refused."""
     ids = sorted({row.expected.id for row in cases.values() if isinstance(row.expected, Refused)})
     refused = f" ({', '.join(f'`{name}`' for name in ids)})" if ids else ""
-    return f"- **{statement[0].upper()}{statement[1:]}**{refused}: {'; '.join(cases)}."
+    return f"- **{statement[0].upper()}{statement[1:]}**{refused}: {'; '.join(cases).replace('_', ' ')}."
 
 
 def page() -> str:
