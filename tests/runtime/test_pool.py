@@ -63,7 +63,7 @@ def assert_row(spec: StreamSpec, given, want) -> None:
 def test_every_stream_of_ragged_rounds_is_one_of_its_own(engine, name):
     rng, engine = np.random.default_rng(3), engine(name)
     pool, alone = engine.pool(capacity=400), {}
-    for _ in range(40):
+    for _ in range(40 if engine.backend in ("onnxruntime", "native") else 10):
         for _ in range(rng.integers(0, 12)):
             alone[pool.open()] = engine.stream()
         for stream in rng.permutation(list(alone))[: rng.integers(0, 4)]:
