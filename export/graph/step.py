@@ -96,7 +96,9 @@ def _written(graph: ir.Model, model: StreamingModel, frames: int | None) -> byte
 
 def _users(model: StreamingModel) -> nn.Module:
     """The module that the user gave."""
-    return model.original.model.get_submodule(bare_path(model.original.model))
+    own = model.original.model
+    # get_submodule is refused by scripted modules.
+    return getattr(own, path) if (path := bare_path(own)) else own
 
 
 def _weights(model: StreamingModel) -> dict[str, Array]:
