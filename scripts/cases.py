@@ -6,7 +6,6 @@ python scripts/cases.py --write   writes it anew
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.messages import difference  # noqa: E402
 from tests.zoo.case import Case, Refused  # noqa: E402
 from tests.zoo.families import FAMILIES  # noqa: E402
 
-PAGE = ROOT / "docs/cases.md"
+PAGE = "docs/cases.md"
 HEAD = """# Models that stream, and models that are refused
 
 Each line is a statement about models, with the small models that show it. The tests lift all of them, and hold the
@@ -45,11 +45,10 @@ def page() -> str:
 
 def main() -> int:
     if "--write" in sys.argv[1:]:
-        PAGE.write_text(page())
+        (ROOT / PAGE).write_text(page())
         return 0
-    there = PAGE.read_text() if PAGE.exists() else ""
-    found = "\n".join(difflib.unified_diff(there.splitlines(), page().splitlines(), "there", "table", lineterm=""))
-    print(found, end="\n" if found else "")
+    if found := difference(PAGE, page()):
+        print(found)
     return bool(found)
 
 

@@ -150,14 +150,22 @@ BACKENDS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def engines(request: pytest.FixtureRequest) -> Callable[[str], Callable[[str], Engine]]:
+    """By backend, the engine of a model by name, loaded once."""
+    return cache(lambda backend: cache(BACKENDS[backend](request)))
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
-def engine(request: pytest.FixtureRequest) -> Callable[[str], Engine]:
-    """The engine of a model by name, loaded once: the suite holds every backend to the same."""
-    return cache(BACKENDS[request.param](request))
+def engine(
+    request: pytest.FixtureRequest, engines: Callable[[str], Callable[[str], Engine]]
+) -> Callable[[str], Engine]:
+    """The engine of a model by name: the suite holds every backend to the same."""
+    return engines(request.param)
 
 
-def engine_on(backend: str) -> Callable[[pytest.FixtureRequest], Callable[[str], Engine]]:
-    return pytest.fixture(scope="session")(lambda request: cache(BACKENDS[backend](request)))
+def engine_on(backend: str) -> Callable[[Callable[[str], Callable[[str], Engine]]], Callable[[str], Engine]]:
+    return pytest.fixture(scope="session")(lambda engines: engines(backend))
 
 
 openvino_engine, litert_engine = engine_on("openvino"), engine_on("litert")

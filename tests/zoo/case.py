@@ -38,7 +38,7 @@ class Streams:
 
     A model over time is held to whole sequences of several `lengths`, to their ends; with `end=False`, and where a call
     is one frame, to the steps alone. `truth` is another model that gives the right values. A model that takes states
-    or trees of inputs, or one row alone, is held to its own calls as an export does.
+    or trees of inputs, or one row and no `lengths`, is held to its own calls as an export does.
     """
 
     delay: int | None = None
@@ -63,7 +63,9 @@ class Streams:
         self, model: nn.Module, example: tuple[Tensor, ...], options: Mapping[str, Any], lifted: StreamingModel
     ) -> None:
         spec, kinds = lifted.spec, {origin.kind for origin in lifted.origins}
-        if spec.rows or "states" in options or not all(isinstance(x, Tensor) for x in example):
+        of_one_row = spec.rows is not None and self.lengths is None
+        if of_one_row or "states" in options or not all(isinstance(x, Tensor) for x in example):
+            assert (self.truth, self.lengths) == (None, None), "a model whose states are fed back has no other truth"
             assert_fed_back(lifted)
         elif self.end and spec.has_time:
             assert_lifted_whole(lifted, self.truth or model, example, lengths=self.lengths, atol=self.atol)
@@ -84,9 +86,9 @@ class Streams:
         assert self.holds is None or self.holds(lifted)
 
 
-def assert_fed_back(lifted: StreamingModel) -> None:
+def assert_fed_back(lifted: StreamingModel, calls: int = CALLS) -> None:
     """Hold the step to calls of the model itself, the states fed back in both."""
-    _, drifts = golden_vectors(lifted, inputs_to_verify(lifted, None, CALLS), TOLERANCES["fp32"], "noise")
+    _, drifts = golden_vectors(lifted, inputs_to_verify(lifted, None, calls), TOLERANCES["fp32"], "noise")
     assert [drift for drift in drifts if drift.step is not None] == []
 
 
@@ -133,6 +135,14 @@ class Case:
         else:
             assert self.expected, "a case says what must come of it"
             self.expected.check(model, self.example, self.options, lift(model, self.example, **self.options))
+
+
+def conv(size: int = 3, **options: Any) -> nn.Conv1d:
+    return nn.Conv1d(4, 4, size, **options)
+
+
+def gru(*sizes: int, **options: Any) -> nn.GRU:
+    return nn.GRU(*sizes, batch_first=True, **options)
 
 
 def case(model: nn.Module | Callable[[], nn.Module], *example: Tensor, **options: Any) -> Case:

@@ -7,17 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, conv
 
 X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
 IMAGE = torch.randn(2, 2, 16, 5, generator=torch.Generator().manual_seed(1))  # (B, C, T, F)
 FRAMES = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0))  # (B, T, C)
 KERNEL = torch.tensor([0.1, -0.3, 0.6, 0.5, -0.2])
 GRU = nn.GRU(4, 4, batch_first=True)
-
-
-def conv(size: int = 3, **options) -> nn.Conv1d:
-    return nn.Conv1d(4, 4, size, **options)
 
 
 def up(size: int = 4, stride: int = 2, **options) -> nn.ConvTranspose1d:

@@ -9,14 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, gru
 
 X = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0))  # (B, T, C)
 IMAGE = torch.randn(2, 4, 9, 5, generator=torch.Generator().manual_seed(1))  # (B, C, T, F)
-
-
-def gru(*sizes):
-    return nn.GRU(*sizes, batch_first=True)
 
 
 def shifted(s, x):

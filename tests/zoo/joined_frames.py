@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, gru
 
 X = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0))  # (B, T, C)
 SAMPLES = torch.randn(2, 1, 64, generator=torch.Generator().manual_seed(0))  # (B, C, T)
@@ -95,10 +95,6 @@ def by_samples(s, x):
     return s.out(s.gru(s.front(x.view(x.shape[0], -1, 16)))[0]).flatten(1)
 
 
-def gru(*sizes):
-    return nn.GRU(*sizes, batch_first=True)
-
-
 def fours(forward):
     return case(
         lambda: Call(forward, mix=nn.Linear(3, 1), small=gru(4, 3), wide=nn.Linear(3, 9)), X, time_axis=1, chunk=4
@@ -142,6 +138,14 @@ def put_together(s, x):
     if missing < 4:
         x = F.pad(x, (0, missing))
     return s.gru(x.reshape(x.shape[0], -1, 4))[0]
+
+
+def put_together_by_number(s, x):
+    missing = 4 - x.shape[-1] % 4
+    if missing < 4:
+        x = F.pad(x, (0, missing))
+    windows = x.shape[-1] // 4
+    return s.gru(x.reshape(x.shape[0], windows, 4))[0] + torch.full((windows, 1), 0.25)
 
 
 def dilated(s, x):
@@ -215,6 +219,7 @@ TABLE = {
         "joined with zeros": partial(joined),
         "behind one frame": partial(with_odd_frame),
         "put together": partial(put_together),
+        "put together, counted": partial(put_together_by_number),
         "dilated": case(
             lambda: Call(dilated, first=nn.GRU(1, 4), second=nn.GRU(4, 4)), SAMPLES, time_axis=2, chunk=4
         ).streams(lengths=range(24, 44, 3), holds=lambda lifted: lifted.spec.outputs[0].lengths == (0, 1, 2, 3)),

@@ -6,13 +6,9 @@ from torch.nn import functional as F
 
 from ..models.nets import LearnedStart  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, conv
 
 X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
-
-
-def conv(size=3, **options):
-    return nn.Conv1d(4, 4, size, **options)
 
 
 def ahead():

@@ -5,16 +5,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, conv
 
 X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
 IMAGE = torch.randn(2, 2, 16, 5, generator=torch.Generator().manual_seed(1))  # (B, C, T, F)
 VIDEO = torch.randn(2, 1, 16, 3, 4, generator=torch.Generator().manual_seed(2))  # (B, C, T, H, W)
 FILTERS = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(3))
-
-
-def conv(size: int = 3, **options) -> nn.Conv1d:
-    return nn.Conv1d(4, 4, size, **options)
 
 
 def up(size: int = 2, **options) -> nn.ConvTranspose1d:

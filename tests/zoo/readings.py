@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, gru
 
 X = torch.randn(2, 12, 4)
 
@@ -45,10 +45,6 @@ def smoothing_of_centred_rows(s, x):
 def frames_of_a_centred_batch(s, x):
     h = s.linear(x)
     return torch.relu((h - h.mean(0)) / (h.std(0) + 0.001))
-
-
-def gru(*sizes, **options):
-    return nn.GRU(*sizes, batch_first=True, **options)
 
 
 # By the reading that gave up last, whose message was shown before.

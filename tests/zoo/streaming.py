@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ..models import nets  # noqa: TID252
 from ..models.streams import Call  # noqa: TID252
-from .case import case
+from .case import case, conv
 
 X = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))  # (B, T, C)
 SOUND, LONG = X.mT, X.repeat(1, 2, 1)  # (B, C, T), and twice the frames
@@ -16,10 +16,6 @@ IMAGE = torch.randn(2, 1, 6, 8, generator=torch.Generator().manual_seed(0))  # (
 
 def gru(size=4, out=5):
     return nn.GRU(size, out, batch_first=True)
-
-
-def conv(size=3, **options):
-    return nn.Conv1d(4, 4, size, **options)
 
 
 def up():
