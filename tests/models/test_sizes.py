@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from rnn_export.export import export
+from rnn_export.export.lift.loops.tables.python_tables import rows_of, table_of
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.numbers.symbolic_functions import FreeSizes
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph
@@ -27,6 +28,19 @@ from .streams import Call, stepped
 from .whole_streams import assert_whole
 
 aten = torch.ops.aten
+
+
+@pytest.mark.parametrize("period", [1, 3, 5])
+def test_a_table_that_repeats_is_as_many_rows_as_its_period(period):
+    """A mask of whole blocks: a frame sees those of its block and of what is before it."""
+
+    def blocks(frames):
+        block = torch.arange(frames) // period
+        return block[None] <= block[:, None]
+
+    rows = rows_of(blocks(160), blocks(224))
+    assert len(rows) == period
+    assert torch.equal(table_of(rows, torch.arange(50)), blocks(50))
 
 
 def half(x):

@@ -519,6 +519,20 @@ def test_a_second_half_is_held_to_what_was_loud_in_the_first():
     assert given.step == 8
 
 
+def test_a_part_of_fewer_frames_is_held_to_its_own():
+    """One frame for every two: the third of the input begins the second of the output."""
+    model = fewer(0, 2)
+    x = frames(2, 8, 3)
+    sums = x.cumsum(1)
+    golden = Golden(
+        {"x": x}, {"y": sums[:, 1::2], "total": sums[:, -1]}, {"h": sums[:, 1::2]}, np.arange(2, 9, 2), EXACT
+    )
+    part = {"y": sums[:, 3:6:2].copy(), "total": sums[:, 5]}
+    assert [d.step for d in golden.output_drifts("chunked", model.spec, part, 2, 6)] == [None]
+    part["y"][:, 1] += 1
+    assert [d.step for d in golden.output_drifts("chunked", model.spec, part, 2, 6)] == [3]
+
+
 def test_trials_survive_the_bundle(tmp_path):
     golden = tried(CHUNKED)
     read = through_a_bundle(golden, CHUNKED, tmp_path)
