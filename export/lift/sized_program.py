@@ -119,9 +119,12 @@ class _Writer(fx.proxy.TracerBase):
         return _Value(node, self)
 
     def _value(self, target: Any, args: Any, kwargs: Any) -> Any:
-        tensors = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, FakeTensor)]
-        if torch.Tag.pointwise in getattr(target, "tags", ()) and _lie_alike(tensors):
-            # Of an operator like this, torch works out sizes for milliseconds.
+        parts = pytree.tree_leaves((args, kwargs))
+        tensors = [part for part in parts if isinstance(part, FakeTensor)]
+        takes_size = any(isinstance(part, torch.SymInt | torch.SymFloat) for part in parts)
+        if torch.Tag.pointwise in getattr(target, "tags", ()) and _lie_alike(tensors) and not takes_size:
+            # Of an operator like this, torch works out sizes for milliseconds. Tensors without sizes make numbers of
+            # sizes.
             given, named = pytree.tree_map_only(Tensor, _empty, (args, kwargs))
             of_type = target(*given, **named)
             same = next((t for t in tensors if isinstance(of_type, Tensor) and t.dtype == of_type.dtype), None)

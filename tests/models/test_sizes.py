@@ -254,6 +254,25 @@ def test_a_size_that_an_operator_fixes_is_said():
         program_of(aten.reshape.default, torch.zeros(3, 4), (3, 4))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda graph, x, size: (aten.clamp.default, (x, 0, size)),
+        lambda graph, x, size: (aten.mul.Tensor, (x, graph.call_function(operator.add, (size, 1)))),
+        lambda graph, x, size: (aten.pow.Tensor_Scalar, (x, graph.call_function(operator.truediv, (size, 4)))),
+    ],
+)
+def test_a_size_that_an_entrywise_operator_takes_is_any(given):
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output((graph.call_function(*given(graph, x, graph.call_function(aten.sym_size.int, (x, 0)))),))
+    module = fx.GraphModule({}, graph)
+    program = sized_program(module, (torch.zeros(3, 4),), [{0: 1}]).module(check_guards=False)
+    for rows in (2, 3, 5):
+        values = 4 * torch.rand(rows, 4)
+        torch.testing.assert_close(program(values), module(values), rtol=0, atol=0)
+
+
 def test_two_axes_that_must_be_equal_are_one_size():
     program = program_of(aten.add.Tensor, torch.zeros(3, 4), inputs=("x", "h"))
     (result,) = program.graph.output_node().args[0]
