@@ -127,6 +127,10 @@ MIXED = {
     "median": lambda x: x.median(1, keepdim=True).values.expand_as(x),
     "norm": lambda x: x.norm(dim=1, keepdim=True).expand_as(x),
     "statistics": lambda x: x / (1 + x.std(1, keepdim=True)),
+    "a norm with a bound": lambda x: torch.renorm(x, 2, 2, 2e4),
+    "a norm with a far bound": lambda x: torch.renorm(x, 1, 2, 1e25),
+    "the loudest, from a size on": lambda x: torch.where(x.amax(1, keepdim=True) > 1e12, x.mean(1, keepdim=True), x),
+    "the quietest, from a size on": lambda x: torch.where(x.amin(1, keepdim=True) > 1e12, x.mean(1, keepdim=True), x),
 }
 
 
@@ -140,6 +144,11 @@ def test_an_operator_that_works_entry_by_entry_is_known_by_name():
     assert asked(aten.relu.default) == asked(aten.gt.Scalar, 1e9) == [AxisLayout(1)]
     assert asked(lambda x: x @ torch.ones(3, 5)) == [AxisLayout(1)]
     assert asked(lambda x: x[:, -1] * 0 + x[:, -1]) == [Dependence.LAST]
+    assert asked(lambda x: torch.renorm(x.flatten(0, 1), 2, 0, 2e4).view_as(x)) == [AxisLayout(1)]
+
+
+def test_loud_values_that_an_operator_does_not_take_tell_nothing():
+    assert asked(lambda x: x.sin() if x.abs().max() < 1e6 else x[20]) == [AxisLayout(1)]
 
 
 def test_numbers_are_drawn_in_their_range():

@@ -178,6 +178,9 @@ TABLE = {
         "by adding up at a number": case(Call(added_rows, o=nn.Linear(8, 4)), FRAME, time_axis=None).refused(
             "no-batch-axis", "by its number"
         ),
+        "by the bound of a norm": case(
+            Call(lambda s, x: torch.renorm(x, 2, 2, 2e4)), torch.zeros(2, 6, 8), time_axis=1
+        ).refused("rows-depend", "renorm"),
         "of one frame": case(Call(lambda s, x: x + loud(x).mean(0, keepdim=True)), FRAME, time_axis=None).refused(
             *MEAN
         ),

@@ -22,6 +22,8 @@ class Kind:
 
 # None is ordinary: random, of both signs.
 KINDS = (None, Kind(1, 1e3), Kind(-1, -1e3), Kind(0, 1))
+# What acts from a size on, as the bound of a norm does, shows where some or all are so loud.
+LOUD = (Kind(1, 1e15), Kind(1e15, 1e30))
 # These take what they pick from along an axis by number.
 PICKING = overloads(
     "gather index_select index.Tensor take scatter.src scatter.value scatter_add scatter_reduce.two index_put "

@@ -9,7 +9,9 @@ then those with a zero, in each of their binary digits, so that one of the trial
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from rnn_export.errors import first_line
 from rnn_export.export.lift.ir.compare import LOCALITY, differing
 from rnn_export.export.lift.ir.dependence.axis_definitions import by_definition
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
-from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, Draws, Kind, is_pointwise, picked_from
+from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, LOUD, Draws, Kind, is_pointwise, picked_from
 from rnn_export.export.lift.ir.dependence.moved_entries import MOVES, OF_NONE, indices_of_results, stay
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST, aten
 
@@ -243,16 +245,23 @@ class _Trial(_Asked):
 
     def _all_changed(self, numbers: range | None) -> list[list[Tensor]]:
         """By set of exchanged indices, a mask of the changes in each result in any kind."""
-        changed: list[list[Tensor]] = []
-        for kind in KINDS:
-            pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
-            before = self._call({n: pair[0] for n, pair in pairs.items()})
-            for i, indices in enumerate(self.exchanged):
-                after = self._call({n: self._mixed(n, *pair, indices) for n, pair in pairs.items()})
-                moved = [differing(a, b, LOCALITY) for a, b in zip(after, before, strict=True)]
-                if i == len(changed):
-                    changed.append(moved)
-                changed[i] = [a | b for a, b in zip(changed[i], moved, strict=True)]
+        found = [self._changed(numbers, kind) for kind in KINDS]
+        if any(o.layout is not None and o.value.is_floating_point() for o in self.operands.values()):
+            for kind in LOUD:
+                with suppress(Exception):  # operators raise many kinds for values that they do not take
+                    found.append(self._changed(numbers, kind))
+        return [
+            [reduce(torch.logical_or, masks) for masks in zip(*results, strict=True)]
+            for results in zip(*found, strict=True)
+        ]
+
+    def _changed(self, numbers: range | None, kind: Kind | None) -> list[list[Tensor]]:
+        pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
+        before = self._call({n: pair[0] for n, pair in pairs.items()})
+        changed = []
+        for indices in self.exchanged:
+            after = self._call({n: self._mixed(n, *pair, indices) for n, pair in pairs.items()})
+            changed.append([differing(a, b, LOCALITY) for a, b in zip(after, before, strict=True)])
         return changed
 
     def _pair(self, node: fx.Node, operand: Operand, kind: Kind | None, numbers: range | None) -> tuple[Tensor, Tensor]:
