@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -45,12 +45,14 @@ def _put_in_place(node: fx.Node, made: Any) -> None:
 
 def _written(node: fx.Node, table: Decompositions) -> fx.Graph | None:
     """The decomposition of an operator, a graph of its input nodes; None if it holds more than that."""
-    nodes = node.all_input_nodes
+    nodes, target = node.all_input_nodes, cast(Callable[..., Any], node.target)
 
     def call(*values: Any) -> Any:
         known = dict(zip(nodes, values, strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-        made = table[node.target](*args, **kwargs)
+        made = table[target](*args, **kwargs)
+        if made is NotImplemented:
+            made = target(*args, **kwargs)
         return tuple(made) if isinstance(made, tuple) else made  # a named one would be an operator of its own
 
     fake = next((n.meta["val"].fake_mode for n in (*nodes, node) if hasattr(n.meta.get("val"), "fake_mode")), None)

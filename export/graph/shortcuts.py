@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
+from rnn_export.export.graph.decompositions import DECOMPOSITIONS
 from rnn_export.export.graph.node_decomposition import decompose_nodes
 from rnn_export.export.lift.trace.functionalize import is_functional
 
@@ -63,19 +63,14 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     """Torch traces each program anew, to write the operators that it has no translation of by others."""
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 
-    anew, translated = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
-    table_of = _decomp.create_onnx_friendly_decomposition_table
+    translated, table_of = _decomp.get_onnx_implemented_overloads, _decomp.create_onnx_friendly_decomposition_table
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
-        table = {**_once(table_of, frozenset(translated(registry))), torch.ops.aten.rrelu.default: _rrelu}
-        return program if is_functional(program) and decompose_nodes(program, table) else anew(program, registry)
+        table = {**_once(table_of, frozenset(translated(registry))), **DECOMPOSITIONS}
+        is_done = is_functional(program) and decompose_nodes(program, table)
+        return program if is_done else program.run_decompositions(table)
 
     return _fx_passes, "decompose_with_registry", decompose
-
-
-def _rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, _: Any = None) -> Any:
-    """`F.rrelu` in eval mode, where it draws nothing."""
-    return torch.rrelu(x, lower, upper, training) if training else F.leaky_relu(x, (lower + upper) / 2)
 
 
 def _computed_where_promoted() -> tuple[Any, str, Callable[..., Any]]:

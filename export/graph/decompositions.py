@@ -1,0 +1,127 @@
+"""Operators that ONNX has no form of, or none that every backend has, written by others: a row each.
+
+A row may give NotImplemented for arguments that it has no form for; the operator stays then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rnn_export.export.lift.ir.fx_nodes import aten, overloads
+
+
+def _cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    values = torch.where(_before(x, dim), _to_each(x, dim), _least(x)).amax(-1)
+    return values.movedim(-1, dim), _last_equal(x, dim, values).movedim(-1, dim)
+
+
+def _cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    values = torch.where(_before(x, dim), _to_each(x, dim), _greatest(x)).amin(-1)
+    return values.movedim(-1, dim), _last_equal(x, dim, values).movedim(-1, dim)
+
+
+def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    """Of each entry apart: a running sum of exponentials overflows."""
+    return torch.where(_before(x, dim), _to_each(x, dim), -torch.inf).logsumexp(-1).movedim(-1, dim)
+
+
+def _to_each(x: Tensor, dim: int) -> Tensor:
+    """(..., 1, N): the entries along `dim`, beside each of them."""
+    return x.movedim(dim, -1).unsqueeze(-2)
+
+
+def _before(x: Tensor, dim: int) -> Tensor:
+    """(N, N): True at (n, m) for the entries m up to n."""
+    at = torch.arange(x.shape[dim])
+    return at <= at.unsqueeze(-1)
+
+
+def _last_equal(x: Tensor, dim: int, values: Tensor) -> Tensor:
+    """The index of the last entry up to each that equals its value, (..., N)."""
+    entries, values = _to_each(x, dim), values.unsqueeze(-1)
+    equal = (entries == values) | ((entries != entries) & (values != values))
+    return torch.where(equal & _before(x, dim), torch.arange(x.shape[dim]), -1).amax(-1)
+
+
+def _least(x: Tensor) -> float:
+    return -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+
+
+def _greatest(x: Tensor) -> float:
+    return torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+
+
+def _mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The most frequent value, the smallest of several, and the last index where it is."""
+    entries = x.movedim(dim, -1)
+    counts = (entries.unsqueeze(-1) == entries.unsqueeze(-2)).sum(-1)
+    values = torch.where(counts == counts.amax(-1, keepdim=True), entries, _greatest(x)).amin(-1, keepdim=True)
+    indices = torch.where(entries == values, torch.arange(x.shape[dim]), -1).amax(-1, keepdim=True)
+    found = values.movedim(-1, dim), indices.movedim(-1, dim)
+    return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))
+
+
+def _diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    matrices = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = matrices.shape[-2:]
+    count = min(rows + min(offset, 0), columns - max(offset, 0))
+    if not isinstance(rows, int) or not isinstance(columns, int) or count < 1:
+        return NotImplemented
+    first = offset if offset >= 0 else -offset * columns
+    return matrices.flatten(-2)[..., first : first + (count - 1) * (columns + 1) + 1 : columns + 1]
+
+
+def _shifted_left(x: Tensor, by: Tensor | int) -> Tensor:
+    return x * _power_of_two(by)
+
+
+def _shifted_right(x: Tensor, by: Tensor | int) -> Tensor:
+    return torch.div(x, _power_of_two(by), rounding_mode="floor")
+
+
+def _power_of_two(by: Tensor | int) -> Tensor | int:
+    return 1 << by if isinstance(by, int) else torch.pow(2, by)
+
+
+def _written_by_mask(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
+    """`x[..., mask] = values`, of values that are the same for all entries of the mask."""
+    *before, mask = indices
+    if mask is None or mask.dtype != torch.bool or any(i is not None for i in before):
+        return NotImplemented
+    behind = x.dim() - len(before) - mask.dim()
+    if values.dim() > behind and values.numel() != 1:
+        return NotImplemented
+    there = mask.reshape(*mask.shape, *[1] * behind)
+    values = values.reshape([]) if values.dim() > behind else values
+    return torch.where(there, x + values if accumulate else values, x)
+
+
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, _: Any = None) -> Any:
+    """`F.rrelu` in eval mode, where it draws nothing."""
+    return NotImplemented if training else F.leaky_relu(x, (lower + upper) / 2)
+
+
+DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
+    **dict.fromkeys(overloads("__lshift__.Scalar __lshift__.Tensor"), _shifted_left),
+    **dict.fromkeys(overloads("bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar"), _shifted_left),
+    **dict.fromkeys(overloads("__rshift__.Scalar __rshift__.Tensor"), _shifted_right),
+    **dict.fromkeys(overloads("bitwise_right_shift.Tensor bitwise_right_shift.Tensor_Scalar"), _shifted_right),
+    aten.cummax.default: _cummax,
+    aten.cummin.default: _cummin,
+    aten.diagonal.default: _diagonal,
+    aten.index_put.default: _written_by_mask,
+    aten.logcumsumexp.default: _logcumsumexp,
+    aten.mode.default: _mode,
+    aten.rrelu.default: _rrelu,
+    # torch's own: what its form for ONNX has, no backend has.
+    aten.cross_entropy_loss.default: aten.cross_entropy_loss.default.decompose,
+    **{
+        operator: torch._decomp.decomposition_table[operator]
+        for operator in (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+    },
+}
