@@ -5,7 +5,7 @@ A row may give NotImplemented for arguments that it has no form for; the operato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def _cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
-    """Of each entry apart: a running sum of exponentials overflows."""
+    """Each entry by itself: a running sum of exponentials overflows."""
     return torch.where(_before(x, dim), _to_each(x, dim), -torch.inf).logsumexp(-1).movedim(-1, dim)
 
 
@@ -88,19 +88,6 @@ def _power_of_two(by: Tensor | int) -> Tensor | int:
     return 1 << by if isinstance(by, int) else torch.pow(2, by)
 
 
-def _written_by_mask(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
-    """`x[..., mask] = values`, of values that are the same for all entries of the mask."""
-    *before, mask = indices
-    if mask is None or mask.dtype != torch.bool or any(i is not None for i in before):
-        return NotImplemented
-    behind = x.dim() - len(before) - mask.dim()
-    if values.dim() > behind and values.numel() != 1:
-        return NotImplemented
-    there = mask.reshape(*mask.shape, *[1] * behind)
-    values = values.reshape([]) if values.dim() > behind else values
-    return torch.where(there, x + values if accumulate else values, x)
-
-
 def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, _: Any = None) -> Any:
     """`F.rrelu` in eval mode, where it draws nothing."""
     return NotImplemented if training else F.leaky_relu(x, (lower + upper) / 2)
@@ -114,7 +101,6 @@ DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.cummax.default: _cummax,
     aten.cummin.default: _cummin,
     aten.diagonal.default: _diagonal,
-    aten.index_put.default: _written_by_mask,
     aten.logcumsumexp.default: _logcumsumexp,
     aten.mode.default: _mode,
     aten.rrelu.default: _rrelu,

@@ -80,7 +80,6 @@ def test_types_are_promoted_as_torch_does(write, monkeypatch):
 DRAWN = torch.Generator().manual_seed(0)
 ROUGH = torch.randint(-3, 4, (3, 4, 6), generator=DRAWN)
 FINE = torch.randn(3, 4, 6, generator=DRAWN)
-MASK = FINE > 0
 WITH_NAN = FINE.masked_fill(ROUGH == 0, float("nan"))
 LABELS = ROUGH[:, 0, :4].abs()
 BY_TENSORS = ((ROUGH, ROUGH.abs()), (ROUGH.int(), ROUGH.int() ** 2))
@@ -92,13 +91,6 @@ GIVEN = {
     "mode": [(ROUGH, 1), (ROUGH.float(), -1, True), (FINE, 0)],
     "diagonal": [(FINE, 0, 1, 2), (FINE, 2, -1, 0), (ROUGH, -1, 0, 2), (FINE[:, :3], -2)],
     "rrelu": [(FINE,), (FINE, 0.1, 0.2)],
-    "index_put": [
-        (FINE, [MASK], torch.tensor(2.0)),
-        (FINE, [MASK], torch.tensor([2.0]), True),
-        (FINE, [MASK[..., 0]], FINE[0, 0]),
-        (FINE, [None, MASK[0]], torch.tensor(1.0)),
-        (FINE, [MASK[:, 0, 0]], FINE[0, 0]),
-    ],
     **dict.fromkeys((f"__{way}shift__.Scalar" for way in "lr"), ((ROUGH, 2), (ROUGH.int(), 0))),
     **dict.fromkeys((f"__{way}shift__.Tensor" for way in "lr"), BY_TENSORS),
     **dict.fromkeys(
@@ -129,9 +121,6 @@ def test_what_is_written_by_others_is_the_operator(name, args):
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("index_put", (FINE, [MASK], FINE[MASK])),
-        ("index_put", (FINE, [ROUGH.abs()[0, :, 0].clamp(max=2)], FINE[0])),
-        ("index_put", (FINE, [MASK[:, 0, 0], torch.tensor(1)], torch.tensor(0.0))),
         ("diagonal", (FINE, 9)),
         ("rrelu", (FINE, 0.1, 0.2, True)),
     ],

@@ -190,7 +190,53 @@ def spread(over):
     ).streams(end=False, holds=lambda lifted: [lifted.spec.timed(t) for t in lifted.spec.inputs] == [True, False])
 
 
+def first(x):
+    return x[..., 0]
+
+
+def written(values, of=lambda x: x, more=0):
+    """A copy, written where a mask of it says."""
+
+    def forward(s, x):
+        y = x.clone()
+        mask = of(x) > 0
+        y[mask] = values(x, mask) + more * y[mask]
+        return s.gru(y)[0]
+
+    return idiom(forward, gru=lambda: gru(6, 4))
+
+
+def limited(s, x):
+    """Each mask is made anew, of what is written already."""
+    y = x.clone()
+    y[y > 1] = 1
+    y[y < 0] += y[y < 0] / 2
+    return s.gru(y)[0]
+
+
+def by_channel(s, x):
+    y = x.clone()
+    y[:, :, CHANNELS] = 0.5
+    y[..., ~CHANNELS] = torch.tanh(x[..., ~CHANNELS])
+    return s.gru(y)[0]
+
+
+CHANNELS = torch.arange(6) > 2
 TABLE = {
+    "what is written where a mask is streams": {
+        "one number": written(lambda x, mask: 0.5).streams(),
+        "its own entries": written(lambda x, mask: torch.sqrt(x[mask])).streams(),
+        "frames by one of their entries": written(lambda x, mask: torch.sin(x[mask]) + CHANNELS, first).streams(),
+        "added": written(lambda x, mask: 1 / x[mask], first, more=2).streams(),
+        "twice": idiom(limited, gru=lambda: gru(6, 4)).streams(),
+        "some channels": idiom(by_channel, gru=lambda: gru(6, 4)).streams(),
+    },
+    "entries written in other places are refused": {
+        "of another mask": written(lambda x, mask: x[x < 0][:1], first).refused("no-batch-axis"),
+        "in another order": written(lambda x, mask: x[mask].flip(1), first).refused(
+            "ragged-operator-refused", "idioms.py"
+        ),
+    },
     "idioms over time stream": {
         "features shifted over time": whole(shifted, mix=lambda: nn.Linear(6, 6)),
         "windows added up where padding was cut off": case(

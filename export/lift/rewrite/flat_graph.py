@@ -27,6 +27,7 @@ from rnn_export.export.lift.rewrite.complex_rules import make_real
 from rnn_export.export.lift.rewrite.constant_fills import CONSTANT_FILLS, LIKE_ANOTHER
 from rnn_export.export.lift.rewrite.constant_masks import CONSTANT_MASKS
 from rnn_export.export.lift.rewrite.full_length_masks import FULL_MASKS
+from rnn_export.export.lift.rewrite.masked_writes import MASKED_WRITES
 from rnn_export.export.lift.rewrite.ragged.data_dependent_sizes import make_axes_ragged
 from rnn_export.export.lift.rewrite.redundant_nodes import REDUNDANT, has_no_guards
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING
@@ -313,6 +314,7 @@ FLAT: Sequence[Pass[Flattening]] = (
     rules("full masks", FULL_MASKS),
     rules("constant masks", CONSTANT_MASKS),
     rules("constant fills", CONSTANT_FILLS),
+    rules("masked writes", MASKED_WRITES),
     rules("broadcast copies", BROADCAST_COPIES),
     rules("filter", SHARED_FILTERS),
     rules("loop", COUNTED_LOOPS),
