@@ -186,5 +186,10 @@ TABLE = {
         **{f.__name__: known(f) for f in (decided, picked, over_other_axes, scaled, written_through_a_view)},
         "a loop over numbers of a list": looped(torch.Tensor.tolist),
         "a loop over tensors": looped(lambda numbers: numbers),
+        "shares of quantiles": case(
+            Call(lambda s, x: torch.quantile(x, s.shares, -1).movedim(0, -1), shares=torch.tensor([0.2, 0.7])),
+            X,
+            time_axis=1,
+        ).streams(output=("batch", "time", 2)),
     },
 }

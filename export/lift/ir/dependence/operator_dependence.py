@@ -107,15 +107,18 @@ class Operators:
     ) -> list[IndexDependence]:
         if node.target in MOVES:
             return _Moves(node, self.values, self.more, operands).answers(growing)
-        try:
-            return _Trial(node, self.values, self.more, operands).answers(growing)
-        except NotDecided:
-            # What a constant hides, as zeros do that a loop starts from, is no more than what any would show.
-            hiding = [n for n, o in operands.items() if o.is_fixed and o.value.is_floating_point()]
-            if not hiding:
-                raise
-            others = {**operands, **{n: replace(operands[n], is_fixed=False) for n in hiding}}
-            return _Trial(node, self.values, self.more, others).answers(growing)
+        floats = {n: o for n, o in operands.items() if o.layout is None and o.value.is_floating_point()}
+        # Weights may be such as none that is drawn: shares from 0 to 1, labels. What a constant hides, as zeros do that
+        # a loop starts from, is no more than what any would show.
+        own = {n: replace(o, is_fixed=True) for n, o in floats.items() if not o.is_fixed}
+        other = {n: replace(o, is_fixed=False) for n, o in floats.items() if o.is_fixed}
+        undecided: list[NotDecided] = []
+        for changed in ({}, *filter(None, (own, other))):
+            try:
+                return _Trial(node, self.values, self.more, {**operands, **changed}).answers(growing)
+            except NotDecided as error:
+                undecided.append(error)
+        raise undecided[0]
 
     def _operand(self, node: fx.Node, layout: AxisLayout | None) -> Operand:
         value = self.values[node]
