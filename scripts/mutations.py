@@ -91,7 +91,7 @@ def tried(mutation: Mutation) -> tuple[bool, str, float]:
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return False, f"{where}: not caught in {LIMIT} s", LIMIT
-            if failed := re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - |$)", done.stdout, re.MULTILINE):
+            if failed := re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", done.stdout, re.MULTILINE):
                 return True, f"{where}: {lane}, {failed.group(1)}", time.monotonic() - begin
             if done.returncode not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
                 what = done.stdout[-200:]

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rnn_export.cli import console
 from rnn_export.cli.export import export_command
 from rnn_export.cli.main import COMMANDS, main
-from rnn_export.cli.options import export_keywords
+from rnn_export.cli.options import export_keywords, line_value
 from rnn_export.cli.probes import Finding
 from rnn_export.errors import StreamError, keyword
 from rnn_export.export.export_options import ExportOptions
@@ -174,3 +174,8 @@ def test_a_keyword_of_a_message_is_the_option_after_it(name: str, value: object)
     options = {field.name for field in fields(ExportOptions)}
     given = export_keywords(**{name: value for name, value in context.params.items() if name in options - {"report"}})
     assert given == {name: value}
+
+
+@pytest.mark.parametrize(("word", "is_taken"), [("true", True), ("True", True), ("FALSE", False), ("false", False)])
+def test_a_side_of_a_branch_may_be_written_as_in_python(word: str, is_taken: bool) -> None:
+    assert line_value(f"a=b/net.py:3={word}") == ("a=b/net.py:3", is_taken)

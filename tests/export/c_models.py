@@ -12,8 +12,8 @@ X, Y = tensor("x", "batch", 3), tensor("y", "batch", 3)
 ONE = {"one": np.float32(1)}
 
 
-def model(nodes, states=(), inputs=(X,), outputs=(Y,), initial=None, **constants) -> Model:
-    made = spec("hand-made", inputs, outputs, states)
+def model(nodes, states=(), inputs=(X,), outputs=(Y,), initial=None, chunk=1, **constants) -> Model:
+    made = spec("hand-made", inputs, outputs, states, chunk=chunk)
     return Model(made, nodes, initial=initial or {}, constants={**ONE, **constants})
 
 

@@ -1,5 +1,6 @@
 """A step of several streams at once equals the step of each alone, whatever the other streams do."""
 
+import re
 import subprocess
 from functools import cache
 
@@ -12,7 +13,7 @@ from rnn_export.export.targets.c import batch_step as batch_step_module
 from rnn_export.export.targets.c.batch_step import ROWS, write_batch_step
 from rnn_export.export.targets.c.code import constants as weights_module
 from rnn_export.export.targets.c.code.code_builder import CodeBuilder
-from rnn_export.export.targets.c.code.constants import Weights
+from rnn_export.export.targets.c.code.constants import CACHE_LINE, Weights
 from rnn_export.export.targets.c.int8_calibration import scales
 from rnn_export.export.targets.c.operator_table import write_step
 from rnn_export.export.targets.c.static_graph import static_graph
@@ -351,6 +352,30 @@ def test_a_graph_of_one_stream_alone():
 def test_outputs_that_do_not_follow_the_batch():
     made = model([("Slice", ["x", "zero", "first", "zero"], ["y"], {})], zero=np.array([0]), first=np.array([1]))
     assert f"batch of {ROWS}" in refused(written(made))
+
+
+def test_each_array_of_a_file_of_weights_begins_a_cache_line(monkeypatch):
+    monkeypatch.setattr(weights_module, "EMBEDDED", 0)
+    weights = Weights()
+    arrays = [np.arange(n, dtype=kind) for n, kind in ((3, np.int8), (20, np.float32), (5, np.int32))]
+    weights.arrays.extend(arrays)
+    places = [int(n) for n in re.findall(r"weights \+ (\d+)", weights.definitions())]
+    assert places == [0, CACHE_LINE, 3 * CACHE_LINE]
+    for place, array in zip(places, arrays, strict=True):
+        assert weights.blob()[place:].startswith(array.tobytes())
+
+
+def test_frames_that_come_before_the_batch():
+    """A call takes several, row after row for each of them."""
+    given, out = (tensor(name, "time", "batch", 3) for name in "xy")
+    nodes = [
+        ("Add", ["x", "h"], ["y"], {}),
+        ("Slice", ["y", "last", "end", "zero"], ["z"], {}),
+        ("Squeeze", ["z", "zero"], ["h.next"], {}),
+    ]
+    places = {"last": np.array([-1]), "end": np.array([2**62]), "zero": np.array([0])}
+    made = model(nodes, [state("h", 3)], [given], [out], chunk=2, **places)
+    compare(Streams(written(made), "hand", made.spec))
 
 
 def test_too_much_stack(monkeypatch):

@@ -115,10 +115,17 @@ BOUNDED = {
     "clip": [("Clip", ["i", "least", "most"], ["j"], {}), gathered("j")],
     "remainder": [("Mod", ["i", "five"], ["j"], {}), gathered("j")],
     "moved": [("Mod", ["i", "five"], ["j"], {}), ("Sub", ["j", "five"], ["k"], {}), gathered("k")],
+    "difference": [("Mod", ["i", "five"], ["j"], {}), ("Sub", ["j", "j"], ["k"], {}), gathered("k")],
     "largest": [("ArgMax", ["x"], ["j"], {"axis": 1}), ("Expand", ["j", "shape"], ["k"], {}), gathered("k")],
     "chosen": [("Greater", ["x", "one"], ["c"], {}), ("Where", ["c", "least", "most"], ["j"], {}), gathered("j")],
 }
-CONSTANTS = {"least": np.int64(-5), "most": np.int64(4), "five": np.int64(5), "shape": np.array([1, 3])}
+CONSTANTS = {
+    "least": np.int64(-5),
+    "most": np.int64(4),
+    "five": np.int64(5),
+    "eight": np.int64(8),
+    "shape": np.array([1, 3]),
+}
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -130,6 +137,12 @@ UNBOUNDED = {
     "Gather": [gathered("i")],
     "Gather of a sum": [("Add", ["i", "five"], ["j"], {}), gathered("j")],
     "Gather of a larger clip": [("Clip", ["i", "least", "five"], ["j"], {}), gathered("j")],
+    "Gather of a difference": [
+        ("Mod", ["i", "five"], ["j"], {}),
+        ("Mod", ["i", "eight"], ["k"], {}),
+        ("Sub", ["j", "k"], ["l"], {}),
+        gathered("l"),
+    ],
     "GatherElements": [("GatherElements", ["x", "i"], ["y"], {"axis": 1})],
     "GatherND": [("Unsqueeze", ["i", "last"], ["j"], {}), ("GatherND", ["table", "j"], ["y"], {})],
     "ScatterElements": [("ScatterElements", ["x", "i", "x"], ["y"], {"axis": 1})],

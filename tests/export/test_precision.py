@@ -251,6 +251,19 @@ def test_a_cast_to_what_it_has_stays_correct():
     assert type_in(typed(small(nodes, w=WEIGHT), "fp16"), "Tanh") == {TensorProto.FLOAT16}
 
 
+def test_a_state_that_takes_only_the_size_of_another_value_is_a_counter():
+    by_size = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["sizes"], to=TensorProto.FLOAT),
+        helper.make_node("Slice", ["sizes", "one", "two"], ["size"]),
+        helper.make_node("Expand", ["size", "shape"], ["y"]),
+    ]
+    counted = small(by_size, one=np.array([1]), two=np.array([2]))
+    summed = small([helper.make_node("Relu", ["x"], ["y"])])
+    kinds = [types_of(onnx.load_from_string(typed(graph, "fp16", "fp16")))["h"] for graph in (counted, summed)]
+    assert kinds == [TensorProto.FLOAT, TensorProto.FLOAT16]
+
+
 def test_scales_that_are_float_by_definition_stay_so():
     nodes = [
         helper.make_node("Unsqueeze", ["x", "one"], ["z"]),

@@ -26,6 +26,7 @@ from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.inputs import inputs_to_verify
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import golden_vectors
+from rnn_export.export.verify.scales import CHANGE, scales_of
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..lifting import lift  # noqa: TID252
@@ -239,6 +240,11 @@ def test_a_difference_of_large_numbers_is_held_to_theirs():
     assert golden.trials.scales["output"][..., 1].max() > 1e3 * np.abs(difference).max()
     with raises("parity-diverges", 300, "1e-06 + 2e-05 x", "e+05 is allowed"):
         held(sabotaged(lifted("difference"), "out.bias", lambda bias: bias[1].add_(300)))
+
+
+def test_a_scale_is_a_power_of_two_that_is_no_smaller():
+    value, changed = np.ones((1, 3)), np.array([[1 + 3 * CHANGE, 1 + 4 * CHANGE, 1 + CHANGE / 2]])
+    np.testing.assert_array_equal(scales_of({"y": value}, [{"y": changed}], ["y"])["y"], [[4, 4, 0]])
 
 
 LOUD = {"loud noise", "loud frames", "steps"}

@@ -17,7 +17,7 @@ from rnn_export.export import export
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.model.sample_inputs import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.verify.frames import fewest_frames
+from rnn_export.export.verify.frames import FEWEST_STEPS, fewest_frames, frames_beyond_context
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.runtime import load
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -343,3 +343,13 @@ def test_an_object_that_cannot_be_copied_is_named_in_the_notes() -> None:
 
     notes = lift(Ticking(4, 4, batch_first=True).eval(), (torch.zeros(1, 5, 4),)).notes
     assert any("generator" in note and "cannot be copied" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    ("context", "chunk", "steps"), [(None, 2, 0), (8, 1, 8 + FEWEST_STEPS), (9, 4, 3 + FEWEST_STEPS)]
+)
+def test_some_steps_are_beyond_the_window_of_attention(context, chunk, steps):
+    inputs, outputs = [tensor("x", "batch", "time", 3)], [tensor("y", "batch", "time", 3)]
+    assert (
+        frames_beyond_context(spec("attention", inputs, outputs, [], chunk=chunk, max_context=context)) == steps * chunk
+    )

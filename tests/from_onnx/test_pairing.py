@@ -53,6 +53,11 @@ def test_what_names_do_not_tell_is_asked_with_the_options() -> None:
         find_pairs({"x": X, **state("a")}, {"y": Y, **state("b", "c")}, None)
 
 
+def test_what_two_inputs_claim_is_asked() -> None:
+    with raises("state-pairs-unclear", "'h' may come back as 'h_out'", "'h_prev' may come back as 'h_out'"):
+        find_pairs({"x": X, **state("h", "h_prev")}, {"y": Y, **state("h_out")}, None)
+
+
 def test_a_state_that_is_given_and_never_taken_is_refused() -> None:
     with raises("state-output-unpaired", "'present_state'"):
         find_pairs({"x": X}, {"y": Y, **state("present_state")}, None)

@@ -12,6 +12,7 @@ from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.backend import open_session
 from rnn_export.runtime.backends.native.session import ALIGNED
 from rnn_export.runtime.build.native import compilation as compile_module
+from rnn_export.runtime.protocols.c_step import StatePlace
 
 from ..export.c_models import model, written  # noqa: TID252
 from ..export.c_windows import JOIN, MOVE, window  # noqa: TID252
@@ -67,6 +68,14 @@ def test_each_is_as_if_alone(session, name):
                 )
     for name, values in slots.read(np.arange(STREAMS)).items():
         np.testing.assert_array_equal(values, np.concatenate([memory.read()[name] for memory in alone]))
+
+
+def test_a_window_that_moves_begins_as_many_values_further():
+    structs = np.zeros((2, 48), np.uint8)
+    structs[:, :32].view(np.float32)[:] = [range(8), range(10, 18)]
+    structs[:, 32:36].view(np.uint32)[:] = [[0], [3]]
+    views = StatePlace(state("h", 4), 0, 32).views(structs)
+    assert [v.tolist() for v in views] == [[0, 1, 2, 3], [13, 14, 15, 16]]
 
 
 # --- room
