@@ -15,6 +15,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("row", CASES.values(), ids=CASES)
 def test_a_case_gives_what_its_row_says(row):
     row.check()

@@ -34,6 +34,11 @@ def written_out(s, x):
     return x + old - 20
 
 
+def latched_in_place(s, x):
+    s.seen.copy_(torch.where(x > 20, x, s.seen))
+    return x + s.seen
+
+
 def every_tenth(s, x):
     s.calls = (s.calls + 1) % 10
     return 2 * x if s.calls == 0 else x
@@ -64,6 +69,7 @@ def attributes(function, **held) -> nn.Module:
 
 KEPT = {
     "a latch": (attributes(latched, seen=torch.zeros(1, 8)), ["seen"]),
+    "a buffer": (Call(latched_in_place, seen=torch.zeros(1, 8)), ["seen"]),
     "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), ["past.0", "past.1", "past.2"]),
     "every tenth call": (attributes(every_tenth, calls=0), ["calls"]),
     "a number in a list": (attributes(in_a_list, calls=[0]), ["calls.0"]),

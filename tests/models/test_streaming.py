@@ -158,7 +158,7 @@ def test_a_chunk_that_is_no_number_of_frames_is_refused(chunk):
         lift(nn.GRU(4, 3).eval(), (X,), chunk=chunk)
 
 
-@pytest.mark.parametrize("name", ["attention", "bidirectional"])
+@pytest.mark.parametrize("name", ["attention", "bidirectional", "bidirectional, two layers, from a start"])
 def test_what_is_refused_can_be_taken_as_whole_sequences(name):
     model, x = TABLE["what looks at all frames is refused"][name].built(), torch.randn(3, 11, 4)
     lifted = lift(model, (X,), time_axis=1, sequence_only=True)

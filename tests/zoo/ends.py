@@ -234,6 +234,10 @@ def too_short_for_a_mirror(s, x):
     return s.c(padded[..., : padded.shape[-1] - extra])
 
 
+def learned_behind(s, x):
+    return s.c(torch.cat([x, s.end.expand(x.shape[0], -1, -1)], 2))
+
+
 def last_cut(s, x):
     return s.c(x)[..., -1]
 
@@ -257,10 +261,12 @@ TABLE = {
         "a GRU between strides": ends(
             lambda s, x: s.u(s.g(s.c(x).mT)[0].mT), 1, 3, 2, c=conv(stride=2, padding=1), g=GRU, u=up(padding=1)
         ),
-        "same": ends(lambda s, x: s.c(x), 2, 2, c=conv(5, padding="same")),
+        "same": ends(lambda s, x: s.c(x), 2, 2, c=conv(4, padding="same")),
         "two paddings": ends(lambda s, x: s.c(s.d(x).relu()), 3, 3, c=conv(padding=1), d=conv(5, padding=2)),
         "a value beside": ends(lambda s, x: s.c(F.pad(x, (0, 2), value=1.5)), 2, 2),
         "joined behind": ends(lambda s, x: s.c(torch.cat([x, torch.zeros_like(x[..., :2])], 2)), 2, 2),
+        "frames cut off": ends(lambda s, x: s.g(x.mT)[0].mT[..., :-2], 2, 0, g=GRU),
+        "learned frames behind": ends(learned_behind, 2, 2, end=nn.Parameter(torch.full((4, 2), 0.5))),
         "a cut behind": ends(lambda s, x: s.c(x)[..., :-2], 0, 0, c=conv(padding=2)),
         "a stride": ends(lambda s, x: s.c(x), 0, 1, 2, c=conv(stride=2, padding=1)),
         "the last window filled up": ends(
@@ -389,6 +395,11 @@ TABLE = {
         "again and again": case(Call(resampled, **CODER), torch.randn(1, 1, 200), chunk=8).streams(
             lengths=range(21, 100, 19)
         ),
+    },
+    "frames behind that are unlike are refused": {
+        "learned": case(
+            Call(learned_behind, c=conv(), end=nn.Parameter(torch.arange(8.0).reshape(4, 2))), X, time_axis=2
+        ).refused("uneven-frames-behind", "ends.py:"),
     },
     "the last frame is an output where it does not look ahead": {
         "a cut that looks ahead": case(with_every(last_cut), X, time_axis=2).refused("last-frame-looks-ahead"),

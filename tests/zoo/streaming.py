@@ -198,6 +198,15 @@ TABLE = {
             *(X,),
             time_axis=1,
         ).refused("bidirectional-layer", "net.0: the LSTM", "sequence_only"),
+        "bidirectional, two layers, from a start": case(
+            lambda: Call(
+                lambda s, x: s.gru(x, s.start.expand(-1, x.shape[0], -1).contiguous())[0],
+                gru=nn.GRU(4, 3, 2, batch_first=True, bidirectional=True),
+                start=torch.linspace(-1, 1, 12).reshape(4, 1, 3),
+            ),
+            X,
+            time_axis=1,
+        ).refused("bidirectional-layer", "gru: the GRU", "sequence_only"),
     },
     "what hangs on the length or the end is refused": {
         "LayerNorm": refused(lambda s, x: F.layer_norm(x, x.shape[1:]), "length-used-as-value", "(layer_norm)"),
