@@ -14,7 +14,7 @@ from ..runtime.host_engine import host_engine  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .interrupting import everywhere
 
-bundle, torchscript_engine, executorch_engine = conftest.bundle, conftest.torchscript_engine, conftest.executorch_engine
+bundle, engines = conftest.bundle, conftest.engines
 native_bundle, team_bundle = conftest.native_bundle, conftest.team_bundle
 BACKENDS = ("onnxruntime", "tensorrt", "native", "team", "ctypes", "torchscript", "executorch", "bytes", "tensors")
 X = np.ones(3, np.float32)
@@ -46,7 +46,7 @@ def engine(request, monkeypatch) -> Callable[[str], Engine]:
         if kind == "team":
             return load(request.getfixturevalue("team_bundle")(name), "native", threads=2)
         if kind in ("torchscript", "executorch"):
-            return request.getfixturevalue(f"{kind}_engine")(name)
+            return request.getfixturevalue("engines")(kind)(name)
         if kind in ("bytes", "tensors"):
             started.append(StandIn(MODELS[name], kind).start())
             return load(f"grpc://{started[-1].address}/m?snapshot_every=3&deadline_ms=5000")
