@@ -194,6 +194,10 @@ def first(x):
     return x[..., 0]
 
 
+def of_any_rows(lifted):
+    return lifted.spec.rows is None
+
+
 def written(values, of=lambda x: x, more=0):
     """A copy, written where a mask of it says."""
 
@@ -204,6 +208,15 @@ def written(values, of=lambda x: x, more=0):
         return s.gru(y)[0]
 
     return idiom(forward, gru=lambda: gru(6, 4))
+
+
+def by_len(s, x):
+    """Rows and frames are counted as lists are."""
+    h, given = x.new_zeros(len(x), 4), []
+    for t in range(len(x.mT[0].mT)):
+        h = s.cell(x[:, t], h)
+        given.append(h)
+    return torch.stack(given, 1).reshape(len(x), -1, 2, 2)
 
 
 def limited(s, x):
@@ -230,6 +243,14 @@ TABLE = {
         "added": written(lambda x, mask: 1 / x[mask], first, more=2).streams(),
         "twice": idiom(limited, gru=lambda: gru(6, 4)).streams(),
         "some channels": idiom(by_channel, gru=lambda: gru(6, 4)).streams(),
+    },
+    "what is sized by len of a tensor is of any size": {
+        "a loop": idiom(by_len, cell=lambda: nn.GRUCell(6, 4)).streams(holds=of_any_rows),
+        "a start": idiom(
+            lambda s, x: s.gru(x, s.h.expand(-1, len(x), -1).contiguous())[0],
+            gru=lambda: gru(6, 4),
+            h=lambda: nn.Parameter(torch.ones(1, 1, 4)),
+        ).streams(holds=of_any_rows),
     },
     "entries written in other places are refused": {
         "of another mask": written(lambda x, mask: x[x < 0][:1], first).refused("no-batch-axis"),

@@ -222,6 +222,6 @@ TABLE = {
         "put together, counted": partial(put_together_by_number),
         "dilated": case(
             lambda: Call(dilated, first=nn.GRU(1, 4), second=nn.GRU(4, 4)), SAMPLES, time_axis=2, chunk=4
-        ).streams(lengths=range(24, 44, 3), holds=lambda lifted: lifted.spec.outputs[0].lengths == (0, 1, 2, 3)),
+        ).streams(lengths=range(24, 44, 3), holds=lambda lifted: lifted.spec.outputs[0].lengths == (0,)),
     },
 }

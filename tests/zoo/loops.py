@@ -340,7 +340,7 @@ TABLE = {
         "what was put out": rolled(loop(feedback, cell=cell(), head=HEAD), "state", "cell.l0.h"),
     },
     "rows of a loop": {
-        "len of them": loop(by_len).streams(holds=lambda lifted: lifted.spec.rows == 1),
+        "len of them": loop(by_len).streams(holds=lambda lifted: lifted.spec.rows is None),
         "zeros hide none": case(Call(crossed), X[..., :3], time_axis=1).streams(
             holds=lambda lifted: lifted.spec.rows is None
         ),

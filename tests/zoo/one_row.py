@@ -57,11 +57,6 @@ def cached_window(s, x):
     return torch.tanh((window * s.weight).sum(1))
 
 
-def counted(s, x):
-    """The rows are a number, by len."""
-    return s.out(s.gru(x)[0]).reshape(len(x), -1, 3)
-
-
 def checked(s, x):
     """A loop over time of a cell, after a check."""
     if x.shape[0] != 1:
@@ -125,7 +120,6 @@ NETS = {
         [NO_AXIS + "x (4,), cache (4, 2);"],
     ),
     "resets": (Resets, (ROW,), {"time_axis": 1}, []),
-    "len": (with_gru(counted), (ROW.repeat(3, 1, 1),), {}, [COUNTS]),
     "rows taken apart": (
         with_gru(lambda s, x: torch.stack([s.gru(row[None])[0][0] for row in x])), (ROW,), {}, [COUNTS],
     ),
