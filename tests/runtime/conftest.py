@@ -168,8 +168,7 @@ def engine_on(backend: str) -> Callable[[Callable[[str], Callable[[str], Engine]
     return pytest.fixture(scope="session")(lambda engines: engines(backend))
 
 
-openvino_engine, litert_engine = engine_on("openvino"), engine_on("litert")
-executorch_engine, torchscript_engine = engine_on("executorch"), engine_on("torchscript")
+openvino_engine, litert_engine, executorch_engine = map(engine_on, ("openvino", "litert", "executorch"))
 
 
 @pytest.fixture
