@@ -95,7 +95,7 @@ def test_counts_and_lengths_are_limited_and_quickly_so(path: Path, edit, quick) 
     forge(path, edit)
     with raises("manifest-unusable", "over the limit"):
         open_bundle(path)
-    quick(100)
+    quick(150)
 
 
 def test_a_hole_in_a_file_is_not_hashed(path: Path, quick) -> None:
