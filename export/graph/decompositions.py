@@ -6,6 +6,7 @@ A row may give NotImplemented for arguments that it has no form for; the operato
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from torch.nn import functional as F
 from rnn_export.export.lift.ir.fx_nodes import aten, overloads
 
 
-def _cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    values = torch.where(_before(x, dim), _to_each(x, dim), _least(x)).amax(-1)
-    return values.movedim(-1, dim), _last_equal(x, dim, values).movedim(-1, dim)
-
-
-def _cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    values = torch.where(_before(x, dim), _to_each(x, dim), _greatest(x)).amin(-1)
-    return values.movedim(-1, dim), _last_equal(x, dim, values).movedim(-1, dim)
+def _running(x: Tensor, dim: int, greatest: bool) -> tuple[Tensor, Tensor]:
+    """`torch.cummax`, or `torch.cummin`: each extreme so far, and the last index where it was."""
+    entries, before = _to_each(x, dim), _before(x, dim)
+    so_far = torch.where(before, entries, _end(x, not greatest))
+    values = (so_far.amax(-1) if greatest else so_far.amin(-1)).unsqueeze(-1)
+    equal = (entries == values) | ((entries != entries) & (values != values))
+    indices = torch.where(equal & before, torch.arange(x.shape[dim]), -1).amax(-1)
+    return values.squeeze(-1).movedim(-1, dim), indices.movedim(-1, dim)
 
 
 def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
@@ -41,26 +42,20 @@ def _before(x: Tensor, dim: int) -> Tensor:
     return at <= at.unsqueeze(-1)
 
 
-def _last_equal(x: Tensor, dim: int, values: Tensor) -> Tensor:
-    """The index of the last entry up to each that equals its value, (..., N)."""
-    entries, values = _to_each(x, dim), values.unsqueeze(-1)
-    equal = (entries == values) | ((entries != entries) & (values != values))
-    return torch.where(equal & _before(x, dim), torch.arange(x.shape[dim]), -1).amax(-1)
-
-
-def _least(x: Tensor) -> float:
-    return -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-
-
-def _greatest(x: Tensor) -> float:
-    return torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+def _end(x: Tensor, greatest: bool) -> float:
+    """The greatest or the least value of its type."""
+    if x.is_floating_point():
+        return torch.inf if greatest else -torch.inf
+    return torch.iinfo(x.dtype).max if greatest else torch.iinfo(x.dtype).min
 
 
 def _mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The most frequent value, the smallest of several, and the last index where it is."""
     entries = x.movedim(dim, -1)
     counts = (entries.unsqueeze(-1) == entries.unsqueeze(-2)).sum(-1)
-    values = torch.where(counts == counts.amax(-1, keepdim=True), entries, _greatest(x)).amin(-1, keepdim=True)
+    values = torch.where(counts == counts.amax(-1, keepdim=True), entries, _end(x, greatest=True)).amin(
+        -1, keepdim=True
+    )
     indices = torch.where(entries == values, torch.arange(x.shape[dim]), -1).amax(-1, keepdim=True)
     found = values.movedim(-1, dim), indices.movedim(-1, dim)
     return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))
@@ -98,8 +93,8 @@ DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     **dict.fromkeys(overloads("bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar"), _shifted_left),
     **dict.fromkeys(overloads("__rshift__.Scalar __rshift__.Tensor"), _shifted_right),
     **dict.fromkeys(overloads("bitwise_right_shift.Tensor bitwise_right_shift.Tensor_Scalar"), _shifted_right),
-    aten.cummax.default: _cummax,
-    aten.cummin.default: _cummin,
+    aten.cummax.default: partial(_running, greatest=True),
+    aten.cummin.default: partial(_running, greatest=False),
     aten.diagonal.default: _diagonal,
     aten.logcumsumexp.default: _logcumsumexp,
     aten.mode.default: _mode,
