@@ -21,6 +21,8 @@ from .wasm_toys import need_zig, wasm_draft
 
 # Backends that go through every test here; the others through the contract, each test with that mark once.
 WHOLE = ("onnxruntime", "native")
+# By backend and model.
+Engines = Callable[[str], Callable[[str], Engine]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -151,20 +153,18 @@ BACKENDS = {
 
 
 @pytest.fixture(scope="session")
-def engines(request: pytest.FixtureRequest) -> Callable[[str], Callable[[str], Engine]]:
+def engines(request: pytest.FixtureRequest) -> Engines:
     """By backend, the engine of a model by name, loaded once."""
     return cache(lambda backend: cache(BACKENDS[backend](request)))
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def engine(
-    request: pytest.FixtureRequest, engines: Callable[[str], Callable[[str], Engine]]
-) -> Callable[[str], Engine]:
+def engine(request: pytest.FixtureRequest, engines: Engines) -> Callable[[str], Engine]:
     """The engine of a model by name: the suite holds every backend to the same."""
     return engines(request.param)
 
 
-def engine_on(backend: str) -> Callable[[Callable[[str], Callable[[str], Engine]]], Callable[[str], Engine]]:
+def engine_on(backend: str) -> Callable[[Engines], Callable[[str], Engine]]:
     return pytest.fixture(scope="session")(lambda engines: engines(backend))
 
 

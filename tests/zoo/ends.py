@@ -261,7 +261,8 @@ TABLE = {
         "a GRU between strides": ends(
             lambda s, x: s.u(s.g(s.c(x).mT)[0].mT), 1, 3, 2, c=conv(stride=2, padding=1), g=GRU, u=up(padding=1)
         ),
-        "same": ends(lambda s, x: s.c(x), 2, 2, c=conv(4, padding="same")),
+        "same": ends(lambda s, x: s.c(x), 2, 2, c=conv(5, padding="same")),
+        "same, an even kernel": ends(lambda s, x: s.c(x), 2, 2, c=conv(4, padding="same")),
         "two paddings": ends(lambda s, x: s.c(s.d(x).relu()), 3, 3, c=conv(padding=1), d=conv(5, padding=2)),
         "a value beside": ends(lambda s, x: s.c(F.pad(x, (0, 2), value=1.5)), 2, 2),
         "joined behind": ends(lambda s, x: s.c(torch.cat([x, torch.zeros_like(x[..., :2])], 2)), 2, 2),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnn_export.export.lift.ir.symbolic_integers import is_by_value
 
-NOT_OF_USERS = {"torch", "rnn_export", *sys.stdlib_module_names} - {"__main__"}
+NOT_OF_USERS = {"torch", "rnn_export", *sys.stdlib_module_names}
 
 
 @contextlib.contextmanager
