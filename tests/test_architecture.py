@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -497,6 +498,12 @@ def test_no_file_name_stands_twice_in_a_package(top):
 
 # The most files of a folder; stages of lifting have more until their mechanisms are merged, and a command is a file.
 MOST_FILES = {"rnn_export": 8, "rnn_export/cli": 40, **dict.fromkeys(orders()["export/lift/*"], 20)}
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig):
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    names = {name for folder in folders for name in folder.relative_to(ROOT).parts}
+    assert not [name for name in names if any(fnmatch(name, row) for row in pytestconfig.getini("norecursedirs"))]
 
 
 def test_a_folder_has_few_files():
