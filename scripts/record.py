@@ -27,7 +27,7 @@ STEPS = 16
 WHOLE = ("onnx", "c", "tensorrt", "jetson-nano")
 # What is written in fewer bits, for some nets.
 NARROW = (("tensorrt", "fp16"), ("tensorrt", "bf16"), ("c", "bf16"), ("c", "int8"))
-NARROW_NETS = ("native:lstm", "native:gru", "native:rnn", "native:silero", "fixture:rnnoise", "fixture:nam")
+NARROW_NETS = ("lstm-in-c", "gru-in-c", "rnn-in-c", "silero-in-c", "rnnoise", "nam")
 COMMANDS = ("export", "build", "verify", "run", "bench", "inspect", "targets", "doctor", "triton")
 NET = """import torch
 def make():
@@ -42,12 +42,9 @@ def nets(out: Path, chosen: list[str]) -> None:
 
     # Examples of the tests are drawn when they are imported.
     torch.manual_seed(0)
-    try:
-        from tests.zoo.catalogue import CATALOGUE
+    from tests.zoo.nets import NETS
 
-        makers = CATALOGUE
-    except ImportError:
-        makers = _before_the_zoo()
+    makers = {name: net.build for name, net in NETS.items()}
     for name, make in makers.items():
         if chosen and name not in chosen:
             continue
@@ -59,18 +56,6 @@ def nets(out: Path, chosen: list[str]) -> None:
             for target, precision in NARROW:
                 _record(place, make, (target,), precision)
         print(name, flush=True)
-
-
-def _before_the_zoo() -> dict[str, Any]:
-    from tests.native.models import MODELS
-    from tests.parity.cases import CASES
-    from tests.parity.fixtures import FIXTURES
-
-    return {
-        **{f"case:{case.name}": case.build for case in CASES},
-        **{f"fixture:{f.name}": (lambda f=f: (f.load(), f.example, f.options)) for f in FIXTURES},
-        **{f"native:{name}": make for name, make in MODELS.items()},
-    }
 
 
 def _record(place: Path, make: Any, targets: tuple[str, ...], precision: str) -> bool:
