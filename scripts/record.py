@@ -27,7 +27,7 @@ STEPS = 16
 WHOLE = ("onnx", "c", "tensorrt", "jetson-nano")
 # What is written in fewer bits, for some nets.
 NARROW = (("tensorrt", "fp16"), ("tensorrt", "bf16"), ("c", "bf16"), ("c", "int8"))
-NARROW_NETS = ("lstm-in-c", "gru-in-c", "rnn-in-c", "silero-in-c", "rnnoise", "nam")
+NARROW_NETS = ("lstm-in-c", "gru-in-c", "silero-in-c", "rnnoise", "nam")
 COMMANDS = ("export", "build", "verify", "run", "bench", "inspect", "targets", "doctor", "triton")
 NET = """import torch
 def make():

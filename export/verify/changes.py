@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.ir.fx_nodes import MOVING, SHAPE_ONLY, overloads
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, overloads
 from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import lifted_trace, own_trace

@@ -36,11 +36,6 @@ SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros
 # What these make has the values of their first argument.
 VALUES_OF_FIRST = overloads("type_as expand_as view_as reshape_as to.other")
 SAME = overloads("detach alias lift_fresh_copy")
-# These give the entries that they take, in another order or another shape.
-MOVING = overloads(
-    "detach alias view _unsafe_view reshape expand permute transpose.int t unsqueeze squeeze squeeze.dim squeeze.dims "
-    "clone contiguous select.int slice.Tensor stack cat unbind.int split.Tensor split_with_sizes"
-) | {operator.getitem}
 
 
 def args_of(node: fx.Node) -> list[Any]:

@@ -11,16 +11,16 @@ import torch
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.ir.fx_nodes import MOVING, aten, named_args, overloads
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
+from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
 
 # These do the same to both parts. What pads or fills does so with a real number.
 BY_PART = MOVING | overloads(
-    "sum sum.dim_IntList mean mean.dim cumsum neg flip roll repeat index.Tensor index_select gather constant_pad_nd "
-    "pad narrow unflatten.int flatten.using_ints movedim.int movedim.intlist tril triu diagonal diag_embed "
-    "masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf unfold select_scatter "
-    "slice_scatter index_put copy resolve_conj resolve_neg chunk numpy_T swapaxes swapdims reflection_pad1d "
+    "sum sum.dim_IntList mean mean.dim cumsum neg roll index.Tensor index_select gather constant_pad_nd pad tril triu "
+    "masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf select_scatter slice_scatter "
+    "index_put copy resolve_conj resolve_neg movedim.intlist numpy_T swapaxes swapdims diag_embed reflection_pad1d "
     "replication_pad1d _reshape_alias"
 )
 # A real operand beside complex ones is a value here.

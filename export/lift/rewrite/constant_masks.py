@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
@@ -12,9 +13,6 @@ FILLED = {
     **dict.fromkeys(overloads("ones ones_like new_ones"), True),
     **dict.fromkeys(overloads("zeros zeros_like new_zeros"), False),
 }
-MOVES = overloads(
-    "view _unsafe_view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims slice.Tensor alias clone permute"
-)
 BOTH = overloads("__and__.Tensor bitwise_and.Tensor logical_and")
 EITHER = overloads("__or__.Tensor bitwise_or.Tensor logical_or")
 NOT = overloads("logical_not bitwise_not")
@@ -39,7 +37,7 @@ def _known(mask: object) -> bool | None:
         return None
     if mask.target in FILLED:
         return FILLED[mask.target]
-    if mask.target in MOVES:
+    if mask.target in MOVING:
         return _known(mask.args[0])
     if mask.target in NOT:
         known = _known(mask.args[0])

@@ -6,14 +6,12 @@ from typing import Any
 
 from torch import fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
 # These show the numbers that they take.
-VIEWS = overloads(
-    "alias detach clone contiguous view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims permute "
-    "transpose.int _to_copy to.dtype to.dtype_layout to.device"
-)
+VIEWS = MOVING | overloads("_to_copy to.dtype to.dtype_layout to.device")
 
 
 def _drop_full_mask(write: NodeWriter, node: fx.Node) -> None:
@@ -34,7 +32,7 @@ FULL_MASKS = dict.fromkeys(overloads("lt.Tensor le.Tensor gt.Tensor ge.Tensor"),
 
 
 def _origin(node: fx.Node) -> fx.Node:
-    while node.target in VIEWS:
+    while node.target in VIEWS and isinstance(node.args[0], fx.Node):
         node = node.all_input_nodes[0]
     return node
 

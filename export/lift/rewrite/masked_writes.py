@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
@@ -51,7 +51,7 @@ def _of_all_entries(write: NodeWriter, values: fx.Node, indices: Sequence[Any], 
     given = named_args(values) if values.op == "call_function" else {}
     if values.target is aten.index.Tensor:
         return given["self"] if _are_same(given["indices"], indices) else None
-    if not is_pointwise(values):
+    if not is_pointwise(values.target):
         return None
     found = {n: _of_all_entries(write, n, indices, behind) for n in values.all_input_nodes}
     if None in found.values():

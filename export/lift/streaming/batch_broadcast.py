@@ -8,27 +8,21 @@ for each row of the batch, from frames that are all alike on:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.ir.compare import INITIAL_ROWS, LOCALITY, same
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.dependence.cell_layout import growing_axes
-from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
-from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, named_args, placeholders
 from rnn_export.export.lift.streaming.position_rows import MetRows
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
-# What one axis more in front changes in them: nothing but the numbers of axes, counted from the front.
-BY_AXIS = overloads(
-    "slice.Tensor select.int transpose.int unsqueeze squeeze.dim unflatten.int flatten.using_ints constant_pad_nd pad "
-    "unfold narrow alias clone index_select"
-)
-AXES = ("dim", "dim0", "dim1", "dimension", "start_dim", "end_dim")
-RESHAPES = overloads("view _unsafe_view reshape")
-# Of a batch in front, here 1 long.
-FILTERS = overloads("conv1d conv1d.padding conv2d conv2d.padding conv_transpose1d conv_transpose2d.input avg_pool1d")
+# Arguments that are numbers of axes, and sizes of the result.
+AXES, SIZES = ("dim", "dims", "dim0", "dim1", "dimension", "start_dim", "end_dim"), ("size", "shape")
 
 
 def give_own_rows(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> bool:
@@ -59,7 +53,7 @@ class _OwnRows:
 
     def meet(self, node: fx.Node) -> bool:
         """Let a pointwise operator on rows take its arguments with rows; True if it does now."""
-        if node not in self.moving or not is_pointwise(node) or not isinstance(self.runs.base[node], Tensor):
+        if node not in self.moving or not is_pointwise(node.target) or not isinstance(self.runs.base[node], Tensor):
             return False
         batch, rank = self.met.axis(node), self.runs.base[node].dim()
         if batch is None or self.runs.base[node].shape[batch] != self.met.count:
@@ -116,30 +110,43 @@ class _OwnRows:
         parts = {n: new for n in timed if (new := self._of(n)) is not None}
         if not parts or len(parts) < len(timed):
             return None
-        if node.target in BY_AXIS:
-            given = {k: v + 1 if k in AXES and isinstance(v, int) and v >= 0 else v for k, v in given.items()}
-        elif node.target in RESHAPES:
-            name = "shape" if "shape" in given else "size"
-            given[name] = [self._rows(node), *given[name]]
-        elif node.target in FILTERS:
-            (value,) = parts
-            if given["input" if "input" in given else "self"] is not value or self.runs.base[value].shape[0] != 1:
-                return None
-            parts[value] = self._insert(node, aten.squeeze.dim, parts[value], 1)
-            return self._insert(node, aten.unsqueeze.default, self._called(node, given, parts), 1)
-        elif is_pointwise(node):
+        if is_pointwise(node.target):
             parts = {n: self._of_rank(new, n, rank, node) for n, new in parts.items()}
-        else:
-            return None
-        return self._called(node, given, parts)
+            return self._called(node, given, parts)
+        behind = {k: _one_more(v) if k in AXES else [2, *v] if k in SIZES else v for k, v in given.items()}
+        if self._takes_rows(node, behind, parts, 0):
+            rows = {k: [self._rows(node), *v] if k in SIZES else behind[k] for k, v in given.items()}
+            return self._called(node, rows, parts)
+        # A filter over a batch in front, here 1 long, takes the rows in its place.
+        if all(self.runs.base[n].shape[:1] == (1,) for n in (node, *parts)) and self._takes_rows(node, given, parts, 1):
+            parts = {n: self._insert(node, aten.squeeze.dim, new, 1) for n, new in parts.items()}
+            return self._insert(node, aten.unsqueeze.default, self._called(node, given, parts), 1)
+        return None
+
+    def _takes_rows(self, node: fx.Node, given: dict[str, Any], parts: Collection[fx.Node], merged: int) -> bool:
+        """True if `node`, with `given` arguments, makes of two rows of `parts` what it makes of each of them.
+
+        The rows are an axis in front, `merged` with that many behind it.
+        """
+        target: Any = node.target
+
+        def called(given: dict[str, Any], row: Callable[[Tensor], Tensor]) -> Tensor:
+            values = {n: self.runs.base[n] for n in node.all_input_nodes}
+            args, kwargs = _arguments(node, given, {n: row(v) if n in parts else v for n, v in values.items()})
+            made: Tensor = target(*args, **kwargs)
+            return made
+
+        try:
+            alone = torch.stack([called(named_args(node), lambda value, n=n: value + n) for n in (0, 1)])  # type: ignore[misc]
+            both = called(given, lambda value: torch.stack([value, value + 1]).flatten(0, merged))
+        except Exception:  # operators raise many kinds for other sizes
+            return False
+        return same(both, alone.flatten(0, merged), LOCALITY)
 
     def _called(self, node: fx.Node, given: dict[str, Any], parts: dict[fx.Node, fx.Node]) -> fx.Node:
         """A copy of `node` that takes `parts`."""
-        target: Any = node.target
-        plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
-        args = fx.node.map_arg(plain, lambda n: parts.get(n, n))
-        kwargs = fx.node.map_arg(dict(node.kwargs), lambda n: parts.get(n, n))
-        new = self._insert(node, target, *args, **kwargs)
+        args, kwargs = _arguments(node, given, parts)
+        new = self._insert(node, node.target, *args, **kwargs)
         new.meta = {k: v for k, v in node.meta.items() if k != "val"}
         return new
 
@@ -161,3 +168,16 @@ class _OwnRows:
     def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         with self.graph.inserting_before(before):
             return self.graph.call_function(target, args, kwargs)
+
+
+def _arguments(node: fx.Node, given: dict[str, Any], instead: Mapping[fx.Node, Any]) -> tuple[Any, Any]:
+    """The arguments of `node` with others by name, and others for nodes."""
+    target: Any = node.target
+    plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
+    both: tuple[Any, Any] = fx.node.map_arg((plain, dict(node.kwargs)), lambda n: instead.get(n, n))
+    return both
+
+
+def _one_more(dims: Any) -> Any:
+    """Numbers of axes, behind one more."""
+    return dims + (dims >= 0) if isinstance(dims, int) else [d + (d >= 0) for d in dims]

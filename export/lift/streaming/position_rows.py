@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
-from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import placeholders
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
@@ -45,7 +45,7 @@ class MetRows:
             return info
         shape, batch = self.runs.base[node].shape, self.axis(node)
         if info is not None or any(
-            not is_pointwise(user) or self.runs.base[user].shape != shape or self.axis(user) != batch
+            not is_pointwise(user.target) or self.runs.base[user].shape != shape or self.axis(user) != batch
             for user in node.users
         ):
             return None

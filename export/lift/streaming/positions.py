@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
-from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
 from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, Operators
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
@@ -334,7 +334,7 @@ class _Positions:
     def _meet(self, node: fx.Node, given: Sequence[fx.Node]) -> None:
         """Let `node` take the replaced positions, if it repeats them along the batch as it broadcasts."""
         batch, rank = self.met.axis(node), self.runs.base[node].dim()
-        if node.target not in REPEATING and not is_pointwise(node):
+        if node.target not in REPEATING and not is_pointwise(node.target):
             return
         if self.rows_in is not None and (batch is None or self.runs.base[node].shape[batch] % self.met.count):
             return

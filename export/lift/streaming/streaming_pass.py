@@ -11,9 +11,10 @@ from torch import fx, nn
 
 from rnn_export.errors import ONE_FRAME, LiftError, WrongChunk
 from rnn_export.export.lift.ir.compare import same
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
-from rnn_export.export.lift.ir.fx_nodes import MOVING, SAME, args_of, depends_on, results, sources_of, values_of
+from rnn_export.export.lift.ir.fx_nodes import SAME, args_of, depends_on, results, sources_of, values_of
 from rnn_export.export.lift.ir.source_location import MODEL, at_place, place_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.framewise_rule import general

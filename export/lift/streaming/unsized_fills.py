@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.dependence.drawn_values import is_pointwise
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
@@ -31,7 +31,7 @@ def _is_sized(node: fx.Node) -> bool:
 
 def _broadcasts(user: fx.Node, fill: fx.Node, runs: RecordedRuns) -> bool:
     """True if the result of `user` has the shape of another of its tensors."""
-    if user.op != "call_function" or not is_pointwise(user):
+    if user.op != "call_function" or not is_pointwise(user.target):
         return False
     others = [n for n in user.all_input_nodes if n is not fill and isinstance(runs.base[n], Tensor)]
     return any(all(run[n].shape == run[user].shape for run in runs.all) for n in others)

@@ -86,19 +86,3 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
         return range(min(sizes[0][axis] for axis in indexed))
     dim = given.get("dim")
     return range(sizes[0][dim] if isinstance(dim, int) else sizes[0][0])
-
-
-# Pointwise as well, though torch does not say so.
-UNTAGGED = overloads(
-    "where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor "
-    "__and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar __xor__.Tensor __xor__.Scalar"
-)
-
-
-def is_pointwise(node: fx.Node) -> bool:
-    """True if each entry of the result is made of the entries at its place, as torch says of it."""
-    if getattr(node.target, "namespace", "") != "aten":
-        # What others say of their operators is not known to be so.
-        return False
-    tags = getattr(node.target, "tags", ())
-    return (torch.Tag.pointwise in tags or node.target in UNTAGGED) and torch.Tag.nondeterministic_seeded not in tags

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
-from rnn_export.export.lift.ir.fx_nodes import MOVING, overloads
 
 # What an entry has that is of no cell.
 OF_NONE = -1
-# Each entry of a result is one of an argument, whatever the values.
-MOVES = MOVING | overloads("unfold flip repeat flatten.using_ints unflatten.int chunk narrow diagonal movedim.int")
 
 
 def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
@@ -29,7 +26,7 @@ def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
 def indices_of_results(
     node: fx.Node, values: Mapping[fx.Node, Any], layouts: Mapping[fx.Node, AxisLayout | None]
 ) -> list[Tensor]:
-    """The frame or row index of each entry, by result of `node`, one of `MOVES`."""
+    """The frame or row index of each entry, by result of `node`, one of `MOVING`."""
     given = {n: numbered(values[n], layout) for n, layout in layouts.items()}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: given[n] if n in given else values[n])
     assert callable(node.target)

@@ -19,10 +19,10 @@ from torch import Tensor, fx
 
 from rnn_export.errors import first_line
 from rnn_export.export.lift.ir.compare import LOCALITY, differing
-from rnn_export.export.lift.ir.dependence.axis_definitions import by_definition
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING, kept_axis
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
-from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, LOUD, Draws, Kind, is_pointwise, picked_from
-from rnn_export.export.lift.ir.dependence.moved_entries import MOVES, OF_NONE, indices_of_results, stay
+from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, LOUD, Draws, Kind, picked_from
+from rnn_export.export.lift.ir.dependence.moved_entries import OF_NONE, indices_of_results, stay
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST, aten
 
 Values = Mapping[fx.Node, Any]
@@ -83,11 +83,11 @@ class Operators:
         growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
         if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
             raise IndicesMixed
-        if is_pointwise(node):
-            places = [(self.values[n], at) for n, at in layouts.items()]
-            return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
-        if (defined := by_definition(node, self.values, self.more, layouts)) is not None:
-            return [defined] * len(here)
+        merged = {(at.outer, at.inner) for at in layouts.values()}
+        if len(merged) == 1:
+            axis = kept_axis(node, self.values, {n: at.axis for n, at in layouts.items()})
+            if axis is not None and all(axes == [axis] for axes in growing):
+                return [AxisLayout(axis, *merged.pop())] * len(here)
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}
@@ -105,7 +105,7 @@ class Operators:
     def _tried(
         self, node: fx.Node, operands: Mapping[fx.Node, Operand], growing: Sequence[Sequence[int]]
     ) -> list[IndexDependence]:
-        if node.target in MOVES:
+        if node.target in MOVING:
             return _Moves(node, self.values, self.more, operands).answers(growing)
         floats = {n: o for n, o in operands.items() if o.layout is None and o.value.is_floating_point()}
         # Weights may be such as none that is drawn: shares from 0 to 1, labels. What a constant hides, as zeros do that
@@ -129,15 +129,6 @@ class Operators:
 
 def _results(value: Any) -> Sequence[Tensor]:
     return [value] if isinstance(value, Tensor) else value
-
-
-def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple[Tensor, AxisLayout]]) -> AxisLayout:
-    """The layout of a result that is broadcast from `arguments`."""
-    places = {(at.axis - value.dim(), at.outer, at.inner) for value, at in arguments}
-    if len(places) > 1 or not growing:
-        raise IndicesMixed
-    ((from_end, outer, inner),) = places
-    return AxisLayout(result.dim() + from_end, outer, inner)
 
 
 def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> bool:

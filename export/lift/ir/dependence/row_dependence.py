@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import PICKING
 from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided, Operators
 from rnn_export.export.lift.ir.fx_nodes import (
-    MOVING,
     NUMBERING,
     TAKE_SIZES,
     args_of,

@@ -23,7 +23,7 @@ from rnn_export.export.lift.ir.fx_nodes import overloads
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.rewrite.attention.relative_scores import MOVES, PRODUCTS, is_constant
 
-LINEAR = MOVES | PRODUCTS | overloads("mul.Tensor mul.Scalar div.Tensor div.Scalar sum.dim_IntList expand einsum")
+LINEAR = MOVES | PRODUCTS | overloads("mul.Tensor mul.Scalar div.Tensor div.Scalar sum.dim_IntList einsum")
 # Of what is computed in another order, relative to its largest entry.
 ROUNDED = 1e-4
 # What a path gives of a value in its place.

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, args_of, overloads, sources_of
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 
 PRODUCTS = overloads("matmul bmm")
 # These put entries elsewhere, and leave them as they are.
-MOVES = overloads(
-    "view _unsafe_view reshape view_as slice.Tensor narrow select.int cat pad constant_pad_nd clone contiguous alias "
-    "permute transpose.int as_strided gather index_select flatten.using_ints unflatten.int unsqueeze squeeze.dim"
-)
+MOVES = MOVING | overloads("view_as pad constant_pad_nd as_strided gather index_select")
 SIZES = SHAPE_ONLY | overloads("sym_stride.int")
 # Of a table that a layer makes for more or fewer frames, relative to its largest entry.
 NEAR = 1e-5

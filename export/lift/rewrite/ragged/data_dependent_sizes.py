@@ -22,7 +22,7 @@ from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers, is_by_value, is_whole_number, origin_of
 from rnn_export.export.lift.rewrite.ragged.nonnegative_counts import never_below_zero
-from rnn_export.export.lift.rewrite.ragged.ragged_rules import RULES, entry_by_entry
+from rnn_export.export.lift.rewrite.ragged.ragged_rules import rule_of
 from rnn_export.export.lift.rewrite.ragged.ragged_tensors import RaggedTensor, Result, Rewrite, Unruled
 
 ITEMS = overloads("item _local_scalar_dense")
@@ -91,10 +91,8 @@ class _SizesByValue:
         if not (touched or _sized_by(node.meta.get("val"), self.live)):
             self._value_of_number(node)
             return
-        rule = RULES.get(node.target)
+        rule = rule_of(node.target)
         try:
-            if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-                rule = entry_by_entry
             if rule is None and touched and any(n in known.values for n in node.all_input_nodes):
                 raise Unruled
             result = known.plain(node) if rule is None else rule(known, node)

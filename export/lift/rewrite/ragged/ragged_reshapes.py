@@ -25,40 +25,6 @@ from rnn_export.export.lift.rewrite.ragged.ragged_tensors import (
 )
 
 
-def _permuted(ctx: Rewrite, node: fx.Node) -> Result:
-    value = ctx.of(node.args[0])
-    rank = len(value.shape)
-    order = list(range(rank))
-    if node.target is aten.permute.default:
-        dims: Any = node.args[1]
-        order = [d % rank for d in dims]
-    elif rank > 1:
-        swapped: Any = node.args[1:] if node.target is aten.transpose.int else (0, 1)
-        a, b = (d % rank for d in swapped)
-        order[a], order[b] = order[b], order[a]
-    ragged_axes = {order.index(axis): ragged for axis, ragged in value.ragged_axes.items()}
-    return ctx.made(ctx.call(aten.permute.default, value.node, order), ragged_axes)
-
-
-def _unsqueezed(ctx: Rewrite, node: fx.Node) -> Result:
-    given = ctx.given(node)
-    value = given["self"]
-    at = given["dim"] % (len(value.shape) + 1)
-    ragged_axes = {axis + (axis >= at): ragged for axis, ragged in value.ragged_axes.items()}
-    return ctx.made(ctx.call(node.target, value.node, at), ragged_axes)
-
-
-def _squeezed(ctx: Rewrite, node: fx.Node) -> Result:
-    given = ctx.given(node)
-    value, dims = given["self"], given["dim"]
-    asked = {d % len(value.shape) for d in ([dims] if isinstance(dims, int) else dims)}
-    gone = [a for a in asked if a not in value.ragged_axes and value.shape[a] == 1]
-    if any(a in value.ragged_axes for a in asked):
-        raise Unruled("whether that axis is one entry long its value says")
-    ragged_axes = {axis - sum(g < axis for g in gone): ragged for axis, ragged in value.ragged_axes.items()}
-    return ctx.made(ctx.call(aten.squeeze.dims, value.node, sorted(gone)), ragged_axes)
-
-
 def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
     """A reshape that merges or splits axes; a ragged one alone, with whole axes behind it."""
     value = ctx.of(node.args[0])
@@ -145,26 +111,6 @@ def _range(ctx: Rewrite, node: fx.Node) -> Result:
     return ctx.made(counted, {0: ragged})
 
 
-def _stacked(ctx: Rewrite, node: fx.Node) -> Result:
-    given = ctx.given(node)
-    alike, ragged_axes = ctx.together(given["tensors"])
-    at = given["dim"] % (len(alike[0].shape) + 1)
-    made = ctx.call(aten.stack.default, [v.node for v in alike], at)
-    return ctx.made(made, {axis + (axis >= at): ragged for axis, ragged in ragged_axes.items()})
-
-
-def _split(ctx: Rewrite, node: fx.Node) -> Result:
-    given = ctx.given(node)
-    value = given["self"]
-    axis = given["dim"] % len(value.shape)
-    if axis in value.ragged_axes:
-        raise Unruled("it is taken apart along that axis")
-    taken = [value.node, *node.args[1:]]
-    parts = ctx.call(node.target, *taken)
-    ragged_axes = {a - (node.target is aten.unbind.int and a > axis): ragged for a, ragged in value.ragged_axes.items()}
-    return [RaggedTensor(ctx.call(operator.getitem, parts, i), ragged_axes) for i in range(len(parts.meta["val"]))]
-
-
 def _item(ctx: Rewrite, node: fx.Node) -> Result:
     of, at = node.args
     parts: Any = ctx.values[of]  # type: ignore[index]
@@ -183,11 +129,6 @@ def _scalar(ctx: Rewrite, node: fx.Node) -> Result:
 SHAPES: Mapping[Any, Rule] = {
     operator.getitem: _item,
     **ruled(_scalar, "scalar_tensor"),
-    **ruled(_permuted, "permute transpose.int t"),
-    **ruled(_unsqueezed, "unsqueeze"),
-    **ruled(_squeezed, "squeeze.dim squeeze.dims"),
-    **ruled(_stacked, "stack"),
-    **ruled(_split, "split.Tensor split_with_sizes unbind.int chunk"),
     **ruled(_reshaped, "view reshape _unsafe_view"),
     **ruled(_expanded, "expand"),
     **ruled(_new, "zeros ones full new_zeros new_ones new_full empty.memory_format"),

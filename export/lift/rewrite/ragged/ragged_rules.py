@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import AXES, Use, fates_of, is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import END, aten, overloads
 from rnn_export.export.lift.ir.symbolic_integers import Number
 from rnn_export.export.lift.rewrite.ragged.ragged_axes import RaggedAxis, joined
-from rnn_export.export.lift.rewrite.ragged.ragged_products import PRODUCTS
 from rnn_export.export.lift.rewrite.ragged.ragged_reshapes import SHAPES
 from rnn_export.export.lift.rewrite.ragged.ragged_tensors import (
     HIGHEST,
@@ -27,35 +28,63 @@ from rnn_export.export.lift.rewrite.ragged.ragged_tensors import (
 )
 
 
-def entry_by_entry(ctx: Rewrite, node: fx.Node) -> Result:
-    given: list[Any] = [ctx.of(a) for a in node.args]
-    values = [v for v in given if isinstance(v, RaggedTensor)]
-    if not any(v.ragged_axes for v in values):
+def by_axis_table(ctx: Rewrite, node: fx.Node) -> Result:
+    """An operator whose axes the axis table tells."""
+    if not any(isinstance(v, RaggedTensor) and v.ragged_axes for v in _leaves([ctx.of(a) for a in node.args])):
         return ctx.plain(node)
-    alike, ragged_axes = ctx.together(values)
-    moved = iter(alike)
-    args = [
-        next(moved).node if isinstance(v, RaggedTensor) else ctx.numbers.node(v) if isinstance(v, Number) else v
-        for v in given
-    ]
-    return ctx.made(ctx.call(node.target, *args, **node.kwargs), ragged_axes)
+    return _applied(ctx, node.target, node.args, node.kwargs)
 
 
-def _axes_stay(ctx: Rewrite, node: fx.Node) -> Result:
-    """An operator that keeps all axes, and mixes entries along the last ones."""
-    value, *others = node.args
-    taken = ctx.of(value)
-    last = len(taken.shape) - 1
-    behind = len(node.args[1]) if node.target is aten.layer_norm.default else 1  # type: ignore[arg-type]
-    if any(axis > last - behind for axis in taken.ragged_axes) and node.target not in KEEP_ALL:
-        raise Unruled("it goes over all entries of that axis")
-    return ctx.made(ctx.call(node.target, taken.node, *others, **node.kwargs), taken.ragged_axes)
+def _applied(ctx: Rewrite, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RaggedTensor | list[Any]:
+    """Call an operator on axes that are laid out alike where they meet, and filled where their entries are mixed."""
+    named = dict(zip((a.name for a in target._schema.arguments), args, strict=False))
+    given = {name: ctx.of(value) for name, value in {**named, **kwargs}.items()}
+    if is_pointwise(target):
+        given = {k: RaggedTensor(ctx.numbers.node(v), {}) if isinstance(v, Number) else v for k, v in given.items()}
+    usual = {a.name: a.default_value for a in target._schema.arguments}
+    fates = fates_of(target, usual | given, lambda v: v.shape if isinstance(v, RaggedTensor) else None)
+    kept, summed = dict[int, RaggedAxis](), list[RaggedAxis]()
+    for name, value in given.items():
+        for tensor in (part for part in _leaves(value) if isinstance(part, RaggedTensor)):
+            for axis, ragged in tensor.ragged_axes.items():
+                fate = fates[name][axis] if name in fates else None
+                if fate is None or not (fate.use is Use.KEEPS or target in NOTHING):
+                    raise Unruled("it does more along that axis than keep its entries")
+                if fate.use is Use.REDUCES:
+                    summed.append(ragged)
+                elif fate.to is not None:
+                    kept.setdefault(fate.to, ragged)
+    # Axes of two tensors that are summed meet, as those of a product.
+    meet = sum(any(f is not None and f.use is Use.REDUCES for f in along) for along in fates.values()) > 1
+
+    def laid_out(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [laid_out(name, part) for part in value]
+        if not isinstance(value, RaggedTensor):
+            return value
+        for axis, fate in enumerate(fates.get(name, ())):
+            own, ragged = value.ragged_axes.get(axis), None
+            if fate is not None and fate.use is Use.REDUCES:
+                ragged = summed[0] if meet and summed else own
+            elif fate is not None and fate.to in kept and (own is not None or value.shape[axis] != 1):
+                ragged = kept[fate.to]
+            if fate is not None and ragged is not None:
+                value = ctx.as_in(value, axis, ragged)
+                if fate.use is not Use.KEEPS:
+                    value = RaggedTensor(ctx.filled(value, axis, NOTHING[target]), value.ragged_axes)
+        return value.node
+
+    if any(isinstance(part, Number) for value in given.values() for part in _leaves(value)):
+        raise Unruled("a number that follows from a value")
+    taken = {name: laid_out(name, value) for name, value in given.items()}
+    made = ctx.call(target, *(taken[name] for name in named), **{name: taken[name] for name in kwargs})
+    if not isinstance(made.meta["val"], tuple | list):
+        return ctx.made(made, kept)
+    return [ctx.made(ctx.call(operator.getitem, made, i), kept) for i in range(len(made.meta["val"]))]
 
 
-def _like_another(ctx: Rewrite, node: fx.Node) -> Result:
-    value, other = (ctx.of(a) for a in node.args[:2])
-    dtype = other.node.meta["val"].dtype
-    return ctx.made(ctx.call(aten._to_copy.default, value.node, dtype=dtype), value.ragged_axes)
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for part in value for leaf in _leaves(part)] if isinstance(value, list) else [value]
 
 
 def _cut(ctx: Rewrite, node: fx.Node) -> Result:
@@ -151,13 +180,6 @@ def _entry_put_in(ctx: Rewrite, node: fx.Node) -> Result:
     return ctx.made(ctx.call(node.target, value.node, source.node, axis, given["index"]), value.ragged_axes)
 
 
-def _copied(ctx: Rewrite, node: fx.Node) -> Result:
-    """A copy over a value with as many entries."""
-    value, source = (ctx.of(a) for a in node.args[:2])
-    (value, source), ragged_axes = ctx.together([value, source])
-    return ctx.made(ctx.call(aten.copy.default, value.node, source.node), ragged_axes)
-
-
 def _flipped(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value = given["self"]
@@ -179,37 +201,20 @@ def _padded(ctx: Rewrite, node: fx.Node) -> Result:
     return ctx.made(ctx.call(aten.constant_pad_nd.default, value.node, pads, given["value"] or 0), ragged_axes)
 
 
-def _reduced(ctx: Rewrite, node: fx.Node) -> Result:
+def _mean(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value, dims, keep = given["self"], given.get("dim"), given.get("keepdim", False)
     rank = len(value.shape)
-    gone = {d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))}
-    tensor = value.node
-    for axis in [a for a in value.ragged_axes if a in gone]:
-        tensor = ctx.filled(RaggedTensor(tensor, value.ragged_axes), axis, NOTHING[node.target])
-    ragged_axes = {
-        a if keep else a - sum(g < a for g in gone): ragged for a, ragged in value.ragged_axes.items() if a not in gone
-    }
+    gone = sorted({d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))})
     counts = [value.ragged_axes[a].count for a in gone if a in value.ragged_axes]
-    if node.target in MEANS and counts:
-        total = ctx.call(aten.sum.dim_IntList, tensor, sorted(gone), keep)
-        for count in counts:
-            total = ctx.call(aten.div.Tensor, total, ctx.numbers.node(count))
-        fixed = math.prod(int(value.shape[a]) for a in gone if a not in value.ragged_axes)
-        return ctx.made(ctx.call(aten.div.Tensor, total, fixed) if fixed != 1 else total, ragged_axes)
-    args = [tensor if a is node.args[0] else a for a in node.args]
-    return ctx.made(ctx.call(node.target, *args, **node.kwargs), ragged_axes)
-
-
-def _along(ctx: Rewrite, node: fx.Node) -> Result:
-    """An operator along an axis, such as cumsum or softmax, with a result for each entry."""
-    value, at = ctx.of(node.args[0]), node.args[1]
-    assert isinstance(at, int)
-    axis = at % len(value.shape)
-    tensor = value.node
-    if axis in value.ragged_axes:
-        tensor = ctx.filled(value, axis, NOTHING[node.target])
-    return ctx.made(ctx.call(node.target, tensor, *node.args[1:], **node.kwargs), value.ragged_axes)
+    if not counts:
+        return by_axis_table(ctx, node)
+    total = _applied(ctx, aten.sum.dim_IntList, (node.args[0], gone, keep), {})
+    assert isinstance(total, RaggedTensor)
+    mean, others = total.node, math.prod(int(value.shape[a]) for a in gone if a not in value.ragged_axes)
+    for divisor in (*map(ctx.numbers.node, counts), *([others] if others != 1 else [])):
+        mean = ctx.call(aten.div.Tensor, mean, divisor)
+    return RaggedTensor(mean, total.ragged_axes)
 
 
 def _looked_up(ctx: Rewrite, node: fx.Node) -> Result:
@@ -223,36 +228,29 @@ def _looked_up(ctx: Rewrite, node: fx.Node) -> Result:
     return ctx.made(ctx.call(node.target, table.node, numbers, *node.args[2:], **node.kwargs), index.ragged_axes)
 
 
-MEANS = overloads("mean mean.dim")
+# What adds nothing to the entries of an axis that an operator puts together.
 NOTHING: Mapping[Any, float | str] = {
-    **dict.fromkeys(overloads("sum sum.dim_IntList cumsum any any.dim any.dims mean mean.dim"), 0),
+    **dict.fromkeys(overloads("sum sum.dim_IntList cumsum any any.dim any.dims mm bmm matmul addmm baddbmm"), 0),
     **dict.fromkeys(overloads("all all.dim all.dims cumprod"), 1),
     **dict.fromkeys(overloads("amax softmax.int _softmax log_softmax.int _log_softmax logsumexp logcumsumexp"), LOWEST),
     **dict.fromkeys(overloads("amin"), HIGHEST),
 }
-KEEP_ALL = overloads(
-    "clone _to_copy dropout alias detach contiguous to.dtype zeros_like ones_like full_like empty_like"
-)
-
-
+# Of operators that the axis table does not tell all of.
 RULES: Mapping[Any, Rule] = {
-    **ruled(entry_by_entry, "masked_fill.Scalar masked_fill.Tensor where.self fill.Scalar fill.Tensor"),
-    **dict.fromkeys(KEEP_ALL, _axes_stay),
-    **ruled(_axes_stay, "layer_norm linear glu"),
-    **ruled(_like_another, "type_as"),
     **ruled(_cut, "slice.Tensor"),
     **ruled(_joined, "cat"),
     **ruled(_selected, "select.int"),
     **ruled(_put_in, "slice_scatter"),
     **ruled(_entry_put_in, "select_scatter"),
-    **ruled(_copied, "copy"),
     **ruled(_flipped, "flip"),
     **ruled(_padded, "constant_pad_nd pad"),
-    **ruled(
-        _reduced, "sum sum.dim_IntList mean mean.dim amax amin any any.dim any.dims all all.dim all.dims logsumexp"
-    ),
-    **ruled(_along, "softmax.int _softmax log_softmax.int _log_softmax cumsum cumprod logcumsumexp"),
+    **ruled(_mean, "mean mean.dim"),
     **ruled(_looked_up, "embedding"),
-    **PRODUCTS,
     **SHAPES,
 }
+
+
+def rule_of(target: Any) -> Rule | None:
+    """The rule of an operator; None if it has none."""
+    told = target in AXES or is_pointwise(target)
+    return RULES.get(target, by_axis_table if told else None)

@@ -160,23 +160,6 @@ class Rewrite:
         behind = rank - axis - 1
         return self.call(aten.reshape.default, mask, [ragged.size, *[1] * behind]) if behind else mask
 
-    def together(self, values: Sequence[RaggedTensor]) -> tuple[list[RaggedTensor], dict[int, RaggedAxis]]:
-        """Values of an elementwise operator with the same ragged axes, and these by axis of its result."""
-        rank = max(len(v.shape) for v in values)
-        ragged_axes: dict[int, RaggedAxis] = {}
-        for value in values:
-            for axis, ragged in value.ragged_axes.items():
-                ragged_axes.setdefault(axis + rank - len(value.shape), ragged)
-        return [self._in(value, rank, ragged_axes) for value in values], ragged_axes
-
-    def _in(self, value: RaggedTensor, rank: int, ragged_axes: Mapping[int, RaggedAxis]) -> RaggedTensor:
-        less = rank - len(value.shape)
-        for axis, ragged in ragged_axes.items():
-            own = axis - less
-            if own >= 0 and (own in value.ragged_axes or value.shape[own] != 1):
-                value = self.as_in(value, own, ragged)
-        return value
-
 
 Rule = Callable[[Rewrite, fx.Node], Result]
 

@@ -7,12 +7,10 @@ torch.nn.MaxPool2d and AvgPool2d.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.fx_nodes import args_of, aten, name_of, named_args
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, name_of, named_args, overloads
 from rnn_export.export.lift.streaming.framewise_rule import general
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.rules.window_rules import Window, slide, take_out_padding, window_of, window_reach
@@ -20,18 +18,13 @@ from rnn_export.export.lift.streaming.time_axis import NodeInfo
 
 # Below that of any window that has an entry of its own.
 LEAST_SHARE = 1e-6
-# Over how many of the last axes the window goes.
-POOLED_AXES: dict[Any, int] = {
-    **dict.fromkeys((aten.avg_pool1d.default, aten.max_pool1d.default), 1),
-    **dict.fromkeys((aten.avg_pool2d.default, aten.max_pool2d.default), 2),
-    **dict.fromkeys((aten.avg_pool3d.default, aten.max_pool3d.default), 3),
-}
+POOLS = overloads("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d")
 
 
-@rule(*POOLED_AXES, reach=window_reach, takes_reflections=True)
+@rule(*POOLS, reach=window_reach, takes_reflections=True)
 def pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window; its padding over time, and that of the last windows, is put around the frames."""
-    value, axes, given = args_of(node)[0], POOLED_AXES[node.target], named_args(node)
+    value, axes, given = args_of(node)[0], len(context.windows(node)), named_args(node)
     place = context.time_among_last(value, axes)
     if place is None:
         return general(context, node)
@@ -85,7 +78,7 @@ def _with_last(window: Window) -> Window:
 
 def _means_with_last_windows(context: StreamingContext, node: fx.Node, window: Window, place: int) -> NodeInfo:
     """Means over zero-filled windows, divided by the counted share of each: padding may count, no more does."""
-    value, axes, counted = args_of(node)[0], POOLED_AXES[node.target], named_args(node)["count_include_pad"]
+    value, axes, counted = args_of(node)[0], len(context.windows(node)), named_args(node)["count_include_pad"]
     ones = context.computed(node, value, aten.ones_like.default, value)
     for axis in (a - axes for a in range(axes) if a != place):
         ones = context.computed(node, value, aten.slice.Tensor, ones, axis, 0, 1)
@@ -124,7 +117,7 @@ def _of_whole_windows(node: fx.Node, value: fx.Node, axes: int, place: int | Non
 
 def _others(context: StreamingContext, node: fx.Node, place: int) -> dict[int, tuple[Window, int, int]]:
     """By axis of the pool that is not time, counted from the end: the window, the axis size, the number of windows."""
-    axes, shape = POOLED_AXES[node.target], context.runs.base[args_of(node)[0]].shape
+    axes, shape = len(context.windows(node)), context.runs.base[args_of(node)[0]].shape
     found = {}
     for axis in (a for a in range(axes) if a != place):
         one, size = _with_last(window_of(context, node, axis)), int(shape[axis - axes])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten, named_args
+from rnn_export.export.lift.ir.dependence.axis_table import Along, windows_of
+from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten, named_args, overloads
 from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
 from rnn_export.export.lift.streaming.ends import as_late_as_known, fill_after_end
 from rnn_export.export.lift.streaming.framewise_rule import general
@@ -16,14 +16,6 @@ from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_
 from rnn_export.export.lift.streaming.reflect_padding import mirrored, with_padding
 from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, refusal
-
-# Over how many of the last axes the window goes.
-WINDOWED_AXES: dict[Any, int] = {
-    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding), 1),
-    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding), 2),
-    aten.conv3d.default: 3,
-}
-TRANSPOSED_AXES: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
 
 
 @dataclass(frozen=True)
@@ -38,15 +30,11 @@ class Window:
 
 def window_reach(node: fx.Node) -> Reach:
     """The largest size and stride over the axes that may be time."""
-    given = named_args(node)
-    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else list(given["kernel_size"])
-    dilations, strides = (
-        _by_axis(given.get(name) or usual, len(sizes)) for name, usual in (("dilation", [1]), ("stride", sizes))
-    )
-    reaches = [
-        Reach((size - 1) * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)
-    ]
-    return _largest(node, reaches)
+    return _largest(node, [Reach(window.span - 1, window.stride) for window in _traced_windows(node)])
+
+
+def _traced_windows(node: fx.Node) -> Sequence[Along]:
+    return windows_of(node, lambda n: n.meta["val"].shape if isinstance(n, fx.Node) and "val" in n.meta else None)
 
 
 def _by_axis(numbers: Sequence[int], axes: int) -> list[int]:
@@ -59,10 +47,10 @@ def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
     return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
-@rule(*WINDOWED_AXES, reach=window_reach, takes_reflections=True)
+@rule(*overloads("conv1d conv1d.padding conv2d conv2d.padding conv3d"), reach=window_reach, takes_reflections=True)
 def convolution(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, with its own padding over time."""
-    value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
+    value, axes = args_of(node)[0], len(context.windows(node))
     place = context.time_among_last(value, axes)
     if place is None:
         return general(context, node)
@@ -127,22 +115,14 @@ def slide(
 
 def window_of(context: StreamingContext, node: fx.Node, place: int) -> Window:
     """The window of a convolution or pool over the axis of index `place` among its axes."""
-    given = named_args(node)
-
-    def along_time(name: str, usual: int) -> int:
-        values = given.get(name)
-        return usual if not values else int(values[place] if len(values) > 1 else values[0])
-
-    if "weight" in given:
-        kernel, usual_stride = context.runs.base[given["weight"]].shape[2 + place], 1
-    else:
-        kernel = usual_stride = along_time("kernel_size", 1)
-    size = along_time("dilation", 1) * (kernel - 1) + 1
-    stride = along_time("stride", usual_stride)
-    if isinstance(given.get("padding"), str):
-        total = size - 1 if given["padding"] == "same" else 0
+    padding = named_args(node)["padding"]
+    window = context.windows(node)[place]
+    size, stride = window.span, window.stride
+    if isinstance(padding, str):
+        total = size - 1 if padding == "same" else 0
         return Window(size, stride, total // 2, total - total // 2)
-    return Window(size, stride, along_time("padding", 0), along_time("padding", 0))
+    around = int(padding[place] if len(padding) > 1 else padding[0])
+    return Window(size, stride, around, around)
 
 
 def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
@@ -162,24 +142,19 @@ def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
 
 def _transposed_reach(node: fx.Node) -> Reach:
     """Frames of the argument, each of which makes `stride`."""
-    given = named_args(node)
-    sizes = given["weight"].meta["val"].shape[2:]
-    dilations, strides = (_by_axis(given[name], len(sizes)) for name in ("dilation", "stride"))
-    spans = ((size - 1) * dilation for size, dilation in zip(sizes, dilations, strict=True))
-    return _largest(node, [Reach(-(-span // stride)) for span, stride in zip(spans, strides, strict=True)])
+    return _largest(node, [Reach(-(-(window.span - 1) // window.stride)) for window in _traced_windows(node)])
 
 
-@rule(*TRANSPOSED_AXES, reach=_transposed_reach)
+@rule(*overloads("conv_transpose1d conv_transpose2d.input"), reach=_transposed_reach)
 def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Each frame makes several: those of a step are added to what the steps before make of the same frames."""
-    value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
-    place = context.time_among_last(value, axes)
+    value, given, windows = args_of(node)[0], named_args(node), context.windows(node)
+    place = context.time_among_last(value, len(windows))
     if place is None:
         return general(context, node)
     names = ("stride", "padding", "output_padding", "dilation")
-    numbers = {name: _by_axis(given[name], axes) for name in names}
-    stride, cut = numbers["stride"][place], numbers["padding"][place]
-    size = numbers["dilation"][place] * (context.runs.base[given["weight"]].shape[2 + place] - 1) + 1
+    numbers = {name: _by_axis(given[name], len(windows)) for name in names}
+    size, stride, cut = windows[place].span, windows[place].stride, numbers["padding"][place]
     if size < stride:
         raise refusal(
             node, f"its window of {size} frames is smaller than its stride of {stride}.", id="window-below-stride"
