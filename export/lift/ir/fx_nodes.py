@@ -26,7 +26,7 @@ def overloads(names: str) -> set[Any]:
 
 # These take numbers that are sizes: of a sequence, or of a batch.
 TAKE_SIZES = overloads(
-    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
+    "reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
     "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
 ) | {FRAME_NUMBERS}
 # These number what they make.

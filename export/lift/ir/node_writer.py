@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
 from rnn_export.export.lift.ir.fx_nodes import meta_of, placeholders
+from rnn_export.export.lift.ir.normal_form import normalise
 
 
 class NodeWriter:
@@ -27,13 +28,14 @@ class NodeWriter:
         return next(n.meta["val"].fake_mode for n in placeholders(self.graph))
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node for `target` of nodes and numbers."""
+        """A node for `target` of nodes and numbers, in normal form."""
         assert self.at is not None
         node = self.graph.call_function(target, args, kwargs)
         node.meta = meta_of(self.at)
         values = fx.node.map_arg((args, kwargs), lambda n: self.value_of(n))
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             node.meta["val"] = target(*values[0], **values[1])
+        normalise(node)
         return node
 
     def constant(self, value: Tensor) -> fx.Node:

@@ -14,10 +14,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from rnn_export.export.lift.ir.fx_nodes import aten, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
-SHOWN = overloads(
-    "select.int reshape view unsqueeze squeeze squeeze.dim squeeze.dims expand permute transpose.int alias clone "
-    "detach contiguous to.dtype _to_copy"
-)
+SHOWN = overloads("select.int reshape unsqueeze squeeze.dim expand permute alias clone _to_copy")
 
 
 @dataclass(frozen=True)

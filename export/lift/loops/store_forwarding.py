@@ -96,16 +96,11 @@ def _see_through_views(graph: fx.Graph) -> None:
 
 
 def _axes_of(node: fx.Node) -> tuple[int, ...] | None:
-    """By axis of the result of `node`, the axis of its argument; None if it does more than move axes."""
-    if node.target is aten.permute.default:
-        rank = len(args_of(node)[1])
-        return tuple(axis % rank for axis in args_of(node)[1])
-    if node.target is aten.transpose.int:
-        axes = [*range(node.meta["val"].dim())]
-        a, b = args_of(node)[1:]
-        axes[a], axes[b] = axes[b], axes[a]
-        return tuple(axes)
-    return None
+    """By axis of the result of `node`, the axis of its argument; None if it does more than permute axes."""
+    if node.target is not aten.permute.default:
+        return None
+    order = args_of(node)[1]
+    return tuple(axis % len(order) for axis in order)
 
 
 def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written | None:

@@ -20,7 +20,7 @@ from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule,
 BY_PART = MOVING | overloads(
     "sum sum.dim_IntList mean mean.dim cumsum neg roll index.Tensor index_select gather constant_pad_nd pad tril triu "
     "masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf select_scatter slice_scatter "
-    "index_put copy resolve_conj resolve_neg movedim.intlist numpy_T swapaxes swapdims diag_embed reflection_pad1d "
+    "index_put copy resolve_conj resolve_neg diag_embed reflection_pad1d "
     "replication_pad1d _reshape_alias"
 )
 # A real operand beside complex ones is a value here.

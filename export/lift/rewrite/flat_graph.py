@@ -15,8 +15,9 @@ from torch.fx.graph import CodeGen
 from torch.utils._sympy.functions import FloorDiv
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError
-from rnn_export.export.lift.ir.fx_nodes import args_of, aten, is_drawn, named_args, overloads, placeholders, results
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten, is_drawn, named_args, placeholders, results
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.normal_form import is_normal, normalise
 from rnn_export.export.lift.ir.passes import Pass, apply_rules, rules, run_passes
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.model.attention_bound import Context
@@ -39,7 +40,6 @@ from rnn_export.export.lift.trace.tracing import export_program
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
-RESHAPES = overloads("view _unsafe_view reshape")
 ENTRIES = (aten.unbind.int, aten.split.Tensor)
 
 
@@ -101,10 +101,12 @@ def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: C
     run_passes("over-time", OVER_TIME, Flattening(module, args, context, chunk))
 
 
-def _drop_redundant(subject: Flattening) -> None:
-    """Remove checks and identities, of inner graphs too."""
+def _normalise(subject: Flattening) -> None:
+    """Bring all operators to normal form, and remove checks and identities, in inner graphs too."""
     for inner in subject.module.modules():
         if isinstance(inner, fx.GraphModule):
+            for node in inner.graph.nodes:
+                normalise(node)
             apply_rules(inner, REDUNDANT, "redundant")
 
 
@@ -166,7 +168,7 @@ def _settle_sizes(subject: Flattening) -> None:
         value = node.meta.get("val")
         if node.op == "call_function" and (number := _number(value, equal)) is not None:
             numbers[node] = number
-        if node.target in RESHAPES:
+        if node.target is aten.reshape.default:
             sizes = enumerate(node.args[1])
             node.update_arg(1, [_number(value.shape[i], equal) or n if n == -1 else n for i, n in sizes])
 
@@ -305,7 +307,7 @@ OVER_TIME: Sequence[Pass[Flattening]] = (
     rules("window", WINDOWS),
 )
 FLAT: Sequence[Pass[Flattening]] = (
-    Pass("redundant", _drop_redundant, ensures=(has_no_guards,)),
+    Pass("normal form", _normalise, ensures=(has_no_guards, is_normal)),
     Pass("constant sizes", _settle_sizes),
     rules("sizes of sources", dict.fromkeys(LIKE_ANOTHER, _size_of_source)),
     Pass("entries", lambda s: apply_rules(s.module, dict.fromkeys(ENTRIES, partial(_unbound, s.equal)), "entries")),
@@ -321,5 +323,5 @@ FLAT: Sequence[Pass[Flattening]] = (
     *OVER_TIME,
     Pass("real pairs", _make_real, requires=(has_flat_results,), ensures=(is_real,)),
 )
-FOLDED: Pass[Flattening] = Pass("folded weights", lambda s: fold(s.module))
+FOLDED: Pass[Flattening] = Pass("folded weights", lambda s: fold(s.module), ensures=(is_normal,))
 RAGGED: Pass[Flattening] = Pass("ragged axes", _make_ragged, requires=(has_no_guards, is_real))

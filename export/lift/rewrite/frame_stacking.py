@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads, placeholders
+from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.size_evaluation import size_at
 
-RESHAPES = overloads("view reshape _unsafe_view unflatten.int")
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
 # From so many frames on sizes are compared.
@@ -56,12 +55,7 @@ def stacked_frames(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:
     """The sizes from an axis on, as numbers if they were written so: torch may keep T // (T // 2) of a 2."""
-    given: Any = named_args(node)
-    written = list(given["size"] if "size" in given else given["shape"] if "shape" in given else given["sizes"])
-    if "sizes" in given:
-        dim = given["dim"] % len(node.all_input_nodes[0].meta["val"].shape)
-        written = [None] * dim + written
-    written += [None] * (len(sizes) - len(written))
+    written: Any = node.args[1]
     return [n if type(n) is int and n > 0 else m for n, m in zip(written[axis:], sizes[axis:], strict=True)]
 
 

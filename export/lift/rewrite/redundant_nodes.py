@@ -27,15 +27,11 @@ def has_no_guards(graph: fx.Graph) -> bool:
     return not any(node.target in GUARDS for node in graph.nodes)
 
 
-def _reshaped(write: NodeWriter, node: fx.Node) -> None:
-    # What lies in memory one way here may lie another way in a step.
-    node.target = aten.reshape.default
-
-
 def _typed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """The type of another tensor, of whose values nothing is taken."""
     if (same := _same(write, node)) is None:
-        node.target, node.args, node.kwargs = aten.to.dtype, (args_of(node)[0], node.meta["val"].dtype), {}
+        node.target, node.args = aten._to_copy.default, (args_of(node)[0],)
+        node.kwargs = {"dtype": node.meta["val"].dtype}
     return same
 
 
@@ -116,6 +112,5 @@ REDUNDANT: Mapping[Any, Rule] = {
     **dict.fromkeys((*GUARDS, "_guards_fn"), erase),
     **dict.fromkeys((aten.type_as.default, aten.to.other), _typed),
     **dict.fromkeys(PRODUCTS, _zeros),
-    aten.view.default: _reshaped,
     math.ceil: _ceil_of_whole,
 }

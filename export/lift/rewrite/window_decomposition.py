@@ -17,7 +17,7 @@ from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.rewrite.adaptive_pools import MAXIMA, MEANS, pooled_to_size
 from rnn_export.export.lift.rewrite.boundary_padding import difference, edged, ended
-from rnn_export.export.lift.rewrite.frame_stacking import RESHAPES, stacked_frames
+from rnn_export.export.lift.rewrite.frame_stacking import stacked_frames
 from rnn_export.export.lift.rewrite.gather_windows import gathered_windows, strided
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING, rate_of, resampled
 from rnn_export.export.lift.rewrite.slice_scatter import SCATTERS, joined
@@ -206,7 +206,7 @@ WINDOWS = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
-    **dict.fromkeys(RESHAPES, stacked_frames),
+    aten.reshape.default: stacked_frames,
     **_on("index.Tensor index_select", gathered_windows),
     aten.as_strided.default: strided,
     aten.cat.default: edged,

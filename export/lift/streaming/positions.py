@@ -37,7 +37,7 @@ from rnn_export.export.lift.streaming.unsized_fills import broadcast_fills
 ARANGES = overloads("arange arange.start arange.start_step")
 LOOKING_UP = overloads("embedding index_select")
 REPEATING = overloads("expand repeat")
-RESHAPES = overloads("view _unsafe_view reshape expand")
+RESHAPES = overloads("reshape expand")
 
 
 def recorded_with_positions(

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, overloads
 
 PAD_OR_CUT = overloads("pad constant_pad_nd slice.Tensor")
-RESHAPES = overloads("view _unsafe_view reshape expand")
+RESHAPES = overloads("reshape expand")
 
 
 class Reach(NamedTuple):

@@ -50,9 +50,7 @@ NodeRows = RowInfo | list[RowInfo]
 RowRule = Callable[["Rows", fx.Node], NodeRows]
 
 # These leave the numbers of rows what they are.
-RESHAPING = overloads(
-    "view _unsafe_view reshape expand permute transpose.int unsqueeze squeeze squeeze.dim clone alias"
-)
+RESHAPING = overloads("reshape expand permute unsqueeze squeeze.dim clone alias")
 DEPEND = (
     "rows of the batch depend on each other, so streams that are computed in one batch would hear each other. Compute "
     "each row from itself alone."

@@ -128,13 +128,12 @@ def _transpose_last(module: fx.GraphModule, product: fx.Node) -> None:
     turned = args_of(product)[1]
     if turned.target is not aten.permute.default:
         return
-    rank = turned.meta["val"].dim()
-    value, order = args_of(turned)[0], [a % rank for a in args_of(turned)[1]]
+    value, order = args_of(turned)[0], _order(turned)
     write = NodeWriter(module, "turned")
     write.at = product
     with module.graph.inserting_before(product):
         moved = value
-        if (others := [*order[:-2], order[-1], order[-2]]) != [*range(rank)]:
+        if (others := [*order[:-2], order[-1], order[-2]]) != [*range(len(order))]:
             moved = write.call(aten.permute.default, value, others)
         product.replace_input_with(turned, write.call(aten.transpose.int, moved, -2, -1))
 
@@ -175,9 +174,12 @@ def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
 
 def before_transpose(node: fx.Node) -> fx.Node | None:
     """The keys (..., T, E), whose last two axes `node` exchanges."""
-    if node.target is aten.transpose.int:
-        rank = node.meta["val"].dim()
-        if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:
-            found: fx.Node = args_of(node)[0]
-            return found
+    rank = node.meta["val"].dim()
+    if node.target is aten.permute.default and _order(node) == [*range(rank - 2), rank - 1, rank - 2]:
+        found: fx.Node = args_of(node)[0]
+        return found
     return None
+
+
+def _order(permuted: fx.Node) -> list[int]:
+    return [axis % permuted.meta["val"].dim() for axis in args_of(permuted)[1]]

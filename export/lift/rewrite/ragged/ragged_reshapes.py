@@ -129,7 +129,7 @@ def _scalar(ctx: Rewrite, node: fx.Node) -> Result:
 SHAPES: Mapping[Any, Rule] = {
     operator.getitem: _item,
     **ruled(_scalar, "scalar_tensor"),
-    **ruled(_reshaped, "view reshape _unsafe_view"),
+    **ruled(_reshaped, "reshape"),
     **ruled(_expanded, "expand"),
     **ruled(_new, "zeros ones full new_zeros new_ones new_full empty.memory_format"),
     **ruled(_range, "arange arange.start arange.start_step"),

@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.rule_context import StreamingContext, rule
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 
-@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_reflections=True)
+@rule(aten.reshape.default, aten.expand.default, takes_reflections=True)
 def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """It works frame by frame: a size that is the length of the sequence becomes the length of a chunk."""
     has_frames = bool(context.timed_arguments(node))
