@@ -235,11 +235,15 @@ def by_channel(s, x):
 
 
 CHANNELS = torch.arange(6) > 2
+LAYER = nn.Linear(6, 6)
 TABLE = {
     "what is written where a mask is streams": {
         "one number": written(lambda x, mask: 0.5).streams(),
         "its own entries": written(lambda x, mask: torch.sqrt(x[mask])).streams(),
         "frames by one of their entries": written(lambda x, mask: torch.sin(x[mask]) + CHANNELS, first).streams(),
+        "frames through a layer": written(lambda x, mask: LAYER(x[mask]).softmax(1), first).streams(),
+        "frames beside others": written(lambda x, mask: torch.cat([x[mask], x[mask]], 1)[:, ::2], first).streams(),
+        "channels in another order": written(lambda x, mask: x[mask].flip(1), first).streams(),
         "added": written(lambda x, mask: 1 / x[mask], first, more=2).streams(),
         "twice": idiom(limited, gru=lambda: gru(6, 4)).streams(),
         "some channels": idiom(by_channel, gru=lambda: gru(6, 4)).streams(),
@@ -253,10 +257,8 @@ TABLE = {
         ).streams(holds=of_any_rows),
     },
     "entries written in other places are refused": {
+        "in another order of rows": written(lambda x, mask: x[mask].flip(0), first).refused("no-batch-axis"),
         "of another mask": written(lambda x, mask: x[x < 0][:1], first).refused("no-batch-axis"),
-        "in another order": written(lambda x, mask: x[mask].flip(1), first).refused(
-            "ragged-operator-refused", "idioms.py"
-        ),
     },
     "idioms over time stream": {
         "features shifted over time": whole(shifted, mix=lambda: nn.Linear(6, 6)),

@@ -35,6 +35,8 @@ NUMBERING = overloads("arange arange.start arange.start_step linspace eye eye.m 
 SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
 # What these make has the values of their first argument.
 VALUES_OF_FIRST = overloads("type_as expand_as view_as reshape_as to.other")
+# Arguments that are numbers of axes.
+AXIS_NAMES = ("dim", "dims", "dim0", "dim1", "dimension", "start_dim", "end_dim")
 SAME = overloads("detach alias lift_fresh_copy")
 
 
@@ -48,6 +50,25 @@ def named_args(node: fx.Node) -> dict[str, Any]:
     target: Any = node.target
     schema = target._schema.arguments
     return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), node.args, strict=False))
+
+
+def behind_axes(given: Mapping[str, Any], more: int) -> dict[str, Any]:
+    """Arguments by name, in which axes that are counted from the front stand behind `more` new ones."""
+
+    def moved(dims: Any) -> Any:
+        if isinstance(dims, list | tuple):
+            return [moved(dim) for dim in dims]
+        return dims + more if isinstance(dims, int) and dims >= 0 else dims
+
+    return {name: moved(value) if name in AXIS_NAMES else value for name, value in given.items()}
+
+
+def arguments_by_name(node: fx.Node, given: Mapping[str, Any], instead: Mapping[fx.Node, Any]) -> tuple[Any, Any]:
+    """The arguments of `node`: those `given` by name, and others for nodes."""
+    target: Any = node.target
+    plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
+    both: tuple[Any, Any] = fx.node.map_arg((plain, dict(node.kwargs)), lambda n: instead.get(n, n))
+    return both
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
-from rnn_export.export.lift.ir.fx_nodes import aten, named_args
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise, kept_axis
+from rnn_export.export.lift.ir.fx_nodes import arguments_by_name, aten, behind_axes, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
 
@@ -52,12 +52,29 @@ def _of_all_entries(write: NodeWriter, values: fx.Node, indices: Sequence[Any], 
     if values.target is aten.index.Tensor:
         return given["self"] if _are_same(given["indices"], indices) else None
     if not is_pointwise(values.target):
-        return None
+        return _row_by_row(write, values, indices)
     found = {n: _of_all_entries(write, n, indices, behind) for n in values.all_input_nodes}
     if None in found.values():
         return None
     args, kwargs = fx.node.map_arg((values.args, values.kwargs), lambda n: found[n])
     return write.call(values.target, *args, **kwargs)
+
+
+def _row_by_row(write: NodeWriter, values: fx.Node, indices: Sequence[Any]) -> fx.Node | None:
+    """`values` of all rows (mask axes, ...), of an operator on the picked ones (rows, ...) that keeps each of them."""
+    taken = {n: write.value_of(n) for n in values.all_input_nodes}
+    picked = [n for n, value in taken.items() if free_unbacked_symbols(value.shape)]
+    if len(indices) > 1 or kept_axis(values, taken, dict.fromkeys(picked, 0)) != 0:
+        return None
+    found = {n: whole for n in picked if (whole := _of_all_entries(write, n, indices, taken[n].dim() - 1)) is not None}
+    if len(found) < len(picked):
+        return None
+    more = write.value_of(indices[0]).dim() - 1
+    args, kwargs = arguments_by_name(values, behind_axes(named_args(values), more), found)
+    made = write.call(values.target, *args, **kwargs)
+    wholes = {n: write.value_of(n) for n in made.all_input_nodes}
+    keeps = [kept_axis(made, wholes, dict.fromkeys(found.values(), axis)) for axis in range(more + 1)]
+    return made if keeps == [*range(more + 1)] else None
 
 
 def _are_same(indices: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ for each row of the batch, from frames that are all alike on:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,19 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.compare import INITIAL_ROWS, LOCALITY, same
 from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.dependence.cell_layout import growing_axes
-from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, named_args, placeholders
+from rnn_export.export.lift.ir.fx_nodes import (
+    arguments_by_name,
+    aten,
+    behind_axes,
+    depends_on,
+    named_args,
+    placeholders,
+)
 from rnn_export.export.lift.streaming.position_rows import MetRows
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
-# Arguments that are numbers of axes, and sizes of the result.
-AXES, SIZES = ("dim", "dims", "dim0", "dim1", "dimension", "start_dim", "end_dim"), ("size", "shape")
+# Arguments that are sizes of the result.
+SIZES = ("size", "shape")
 
 
 def give_own_rows(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> bool:
@@ -113,7 +120,7 @@ class _OwnRows:
         if is_pointwise(node.target):
             parts = {n: self._of_rank(new, n, rank, node) for n, new in parts.items()}
             return self._called(node, given, parts)
-        behind = {k: _one_more(v) if k in AXES else [2, *v] if k in SIZES else v for k, v in given.items()}
+        behind = {k: [2, *v] if k in SIZES else v for k, v in behind_axes(given, 1).items()}
         if self._takes_rows(node, behind, parts, 0):
             rows = {k: [self._rows(node), *v] if k in SIZES else behind[k] for k, v in given.items()}
             return self._called(node, rows, parts)
@@ -132,7 +139,7 @@ class _OwnRows:
 
         def called(given: dict[str, Any], row: Callable[[Tensor], Tensor]) -> Tensor:
             values = {n: self.runs.base[n] for n in node.all_input_nodes}
-            args, kwargs = _arguments(node, given, {n: row(v) if n in parts else v for n, v in values.items()})
+            args, kwargs = arguments_by_name(node, given, {n: row(v) if n in parts else v for n, v in values.items()})
             made: Tensor = target(*args, **kwargs)
             return made
 
@@ -145,7 +152,7 @@ class _OwnRows:
 
     def _called(self, node: fx.Node, given: dict[str, Any], parts: dict[fx.Node, fx.Node]) -> fx.Node:
         """A copy of `node` that takes `parts`."""
-        args, kwargs = _arguments(node, given, parts)
+        args, kwargs = arguments_by_name(node, given, parts)
         new = self._insert(node, node.target, *args, **kwargs)
         new.meta = {k: v for k, v in node.meta.items() if k != "val"}
         return new
@@ -168,16 +175,3 @@ class _OwnRows:
     def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         with self.graph.inserting_before(before):
             return self.graph.call_function(target, args, kwargs)
-
-
-def _arguments(node: fx.Node, given: dict[str, Any], instead: Mapping[fx.Node, Any]) -> tuple[Any, Any]:
-    """The arguments of `node` with others by name, and others for nodes."""
-    target: Any = node.target
-    plain = [given[a.name] for a in target._schema.arguments if not a.kwarg_only]
-    both: tuple[Any, Any] = fx.node.map_arg((plain, dict(node.kwargs)), lambda n: instead.get(n, n))
-    return both
-
-
-def _one_more(dims: Any) -> Any:
-    """Numbers of axes, behind one more."""
-    return dims + (dims >= 0) if isinstance(dims, int) else [d + (d >= 0) for d in dims]

@@ -226,6 +226,12 @@ def _dropout(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
     return {} if given["train"] else _stays("input")(given, shape)
 
 
+def _joined(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+    ranks = {_rank(shape(value)) for value in given["tensors"]}
+    rank = max(ranks)
+    return {"tensors": kept(rank, dict.fromkeys(_dims(given["dim"], rank)))} if len(ranks) == 1 else {}
+
+
 def _untold(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
     return {}
 
@@ -243,8 +249,9 @@ _MOVES = _rows(
         _picked: "unbind.int select.int",
         _along(None): "split.Tensor split_with_sizes chunk slice.Tensor narrow",
         _along(Use.MOVES, "dims"): "flip",
+        _joined: "cat",
         _stays(): "clone alias detach contiguous",
-        _untold: "view _unsafe_view reshape flatten.using_ints unflatten.int squeeze expand repeat unfold cat diagonal "
+        _untold: "view _unsafe_view reshape flatten.using_ints unflatten.int squeeze expand repeat unfold diagonal "
         "movedim.int",
     }
 )
