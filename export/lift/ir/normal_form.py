@@ -90,7 +90,7 @@ def _reshaped(node: fx.Node) -> Call:
 
 
 def _viewed(node: fx.Node) -> Call:
-    """What lies in memory one way here may lie another way in a step."""
+    """A view as a reshape: the same value may lie another way in memory in a step."""
     return aten.reshape.default, node.args, dict(node.kwargs)
 
 

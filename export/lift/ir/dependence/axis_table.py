@@ -21,7 +21,7 @@ from rnn_export.export.lift.ir.fx_nodes import named_args, overloads
 
 
 class Use(enum.Enum):
-    """How the entries along an axis of an argument make the result."""
+    """The use of the entries along an axis of an argument."""
 
     KEEPS = "each index of the result is made of the same index alone, and all are treated alike"
     MIXES = "each index of the result is made of all of them"
