@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.dependence.axis_table import MOVING
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING, is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
@@ -13,9 +16,6 @@ FILLED = {
     **dict.fromkeys(overloads("ones ones_like new_ones"), True),
     **dict.fromkeys(overloads("zeros zeros_like new_zeros"), False),
 }
-BOTH = overloads("__and__.Tensor bitwise_and.Tensor logical_and")
-EITHER = overloads("__or__.Tensor bitwise_or.Tensor logical_or")
-NOT = overloads("logical_not bitwise_not")
 
 
 def _chosen(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -31,21 +31,24 @@ CONSTANT_MASKS = {aten.where.self: _chosen}
 
 def _known(mask: object) -> bool | None:
     """The value of all entries of a mask; None if they depend on inputs, or may differ."""
-    if not isinstance(mask, fx.Node) or not isinstance(mask.meta.get("val"), Tensor):
-        return None
-    if mask.meta["val"].dtype != torch.bool:
+    if not isinstance(mask, fx.Node) or _is_no_mask(mask):
         return None
     if mask.target in FILLED:
         return FILLED[mask.target]
     if mask.target in MOVING:
         return _known(mask.args[0])
-    if mask.target in NOT:
-        known = _known(mask.args[0])
-        return None if known is None else not known
-    if mask.target in BOTH | EITHER:
-        sides, settles = {_known(side) for side in mask.args[:2]}, mask.target in EITHER
-        return settles if settles in sides else None if None in sides else not settles
-    return None
+    if not is_pointwise(mask.target) or any(_is_no_mask(side) for side in (*mask.args, *mask.kwargs)):
+        return None
+    # What it gives for both values of each side that is not known.
+    sides = [(True, False) if (known := _known(side)) is None else (known,) for side in mask.args]
+    operate: Any = mask.target
+    found = {bool(operate(*map(torch.tensor, values))) for values in product(*sides)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_no_mask(value: object) -> bool:
+    known = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return not isinstance(known, Tensor) or known.dtype != torch.bool
 
 
 def _in_shape_of(graph: fx.Graph, node: fx.Node, value: fx.Node) -> fx.Node | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.rewrite.attention.relative_products import (
@@ -16,11 +17,6 @@ from rnn_export.export.lift.rewrite.attention.relative_products import (
 )
 from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, Relative, is_constant, relative_of
 
-# Of scores, entry by entry.
-POINTWISE = overloads(
-    "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
-    "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
-)
 IDENTITIES = overloads("clone alias dropout _to_copy native_dropout")
 # Of chances: those of some heads or rows.
 PICKS = overloads("slice.Tensor narrow select.int")
@@ -161,7 +157,7 @@ def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
     def visit(node: fx.Node) -> None:
         if node in between or is_constant(node):
             return
-        if node.target not in POINTWISE:
+        if node.target not in IDENTITIES and not is_pointwise(node.target):
             sources[node] = None
             return
         for before in node.all_input_nodes:
