@@ -19,7 +19,7 @@ from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, R
 
 IDENTITIES = overloads("clone alias dropout _to_copy native_dropout")
 # Of chances: those of some heads or rows.
-PICKS = overloads("slice.Tensor narrow select.int")
+PICKS = overloads("slice.Tensor select.int")
 # Of chances, of which these leave those of 0 at 0.
 MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
