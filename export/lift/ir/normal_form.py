@@ -153,6 +153,24 @@ def _part(index: int) -> Callable[[fx.Node], Call]:
     return write
 
 
+def _expanded(node: fx.Node) -> Call:
+    """Copies along axes of size 1, which are as good as none: an `expand` has no size to be bounded."""
+    given = _given(node)
+    shape = given["self"].meta["val"].shape
+    if node.target is aten.repeat_interleave.self_int:
+        if given["dim"] is None:
+            return None
+        times = [given["repeats"] if axis == given["dim"] % len(shape) else 1 for axis in range(len(shape))]
+    else:
+        times = list(given["repeats" if node.target is aten.repeat.default else "dims"])
+    new = max(len(times) - len(shape), 0)
+    along = [1] * (len(shape) - len(times)) + times[new:]
+    sizes = [-1 if type(n) is int and n == 1 else n for n in along]
+    if any(n != -1 and (not isinstance(size, int) or size != 1) for n, size in zip(sizes, shape, strict=True)):
+        return None
+    return aten.expand.default, (given["self"], [*times[:new], *sizes]), {}
+
+
 def _rows(names_by_row: Mapping[Callable[[fx.Node], Call], str]) -> dict[Any, Callable[[fx.Node], Call]]:
     return {target: row for row, names in names_by_row.items() for target in overloads(names)}
 
@@ -163,6 +181,7 @@ NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = _rows(
         "moveaxis.intlist",
         _viewed: "view _unsafe_view",
         _reshaped: "flatten.using_ints unflatten.int ravel",
+        _expanded: "repeat tile repeat_interleave.self_int",
         _narrow: "narrow",
         _chunk: "chunk",
         _to: "to.dtype to.dtype_layout to.device",

@@ -22,7 +22,6 @@ from rnn_export.export.lift.ir.passes import Pass, apply_rules, rules, run_passe
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.model.attention_bound import Context
 from rnn_export.export.lift.rewrite.attention.attention import narrow_attention
-from rnn_export.export.lift.rewrite.broadcast_copies import BROADCAST_COPIES
 from rnn_export.export.lift.rewrite.complex_pairs import has_complex
 from rnn_export.export.lift.rewrite.complex_rules import make_real
 from rnn_export.export.lift.rewrite.constant_fills import CONSTANT_FILLS, LIKE_ANOTHER
@@ -317,7 +316,6 @@ FLAT: Sequence[Pass[Flattening]] = (
     rules("constant masks", CONSTANT_MASKS),
     rules("constant fills", CONSTANT_FILLS),
     rules("masked writes", MASKED_WRITES),
-    rules("broadcast copies", BROADCAST_COPIES),
     rules("filter", SHARED_FILTERS),
     rules("loop", COUNTED_LOOPS),
     *OVER_TIME,
