@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from rnn_export.export.lift.ir.dependence import axis_table, operator_dependence
 from rnn_export.export.lift.ir.dependence.axis_table import AXES
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout
-from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, Operators
+from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixed, NotDecided, Operators
 from rnn_export.export.lift.ir.fx_nodes import aten, overloads, recorded
 
 X, ONES = torch.zeros(3, 1, 4, 5), torch.ones
@@ -28,6 +28,7 @@ CALLS = [
     ("constant_pad_nd", [1, 2], 3.0), ("constant_pad_nd", [1, 2, 0, 0]), ("pad", [1, 2, 2, 1], "reflect"),
     ("batch_norm", *[ONES(1)] * 4, False, 0.1, 1e-5, False), ("batch_norm", *[ONES(1)] * 4, True, 0.1, 1e-5, False),
     ("matmul", ONES(5, 2)), ("matmul", ONES(3, 1, 5, 2)), ("matmul", ONES(5)), ("tril",), ("triu", 1),
+    ("roll", 1, 0), ("roll", 2),
     ("clone _to_copy alias detach contiguous zeros_like ones_like",), ("full_like", 2),
     ("type_as", ONES(1)), ("to.dtype", torch.float64), ("dropout", 0.5, False), ("dropout", 0.5, True),
 ]  # fmt: skip
@@ -95,7 +96,8 @@ def told_and_tried(monkeypatch, *asked) -> tuple[object, object]:
 def test_a_row_tells_what_a_trial_finds(form, axis, monkeypatch):
     operator, *args = form
     told, tried = told_and_tried(monkeypatch, operator, args, [X], [one_more(X, axis)], [axis])
-    assert told == tried
+    # One index alone mixes with no other, and a trial may not decide.
+    assert told == tried or (told is IndicesMixed and (tried is NotDecided or X.shape[axis] == 1))
 
 
 @pytest.mark.parametrize(("operator", "form"), [(op, form) for op, forms in SEVERAL.items() for form in forms])

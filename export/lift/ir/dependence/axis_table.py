@@ -248,7 +248,7 @@ _MOVES = _rows(
         _squeezed: "squeeze.dim squeeze.dims",
         _picked: "unbind.int select.int",
         _along(None): "split.Tensor split_with_sizes chunk slice.Tensor narrow",
-        _along(Use.MOVES, "dims"): "flip",
+        _along(Use.MOVES, "dims"): "flip roll",
         _joined: "cat",
         _stays(): "clone alias detach contiguous",
         _untold: "view _unsafe_view reshape flatten.using_ints unflatten.int squeeze expand repeat unfold diagonal "
@@ -307,21 +307,29 @@ def windows_of(node: fx.Node, shape: Shape) -> list[Along]:
     return [fate for fate in fates if fate is not None and fate.use is Use.WINDOW]
 
 
-def kept_axis(node: fx.Node, values: Mapping[fx.Node, Any], axes: Mapping[fx.Node, int]) -> int | None:
-    """The axis of the result that these axes of the arguments become; None if it has to be tried, or they mix."""
+def fates_along(node: fx.Node, values: Mapping[fx.Node, Any], axes: Mapping[fx.Node, int]) -> list[Along | None]:
+    """The fates of these axes of the arguments, None for each that has to be tried."""
     if node.target not in AXES and not is_pointwise(node.target):
-        return None
+        return [None]
     given = named_args(node) | node.kwargs
 
     def shape(value: Any) -> Sequence[int] | None:
         tensor = values[value] if isinstance(value, fx.Node) else None
         return tensor.shape if isinstance(tensor, Tensor) else None
 
-    found, places = set[fx.Node](), set[int | None]()
+    told = list[tuple[fx.Node, Along | None]]()
     for name, fates in fates_of(node.target, given, shape).items():
-        for value in given[name] if isinstance(given[name], list | tuple) else [given[name]]:
-            if value in axes:
-                fate = fates[axes[value]]
-                found.add(value)
-                places.add(fate.to if fate is not None and fate.use is Use.KEEPS else None)
-    return places.pop() if len(places) == 1 and found == set(axes) else None
+        several = given[name] if isinstance(given[name], list | tuple) else [given[name]]
+        told += [(value, fates[axes[value]]) for value in several if value in axes]
+    return [fate for _, fate in told] + [None] * len(set(axes) - {value for value, _ in told})
+
+
+def kept_axis(fates: Sequence[Along | None]) -> int | None:
+    """The axis of the result that axes of these fates become; None if any is not kept, or has to be tried."""
+    places = {fate.to if fate is not None and fate.use is Use.KEEPS else None for fate in fates}
+    return places.pop() if len(places) == 1 else None
+
+
+def are_mixed(fates: Sequence[Along | None]) -> bool:
+    """True if an index of the result is made of others, as far as told: of windows it may be of its own."""
+    return any(fate is not None and fate.use not in (Use.KEEPS, Use.WINDOW) for fate in fates)

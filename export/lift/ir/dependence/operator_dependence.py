@@ -19,11 +19,11 @@ from torch import Tensor, fx
 
 from rnn_export.errors import first_line
 from rnn_export.export.lift.ir.compare import LOCALITY, differing
-from rnn_export.export.lift.ir.dependence.axis_table import MOVING, kept_axis
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING, are_mixed, fates_along, kept_axis
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, LOUD, Draws, Kind, picked_from
 from rnn_export.export.lift.ir.dependence.moved_entries import OF_NONE, indices_of_results, stay
-from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST, aten
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, VALUES_OF_FIRST
 
 Values = Mapping[fx.Node, Any]
 # What a trial's answer is remembered by.
@@ -81,13 +81,12 @@ class Operators:
             # There is a result for each cell.
             raise IndicesMixed
         growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
-        if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
+        fates = fates_along(node, self.values, {n: at.axis for n, at in layouts.items()})
+        if any(len(axes) > 1 for axes in growing) or are_mixed(fates):
             raise IndicesMixed
-        merged = {(at.outer, at.inner) for at in layouts.values()}
-        if len(merged) == 1:
-            axis = kept_axis(node, self.values, {n: at.axis for n, at in layouts.items()})
-            if axis is not None and all(axes == [axis] for axes in growing):
-                return [AxisLayout(axis, *merged.pop())] * len(here)
+        merged, axis = {(at.outer, at.inner) for at in layouts.values()}, kept_axis(fates)
+        if len(merged) == 1 and axis is not None and all(axes == [axis] for axes in growing):
+            return [AxisLayout(axis, *merged.pop())] * len(here)
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}
@@ -129,15 +128,6 @@ class Operators:
 
 def _results(value: Any) -> Sequence[Tensor]:
     return [value] if isinstance(value, Tensor) else value
-
-
-def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> bool:
-    """True if indices are rolled: by as many as there are, they seem to stay."""
-    if node.target is not aten.roll.default:
-        return False
-    dims = [*node.args[2:3]] or [[]]
-    rolled = [d % values[n].dim() for n in layouts for d in dims[0]]  # type: ignore[union-attr]
-    return not rolled or any(at.axis in rolled for at in layouts.values())
 
 
 class _Asked:
