@@ -1,8 +1,8 @@
 """The axis table: for every operator, once, the fate of each axis of its arguments.
 
-Batch independence, streaming and ragged axes read it. Pointwise operators are not in it, since torch marks them, nor
-operators that only move entries, which are called on the indices of these. An operator that is not in the table is
-tried on drawn values, and the same trial is the test of each row (tests/models/test_axis_table.py).
+Batch independence, streaming and ragged axes read it. Torch marks pointwise operators, so they have no row. Where a row
+tells nothing of an axis, an operator that only moves entries is called on their indices, and any other is tried on
+drawn values. The same trial is the test of each row (tests/models/test_axis_table.py).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Operators:
     def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[IndexDependence]:
         """The dependence of each result of `node`; one that gives no tuple has one result.
 
-        `layouts` are those of the arguments, all with as many frames or rows. Raises CellsMixed.
+        `layouts` are those of the arguments, all with as many frames or rows. Raises IndicesMixed.
         """
         here, there = (_results(run[node]) for run in (self.values, self.more))
         if len(here) != len(there):
