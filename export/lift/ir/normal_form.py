@@ -19,6 +19,10 @@ from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads, plac
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
 
 
+# As reshapes they would have the sizes of one length: what lifting writes holds for others, and stays.
+FLATTENING = overloads("flatten.using_ints unflatten.int")
+
+
 def normalise(node: fx.Node) -> bool:
     """Rewrite a node in place by its row; True if it has one that fits."""
     row = NORMAL_FORM.get(node.target)
@@ -73,19 +77,10 @@ def _permuted(node: fx.Node) -> Call:
 def _reshaped(node: fx.Node) -> Call:
     """A reshape that merges or splits axes; symbolic sizes stay, except for one."""
     value, made = node.all_input_nodes[0], node.meta["val"].shape
-    fed = {
-        str(n)
-        for t in placeholders(node.graph)
-        if (v := t.meta.get("val")) is not None
-        for n in getattr(v, "shape", ())
-    }
     there = {str(size) for size in value.meta["val"].shape}
-    others = [str(size) for size in made if not isinstance(size, int) and str(size) not in fed]
-    # A size that is left to the reshape is none that the graph computes.
-    left = others if len(others) == 1 else [size for size in others if size not in there]
-    if len(left) > 1:
+    if sum(not isinstance(size, int) and str(size) not in there for size in made) > 1:
         return None
-    sizes = [n if isinstance(n, int) else -1 if str(n) in left else _size(node, value, n) for n in made]
+    sizes = [n if isinstance(n, int) else _size(node, value, n) if str(n) in there else -1 for n in made]
     return aten.reshape.default, (value, sizes), {}
 
 
@@ -196,5 +191,6 @@ NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = _rows(
 
 
 def is_normal(graph: fx.Graph) -> bool:
-    """True if no operator of a graph has a row that fits."""
-    return not any(node.target in NORMAL_FORM and NORMAL_FORM[node.target](node) for node in graph.nodes)
+    """True if no operator of a graph has a row that fits, but for what lifting wrote to hold for any size."""
+    others = NORMAL_FORM.keys() - FLATTENING
+    return not any(node.target in others and NORMAL_FORM[node.target](node) for node in graph.nodes)

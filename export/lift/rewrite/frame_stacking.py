@@ -55,7 +55,11 @@ def stacked_frames(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:
     """The sizes from an axis on, as numbers if they were written so: torch may keep T // (T // 2) of a 2."""
-    written: Any = node.args[1]
+    written: Any = node.args[-1]
+    if node.target is aten.unflatten.int:
+        dim: Any = node.args[1]
+        written = [None] * (dim % len(node.all_input_nodes[0].meta["val"].shape)) + written
+    written = [*written, *[None] * (len(sizes) - len(written))]
     return [n if type(n) is int and n > 0 else m for n, m in zip(written[axis:], sizes[axis:], strict=True)]
 
 

@@ -206,7 +206,7 @@ WINDOWS = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
-    aten.reshape.default: stacked_frames,
+    **_on("reshape unflatten.int", stacked_frames),
     **_on("index.Tensor index_select", gathered_windows),
     aten.as_strided.default: strided,
     aten.cat.default: edged,
