@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from rnn_export.export.lift.ir.dependence.axis_table import MOVING
-from rnn_export.export.lift.ir.fx_nodes import aten
+from rnn_export.export.lift.ir.fx_nodes import aten, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+
+SHOWN = overloads("select.int reshape unsqueeze squeeze.dim expand permute alias clone _to_copy")
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,7 @@ def is_whole_number(value: Any) -> bool:
 
 def origin_of(node: fx.Node) -> fx.Node:
     """The tensor whose one whole number `node` shows in another shape or type."""
-    while node.target in MOVING or node.target is aten._to_copy.default:
-        shown: Any = node.args[0]  # several, where they are joined
-        if not isinstance(shown, fx.Node) or not is_whole_number(shown.meta.get("val")):
-            break
+    while node.target in SHOWN and is_whole_number((shown := node.all_input_nodes[0]).meta.get("val")):
         node = shown
     return node
 
