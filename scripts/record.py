@@ -44,17 +44,16 @@ def nets(out: Path, chosen: list[str]) -> None:
     torch.manual_seed(0)
     from tests.zoo.nets import NETS
 
-    makers = {name: net.build for name, net in NETS.items()}
-    for name, make in makers.items():
+    for name, net in NETS.items():
         if chosen and name not in chosen:
             continue
         place = out / "nets" / name.replace(":", "/")
-        if not _record(place, make, WHOLE, "fp32"):
+        if not _record(place, net.build, WHOLE, "fp32"):
             for target in WHOLE:
-                _record(place, make, (target,), "fp32")
+                _record(place, net.build, (target,), "fp32")
         if name in NARROW_NETS:
             for target, precision in NARROW:
-                _record(place, make, (target,), precision)
+                _record(place, net.build, (target,), precision)
         print(name, flush=True)
 
 

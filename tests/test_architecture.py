@@ -500,12 +500,12 @@ def test_no_file_name_stands_twice_in_a_package(top):
 MOST_FILES = {"rnn_export": 8, "rnn_export/cli": 40, **dict.fromkeys(orders()["export/lift/*"], 20)}
 
 
+def test_a_folder_has_few_files():
+    files = Counter(folder_of(module) for module, path in modules().items() if path.name != "__init__.py")
+    assert not {folder: n for folder, n in files.items() if n > MOST_FILES.get(folder, 15)}
+
+
 def test_every_folder_of_tests_is_collected(pytestconfig):
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
     names = {name for folder in folders for name in folder.relative_to(ROOT).parts}
     assert not [name for name in names if any(fnmatch(name, row) for row in pytestconfig.getini("norecursedirs"))]
-
-
-def test_a_folder_has_few_files():
-    files = Counter(folder_of(module) for module, path in modules().items() if path.name != "__init__.py")
-    assert not {folder: n for folder, n in files.items() if n > MOST_FILES.get(folder, 15)}

@@ -24,6 +24,11 @@ def overloads(names: str) -> set[Any]:
     return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
 
 
+def by_operator(names: Mapping[Any, str]) -> dict[Any, Any]:
+    """A table by operator of aten, from one of the names of the operators by entry."""
+    return {target: row for row, several in names.items() for target in overloads(several)}
+
+
 # These take numbers that are sizes: of a sequence, or of a batch.
 TAKE_SIZES = overloads(
     "reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
 from rnn_export.export.lift.ir.fx_nodes import meta_of, placeholders
-from rnn_export.export.lift.ir.normal_form import FLATTENING, normalise
+from rnn_export.export.lift.ir.normal_form import normalise
 
 
 class NodeWriter:
@@ -35,8 +35,7 @@ class NodeWriter:
         values = fx.node.map_arg((args, kwargs), lambda n: self.value_of(n))
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             node.meta["val"] = target(*values[0], **values[1])
-        if target not in FLATTENING:
-            normalise(node)
+        normalise(node)
         return node
 
     def constant(self, value: Tensor) -> fx.Node:

@@ -13,14 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads, placeholders, size_of
+from rnn_export.export.lift.ir.fx_nodes import aten, by_operator, named_args
 
 # Another call in the place of one; None where what it does hangs on more than is known.
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
-
-
-# As reshapes they would have the sizes of one length: what lifting writes holds for others, and stays.
-FLATTENING = overloads("flatten.using_ints unflatten.int")
 
 
 def normalise(node: fx.Node) -> bool:
@@ -74,38 +70,9 @@ def _permuted(node: fx.Node) -> Call:
     return aten.permute.default, (value, [n - 1 for n in turned.shape]), {}
 
 
-def _reshaped(node: fx.Node) -> Call:
-    """A reshape that merges or splits axes; symbolic sizes stay, except for one."""
-    value, made = node.all_input_nodes[0], node.meta["val"].shape
-    there = {str(size) for size in value.meta["val"].shape}
-    if sum(not isinstance(size, int) and str(size) not in there for size in made) > 1:
-        return None
-    sizes = [n if isinstance(n, int) else _size(node, value, n) if str(n) in there else -1 for n in made]
-    return aten.reshape.default, (value, sizes), {}
-
-
 def _viewed(node: fx.Node) -> Call:
     """A view as a reshape: the same value may lie another way in memory in a step."""
     return aten.reshape.default, node.args, dict(node.kwargs)
-
-
-def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
-    """The node of a size of `value`: of a placeholder's size if that is the same, as in all iterations of a loop."""
-    tensors = [n for n in placeholders(node.graph) if isinstance(n.meta.get("val"), torch.Tensor)]
-    fed = next((n for n in tensors if str(size) in map(str, n.meta["val"].shape)), None)
-    if fed is None:
-        with node.graph.inserting_before(node):
-            return size_of(value, size)
-    first = placeholders(node.graph)[-1].next
-    with node.graph.inserting_before(first):
-        asked = size_of(fed, size)
-    same = (n for n in fed.users if n is not asked and (n.target, n.args) == (asked.target, asked.args))
-    if (known := next(same, None)) is None:
-        return asked
-    if known is not first:
-        first.prepend(known)
-    node.graph.erase_node(asked)
-    return known
 
 
 def _convolution(node: fx.Node) -> Call:
@@ -166,16 +133,11 @@ def _expanded(node: fx.Node) -> Call:
     return aten.expand.default, (given["self"], [*times[:new], *sizes]), {}
 
 
-def _rows(names_by_row: Mapping[Callable[[fx.Node], Call], str]) -> dict[Any, Callable[[fx.Node], Call]]:
-    return {target: row for row, names in names_by_row.items() for target in overloads(names)}
-
-
-NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = _rows(
+NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = by_operator(
     {
         _permuted: "transpose.int t mT swapaxes swapdims numpy_T movedim.int movedim.intlist moveaxis.int "
         "moveaxis.intlist",
         _viewed: "view _unsafe_view",
-        _reshaped: "flatten.using_ints unflatten.int ravel",
         _expanded: "repeat tile repeat_interleave.self_int",
         _narrow: "narrow",
         _chunk: "chunk",
@@ -191,6 +153,5 @@ NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = _rows(
 
 
 def is_normal(graph: fx.Graph) -> bool:
-    """True if no operator of a graph has a row that fits, but for what lifting wrote to hold for any size."""
-    others = NORMAL_FORM.keys() - FLATTENING
-    return not any(node.target in others and NORMAL_FORM[node.target](node) for node in graph.nodes)
+    """True if no operator of a graph has a row that fits."""
+    return not any(node.target in NORMAL_FORM and NORMAL_FORM[node.target](node) for node in graph.nodes)

@@ -17,7 +17,7 @@ from torch.utils._sympy.functions import FloorDiv
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, is_drawn, named_args, placeholders, results
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.ir.normal_form import FLATTENING, is_normal, normalise
+from rnn_export.export.lift.ir.normal_form import is_normal, normalise
 from rnn_export.export.lift.ir.passes import Pass, apply_rules, rules, run_passes
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.model.attention_bound import Context
@@ -105,8 +105,7 @@ def _normalise(subject: Flattening) -> None:
     for inner in subject.module.modules():
         if isinstance(inner, fx.GraphModule):
             for node in inner.graph.nodes:
-                if node.target not in FLATTENING:
-                    normalise(node)
+                normalise(node)
             apply_rules(inner, REDUNDANT, "redundant")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from rnn_export.export.lift.ir.dependence.axis_table import fates_along, is_pointwise, kept_axis
+from rnn_export.export.lift.ir.dependence.axis_table import effects_along, is_pointwise, kept_axis
 from rnn_export.export.lift.ir.fx_nodes import arguments_by_name, aten, behind_axes, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
@@ -64,7 +64,7 @@ def _row_by_row(write: NodeWriter, values: fx.Node, indices: Sequence[Any]) -> f
     """`values` of all rows (mask axes, ...), of an operator on the picked ones (rows, ...) that keeps each of them."""
     taken = {n: write.value_of(n) for n in values.all_input_nodes}
     picked = [n for n, value in taken.items() if free_unbacked_symbols(value.shape)]
-    if len(indices) > 1 or kept_axis(fates_along(values, taken, dict.fromkeys(picked, 0))) != 0:
+    if len(indices) > 1 or kept_axis(effects_along(values, taken, dict.fromkeys(picked, 0))) != 0:
         return None
     found = {n: whole for n in picked if (whole := _of_all_entries(write, n, indices, taken[n].dim() - 1)) is not None}
     if len(found) < len(picked):
@@ -73,7 +73,7 @@ def _row_by_row(write: NodeWriter, values: fx.Node, indices: Sequence[Any]) -> f
     args, kwargs = arguments_by_name(values, behind_axes(named_args(values), more), found)
     made = write.call(values.target, *args, **kwargs)
     wholes = {n: write.value_of(n) for n in made.all_input_nodes}
-    keeps = [kept_axis(fates_along(made, wholes, dict.fromkeys(found.values(), axis))) for axis in range(more + 1)]
+    keeps = [kept_axis(effects_along(made, wholes, dict.fromkeys(found.values(), axis))) for axis in range(more + 1)]
     return made if keeps == [*range(more + 1)] else None
 
 

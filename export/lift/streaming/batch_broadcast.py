@@ -9,6 +9,7 @@ for each row of the batch, from frames that are all alike on:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ class _OwnRows:
             return made
 
         try:
-            alone = torch.stack([called(named_args(node), lambda value, n=n: value + n) for n in (0, 1)])  # type: ignore[misc]
+            alone = torch.stack([called(named_args(node), partial(torch.add, other=n)) for n in (0, 1)])
             both = called(given, lambda value: torch.stack([value, value + 1]).flatten(0, merged))
         except Exception:  # operators raise many kinds for other sizes
             return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.ir.dependence.axis_table import Along, windows_of
+from rnn_export.export.lift.ir.dependence.axis_table import AxisEffect, windows_of
 from rnn_export.export.lift.ir.dependence.operator_dependence import Operators
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import (
@@ -113,7 +113,7 @@ class StreamingContext:
         place = -1 if axis is None else axis - (self.rank(node) - axes)
         return place if place >= 0 else None
 
-    def windows(self, node: fx.Node) -> Sequence[Along]:
+    def windows(self, node: fx.Node) -> Sequence[AxisEffect]:
         """The windows of a convolution or a pool, over the last axes of its argument."""
         return windows_of(node, lambda n: self.runs.base[n].shape if isinstance(n, fx.Node) else None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, overloads, placeholders, size_of
 from rnn_export.export.lift.ir.normal_form import Call, normalise
 from rnn_export.export.lift.trace.aliases import is_new, is_plain
 from rnn_export.export.lift.trace.slice_assignment import written_over
@@ -47,8 +47,8 @@ def in_new_values(graph: fx.Graph) -> bool:
 
 
 def _is_written(node: fx.Node) -> bool:
-    """Rewrite a node that works in place; return True if it can be."""
-    call = written_over(node) if node.target is aten.copy_.default else _not_in_place(node)
+    """Rewrite a node that works in place, or may return its argument; return True if it can be."""
+    call = WRITERS.get(node.target, _not_in_place)(node)
     if call is None:
         return False
     node.target, node.args, node.kwargs = call
@@ -86,3 +86,39 @@ def _is_unseen(value: fx.Node) -> bool:
 
 def _readers(value: fx.Node) -> int:
     return sum(user.target not in SHAPE_ONLY for user in value.users)
+
+
+def _reshaped(node: fx.Node) -> Call:
+    """A reshape that merges or splits axes; symbolic sizes stay, except for one."""
+    value, made = node.all_input_nodes[0], node.meta["val"].shape
+    there = {str(size) for size in value.meta["val"].shape}
+    if sum(not isinstance(size, int) and str(size) not in there for size in made) > 1:
+        return None
+    sizes = [n if isinstance(n, int) else _size(node, value, n) if str(n) in there else -1 for n in made]
+    return aten.reshape.default, (value, sizes), {}
+
+
+def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
+    """The node of a size of `value`: of a placeholder's size if that is the same, as in all iterations of a loop."""
+    tensors = [n for n in placeholders(node.graph) if isinstance(n.meta.get("val"), torch.Tensor)]
+    fed = next((n for n in tensors if str(size) in map(str, n.meta["val"].shape)), None)
+    if fed is None:
+        with node.graph.inserting_before(node):
+            return size_of(value, size)
+    first = placeholders(node.graph)[-1].next
+    with node.graph.inserting_before(first):
+        asked = size_of(fed, size)
+    same = (n for n in fed.users if n is not asked and (n.target, n.args) == (asked.target, asked.args))
+    if (known := next(same, None)) is None:
+        return asked
+    if known is not first:
+        first.prepend(known)
+    node.graph.erase_node(asked)
+    return known
+
+
+# What lifting itself flattens stays so: of a graph traced at one length, a reshape would take the sizes of that length.
+WRITERS = {
+    aten.copy_.default: written_over,
+    **dict.fromkeys(overloads("flatten.using_ints unflatten.int ravel"), _reshaped),
+}

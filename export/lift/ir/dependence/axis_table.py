@@ -1,4 +1,4 @@
-"""The axis table: for every operator, once, the fate of each axis of its arguments.
+"""The axis table: for every operator, once, its effect along each axis of its arguments.
 
 Batch independence, streaming and ragged axes read it. Torch marks pointwise operators, so they have no row. Where a row
 tells nothing of an axis, an operator that only moves entries is called on their indices, and any other is tried on
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.fx_nodes import named_args, overloads
+from rnn_export.export.lift.ir.fx_nodes import by_operator, named_args, overloads
 
 
 class Use(enum.Enum):
@@ -32,8 +32,8 @@ class Use(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Along:
-    """The fate of one axis: its use, the axis of the result that it becomes, and the numbers of a window."""
+class AxisEffect:
+    """The effect along one axis: its use, the axis of the result that it becomes, and the numbers of a window."""
 
     use: Use
     to: int | None = None
@@ -48,23 +48,23 @@ class Along:
 
 
 # Of one argument, by axis; None where that has to be tried.
-Fates = Sequence[Along | None]
+Effects = Sequence[AxisEffect | None]
 # The shape of an argument; None for what is no tensor.
 Shape = Callable[[Any], "Sequence[Any] | None"]
-# (arguments by name, their shapes) -> the fates of the axes, by name; those of a list hold for each tensor in it.
-Row = Callable[[Mapping[str, Any], Shape], Mapping[str, Fates]]
+# (arguments by name, their shapes) -> the effects along their axes, by name; those of a list hold for each in it.
+Row = Callable[[Mapping[str, Any], Shape], Mapping[str, Effects]]
 
 
-def kept(rank: int, others: Mapping[int, Along | None] | None = None, ahead: int = 0) -> Fates:
-    """The fates of axes that all stay, behind `ahead` new ones; of these `others` are not kept."""
-    fates = [Along(Use.KEEPS, axis + ahead) for axis in range(rank)]
-    return [others[axis] if others and axis in others else fate for axis, fate in enumerate(fates)]
+def kept(rank: int, others: Mapping[int, AxisEffect | None] | None = None, ahead: int = 0) -> Effects:
+    """The effects along axes that all stay, behind `ahead` new ones; of these `others` are not kept."""
+    effects = [AxisEffect(Use.KEEPS, axis + ahead) for axis in range(rank)]
+    return [others[axis] if others and axis in others else effect for axis, effect in enumerate(effects)]
 
 
-def _closed_up(rank: int, gone: Mapping[int, Along | None]) -> Fates:
-    """The fates of axes of which those in `gone` are not in the result."""
+def _closed_up(rank: int, gone: Mapping[int, AxisEffect | None]) -> Effects:
+    """The effects along axes of which those in `gone` are not in the result."""
     places = count()
-    return [gone[axis] if axis in gone else Along(Use.KEEPS, next(places)) for axis in range(rank)]
+    return [gone[axis] if axis in gone else AxisEffect(Use.KEEPS, next(places)) for axis in range(rank)]
 
 
 def _dims(given: Any, rank: int) -> set[int]:
@@ -75,7 +75,7 @@ def _dims(given: Any, rank: int) -> set[int]:
 def _stays(name: str = "self", last: int = 0) -> Row:
     """The axes of one argument stay; the `last` of them have to be tried."""
 
-    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
         rank = _rank(shape(given[name]))
         return {name: kept(rank, dict.fromkeys(range(rank - last, rank)))}
 
@@ -90,35 +90,35 @@ def _rank(shape: Sequence[Any] | None) -> int:
 def _along(use: Use | None, name: str = "dim") -> Row:
     """An operator along the axes that an argument names, which stay in the result."""
 
-    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
         rank = _rank(shape(given["self"]))
-        return {"self": kept(rank, {a: Along(use, a) if use else None for a in _dims(given[name], rank)})}
+        return {"self": kept(rank, {a: AxisEffect(use, a) if use else None for a in _dims(given[name], rank)})}
 
     return row
 
 
-def _reduced(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _reduced(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     rank = _rank(shape(given["self"]))
     gone = _dims(given.get("dim"), rank)
     if given.get("keepdim", False):
-        return {"self": kept(rank, {a: Along(Use.REDUCES, a) for a in gone})}
-    return {"self": _closed_up(rank, dict.fromkeys(gone, Along(Use.REDUCES)))}
+        return {"self": kept(rank, {a: AxisEffect(Use.REDUCES, a) for a in gone})}
+    return {"self": _closed_up(rank, dict.fromkeys(gone, AxisEffect(Use.REDUCES)))}
 
 
-def _picked(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _picked(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """One entry of an axis, or each on its own."""
     rank = _rank(shape(given["self"]))
     return {"self": _closed_up(rank, dict.fromkeys(_dims(given["dim"], rank)))}
 
 
-def _last_mixed(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _last_mixed(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     rank, own = _rank(shape(given["input"])), len(given["normalized_shape"])
-    return {"input": kept(rank, {a: Along(Use.MIXES, a) for a in range(rank - own, rank)})}
+    return {"input": kept(rank, {a: AxisEffect(Use.MIXES, a) for a in range(rank - own, rank)})}
 
 
-def _linear(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _linear(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     rank = _rank(shape(given["input"]))
-    return {"input": kept(rank, {rank - 1: Along(Use.REDUCES)})}
+    return {"input": kept(rank, {rank - 1: AxisEffect(Use.REDUCES)})}
 
 
 def _windows(axes: int) -> Row:
@@ -127,7 +127,7 @@ def _windows(axes: int) -> Row:
     A value of unknown shape is (batch, channels, ...).
     """
 
-    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+    def row(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
         weight = shape(given.get("weight"))
         sizes = _of_axes(given["kernel_size"], axes) if weight is None else list(weight[2:])
         strides = _of_axes(given.get("stride") or (sizes if weight is None else 1), axes)
@@ -136,9 +136,9 @@ def _windows(axes: int) -> Row:
         known = shape(given[name])
         rank = axes + 2 if known is None else len(known)
         places = range(rank - axes, rank)
-        fates = {a: Along(Use.WINDOW, a, *n) for a, *n in zip(places, sizes, strides, dilations, strict=True)}
-        summed = {} if weight is None else {rank - axes - 1: Along(Use.REDUCES)}
-        return {name: kept(rank, {**fates, **summed})}
+        effects = {a: AxisEffect(Use.WINDOW, a, *n) for a, *n in zip(places, sizes, strides, dilations, strict=True)}
+        summed = {} if weight is None else {rank - axes - 1: AxisEffect(Use.REDUCES)}
+        return {name: kept(rank, {**effects, **summed})}
 
     return row
 
@@ -149,29 +149,29 @@ def _of_axes(numbers: Any, axes: int) -> list[Any]:
     return several * axes if len(several) == 1 else several
 
 
-def _padded(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _padded(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     rank = _rank(shape(given["self"]))
     padded = (rank - 1 - i // 2 for i, n in enumerate(given["pad"]) if n != 0)
-    return {"self": kept(rank, {axis: Along(Use.MOVES, axis) for axis in padded})}
+    return {"self": kept(rank, {axis: AxisEffect(Use.MOVES, axis) for axis in padded})}
 
 
-def _by_channel(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _by_channel(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """With known statistics each entry is made of itself alone, by the numbers of its channel."""
     rank = _rank(shape(given["input"]))
     return {"input": kept(rank, dict.fromkeys(range(rank) if given["training"] else [1]))}
 
 
-def _product(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _product(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """A batch of matrices, the rows of the left one and the columns of the right one are kept."""
     names = [name for name in ("self", "mat1", "batch1", "mat2", "batch2", "other") if name in given][-2:]
     ranks = [_rank(shape(given[name])) for name in names]
     if min(ranks) < 2:
         return {}
-    summed = [{own + at: Along(Use.REDUCES)} for own, at in zip(ranks, (-1, -2), strict=True)]
+    summed = [{own + at: AxisEffect(Use.REDUCES)} for own, at in zip(ranks, (-1, -2), strict=True)]
     return {n: kept(own, at, max(ranks) - own) for n, own, at in zip(names, ranks, summed, strict=True)}
 
 
-def _matrices(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _matrices(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """Square matrices of a batch, and systems solved with them, are kept."""
     shapes = {name: sizes for name, value in given.items() if (sizes := shape(value)) is not None}
     own = dict.fromkeys(shapes, 2)
@@ -184,7 +184,7 @@ def _matrices(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
     }
 
 
-def _permuted(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _permuted(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     rank = _rank(shape(given["self"]))
     order = list(range(rank))
     if "dims" in given:
@@ -192,56 +192,54 @@ def _permuted(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
     elif rank > 1:
         one, other = given.get("dim0", 0) % rank, given.get("dim1", 1) % rank
         order[one], order[other] = other, one
-    return {"self": [Along(Use.KEEPS, order.index(axis)) for axis in range(rank)]}
+    return {"self": [AxisEffect(Use.KEEPS, order.index(axis)) for axis in range(rank)]}
 
 
-def _with_one_more(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _with_one_more(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """A new axis among those of a tensor, or of several alike."""
     name = "self" if "self" in given else "tensors"
     rank = _rank(shape(given[name] if name == "self" else given[name][0]))
     at = given["dim"] % (rank + 1)
-    return {name: [Along(Use.KEEPS, axis + (axis >= at)) for axis in range(rank)]}
+    return {name: [AxisEffect(Use.KEEPS, axis + (axis >= at)) for axis in range(rank)]}
 
 
-def _squeezed(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _squeezed(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """An axis of one entry is left out; whether it has one, its kind of size may say."""
     sizes = shape(given["self"]) or ()
     asked = _dims(given["dim"], len(sizes))
     gone = [axis for axis in asked if sizes[axis] == 1]
-    return {"self": [None if a in asked else Along(Use.KEEPS, a - sum(g < a for g in gone)) for a in range(len(sizes))]}
+    return {
+        "self": [None if a in asked else AxisEffect(Use.KEEPS, a - sum(g < a for g in gone)) for a in range(len(sizes))]
+    }
 
 
-def _copied(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _copied(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """The source of a copy is broadcast."""
     return _broadcast({name: given[name] for name in ("self", "src")}, shape)
 
 
-def _broadcast(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _broadcast(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     """A pointwise operator."""
     ranks = {name: len(sizes) for name, value in given.items() if (sizes := shape(value)) is not None}
     return {name: kept(rank, ahead=max(ranks.values()) - rank) for name, rank in ranks.items()}
 
 
-def _dropout(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _dropout(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     return {} if given["train"] else _stays("input")(given, shape)
 
 
-def _joined(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _joined(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     ranks = {_rank(shape(value)) for value in given["tensors"]}
     rank = max(ranks)
     return {"tensors": kept(rank, dict.fromkeys(_dims(given["dim"], rank)))} if len(ranks) == 1 else {}
 
 
-def _untold(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
+def _untold(given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
     return {}
 
 
-def _rows(names_by_row: Mapping[Row, str]) -> dict[Any, Row]:
-    return {target: row for row, names in names_by_row.items() for target in overloads(names)}
-
-
 # Of these each entry of a result is one of an argument, whatever the values.
-_MOVES = _rows(
+_MOVES = by_operator(
     {
         _permuted: "permute transpose.int t",
         _with_one_more: "unsqueeze stack",
@@ -256,7 +254,7 @@ _MOVES = _rows(
     }
 )
 MOVING = frozenset(_MOVES) | {operator.getitem}
-AXES: Mapping[Any, Row] = _MOVES | _rows(
+AXES: Mapping[Any, Row] = _MOVES | by_operator(
     {
         _along(Use.MIXES): "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax glu sort sort.stable topk",
         _along(Use.CARRIES): "cumsum cumprod logcumsumexp cummax cummin",
@@ -295,20 +293,20 @@ def is_pointwise(target: Any) -> bool:
     return (torch.Tag.pointwise in marks or target in UNMARKED) and torch.Tag.nondeterministic_seeded not in marks
 
 
-def fates_of(target: Any, given: Mapping[str, Any], shape: Shape) -> Mapping[str, Fates]:
-    """The fates of the axes of each tensor that an operator takes, by argument; only those that its row tells."""
+def effects_of(target: Any, given: Mapping[str, Any], shape: Shape) -> Mapping[str, Effects]:
+    """The effects along the axes of each tensor that an operator takes, by argument; only those that its row tells."""
     row = AXES.get(target, _broadcast if is_pointwise(target) else None)
     return {} if row is None else row(given, shape)
 
 
-def windows_of(node: fx.Node, shape: Shape) -> list[Along]:
+def windows_of(node: fx.Node, shape: Shape) -> list[AxisEffect]:
     """The windows of a convolution or a pool, over the last axes of its argument."""
-    fates = (fate for along in fates_of(node.target, named_args(node), shape).values() for fate in along)
-    return [fate for fate in fates if fate is not None and fate.use is Use.WINDOW]
+    effects = (effect for along in effects_of(node.target, named_args(node), shape).values() for effect in along)
+    return [effect for effect in effects if effect is not None and effect.use is Use.WINDOW]
 
 
-def fates_along(node: fx.Node, values: Mapping[fx.Node, Any], axes: Mapping[fx.Node, int]) -> list[Along | None]:
-    """The fates of these axes of the arguments, None for each that has to be tried."""
+def effects_along(node: fx.Node, values: Mapping[fx.Node, Any], axes: Mapping[fx.Node, int]) -> list[AxisEffect | None]:
+    """The effects along these axes of the arguments, None for each that has to be tried."""
     if node.target not in AXES and not is_pointwise(node.target):
         return [None]
     given = named_args(node) | node.kwargs
@@ -317,19 +315,19 @@ def fates_along(node: fx.Node, values: Mapping[fx.Node, Any], axes: Mapping[fx.N
         tensor = values[value] if isinstance(value, fx.Node) else None
         return tensor.shape if isinstance(tensor, Tensor) else None
 
-    told = list[tuple[fx.Node, Along | None]]()
-    for name, fates in fates_of(node.target, given, shape).items():
+    told = list[tuple[fx.Node, AxisEffect | None]]()
+    for name, effects in effects_of(node.target, given, shape).items():
         several = given[name] if isinstance(given[name], list | tuple) else [given[name]]
-        told += [(value, fates[axes[value]]) for value in several if value in axes]
-    return [fate for _, fate in told] + [None] * len(set(axes) - {value for value, _ in told})
+        told += [(value, effects[axes[value]]) for value in several if value in axes]
+    return [effect for _, effect in told] + [None] * len(set(axes) - {value for value, _ in told})
 
 
-def kept_axis(fates: Sequence[Along | None]) -> int | None:
-    """The axis of the result that axes of these fates become; None if any is not kept, or has to be tried."""
-    places = {fate.to if fate is not None and fate.use is Use.KEEPS else None for fate in fates}
+def kept_axis(effects: Sequence[AxisEffect | None]) -> int | None:
+    """The axis of the result that axes with these effects become; None if any is not kept, or has to be tried."""
+    places = {effect.to if effect is not None and effect.use is Use.KEEPS else None for effect in effects}
     return places.pop() if len(places) == 1 else None
 
 
-def are_mixed(fates: Sequence[Along | None]) -> bool:
+def are_mixed(effects: Sequence[AxisEffect | None]) -> bool:
     """True if an index of the result is made of others, as far as told: of windows it may be of its own."""
-    return any(fate is not None and fate.use not in (Use.KEEPS, Use.WINDOW) for fate in fates)
+    return any(effect is not None and effect.use not in (Use.KEEPS, Use.WINDOW) for effect in effects)

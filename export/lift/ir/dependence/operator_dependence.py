@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from rnn_export.errors import first_line
 from rnn_export.export.lift.ir.compare import LOCALITY, differing
-from rnn_export.export.lift.ir.dependence.axis_table import MOVING, are_mixed, fates_along, kept_axis
+from rnn_export.export.lift.ir.dependence.axis_table import MOVING, are_mixed, effects_along, kept_axis
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, Dependence, IndexDependence, growing_axes
 from rnn_export.export.lift.ir.dependence.drawn_values import KINDS, LOUD, Draws, Kind, picked_from
 from rnn_export.export.lift.ir.dependence.moved_entries import OF_NONE, indices_of_results, stay
@@ -81,10 +81,10 @@ class Operators:
             # There is a result for each cell.
             raise IndicesMixed
         growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
-        fates = fates_along(node, self.values, {n: at.axis for n, at in layouts.items()})
-        if any(len(axes) > 1 for axes in growing) or are_mixed(fates):
+        effects = effects_along(node, self.values, {n: at.axis for n, at in layouts.items()})
+        if any(len(axes) > 1 for axes in growing) or are_mixed(effects):
             raise IndicesMixed
-        merged, axis = {(at.outer, at.inner) for at in layouts.values()}, kept_axis(fates)
+        merged, axis = {(at.outer, at.inner) for at in layouts.values()}, kept_axis(effects)
         if len(merged) == 1 and axis is not None and all(axes == [axis] for axes in growing):
             return [AxisLayout(axis, *merged.pop())] * len(here)
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]

@@ -122,15 +122,13 @@ def _leads_on(node: fx.Node) -> bool:
 def _transpose_last(module: fx.GraphModule, product: fx.Node) -> None:
     """Permute keys to (..., T, E), then transpose them."""
     turned = args_of(product)[1]
-    if turned.target is not aten.permute.default:
+    if turned.target is not aten.permute.default or before_transpose(turned) is not None:
         return
-    value, order = args_of(turned)[0], _order(turned)
+    *others, key, frame = _order(turned)
     write = NodeWriter(module, "turned")
     write.at = product
     with module.graph.inserting_before(product):
-        moved = value
-        if (others := [*order[:-2], order[-1], order[-2]]) != [*range(len(order))]:
-            moved = write.call(aten.permute.default, value, others)
+        moved = write.call(aten.permute.default, args_of(turned)[0], [*others, frame, key])
         product.replace_input_with(turned, write.call(aten.transpose.int, moved, -2, -1))
 
 

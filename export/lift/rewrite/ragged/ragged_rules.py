@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.dependence.axis_table import AXES, Use, fates_of, is_pointwise
+from rnn_export.export.lift.ir.dependence.axis_table import AXES, Use, effects_of, is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import END, aten, overloads
 from rnn_export.export.lift.ir.symbolic_integers import Number
 from rnn_export.export.lift.rewrite.ragged.ragged_axes import RaggedAxis, joined
@@ -42,35 +42,34 @@ def _applied(ctx: Rewrite, target: Any, args: Sequence[Any], kwargs: Mapping[str
     if is_pointwise(target):
         given = {k: RaggedTensor(ctx.numbers.node(v), {}) if isinstance(v, Number) else v for k, v in given.items()}
     usual = {a.name: a.default_value for a in target._schema.arguments}
-    fates = fates_of(target, usual | given, lambda v: v.shape if isinstance(v, RaggedTensor) else None)
+    effects = effects_of(target, usual | given, lambda v: v.shape if isinstance(v, RaggedTensor) else None)
     kept, summed = dict[int, RaggedAxis](), list[RaggedAxis]()
-    for name, value in given.items():
-        for tensor in (part for part in _leaves(value) if isinstance(part, RaggedTensor)):
-            for axis, ragged in tensor.ragged_axes.items():
-                fate = fates[name][axis] if name in fates else None
-                if fate is None or not (fate.use is Use.KEEPS or target in NOTHING):
-                    raise Unruled("it does more along that axis than keep its entries")
-                if fate.use is Use.REDUCES:
-                    summed.append(ragged)
-                elif fate.to is not None:
-                    kept.setdefault(fate.to, ragged)
+    tensors = [(name, t) for name, v in given.items() for t in _leaves(v) if isinstance(t, RaggedTensor)]
+    for name, axis, ragged in ((name, *found) for name, tensor in tensors for found in tensor.ragged_axes.items()):
+        effect = effects[name][axis] if name in effects else None
+        if effect is None or not (effect.use is Use.KEEPS or target in NOTHING):
+            raise Unruled("it does more along that axis than keep its entries")
+        if effect.use is Use.REDUCES:
+            summed.append(ragged)
+        elif effect.to is not None:
+            kept.setdefault(effect.to, ragged)
     # Axes of two tensors that are summed meet, as those of a product.
-    meet = sum(any(f is not None and f.use is Use.REDUCES for f in along) for along in fates.values()) > 1
+    meet = sum(any(f is not None and f.use is Use.REDUCES for f in along) for along in effects.values()) > 1
 
     def laid_out(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return [laid_out(name, part) for part in value]
         if not isinstance(value, RaggedTensor):
             return value
-        for axis, fate in enumerate(fates.get(name, ())):
+        for axis, effect in enumerate(effects.get(name, ())):
             own, ragged = value.ragged_axes.get(axis), None
-            if fate is not None and fate.use is Use.REDUCES:
+            if effect is not None and effect.use is Use.REDUCES:
                 ragged = summed[0] if meet and summed else own
-            elif fate is not None and fate.to in kept and (own is not None or value.shape[axis] != 1):
-                ragged = kept[fate.to]
-            if fate is not None and ragged is not None:
+            elif effect is not None and effect.to in kept and (own is not None or value.shape[axis] != 1):
+                ragged = kept[effect.to]
+            if effect is not None and ragged is not None:
                 value = ctx.as_in(value, axis, ragged)
-                if fate.use is not Use.KEEPS:
+                if effect.use is not Use.KEEPS:
                     value = RaggedTensor(ctx.filled(value, axis, NOTHING[target]), value.ragged_axes)
         return value.node
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from rnn_export.export.lift.ir.dependence.axis_table import Along, windows_of
+from rnn_export.export.lift.ir.dependence.axis_table import AxisEffect, windows_of
 from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten, named_args, overloads
 from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
 from rnn_export.export.lift.streaming.ends import as_late_as_known, fill_after_end
@@ -33,7 +33,7 @@ def window_reach(node: fx.Node) -> Reach:
     return _largest(node, [Reach(window.span - 1, window.stride) for window in _traced_windows(node)])
 
 
-def _traced_windows(node: fx.Node) -> Sequence[Along]:
+def _traced_windows(node: fx.Node) -> Sequence[AxisEffect]:
     return windows_of(node, lambda n: n.meta["val"].shape if isinstance(n, fx.Node) and "val" in n.meta else None)
 
 
