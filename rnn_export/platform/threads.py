@@ -1,9 +1,10 @@
-"""Threads of the numeric libraries in this process: one while small models are lifted, exported and verified.
+"""Threads of the numeric libraries in this process, and its garbage collector, set for some work.
 
-The matrices of a step are small. A second thread of OpenMP waits for the first at each operator, and for long where the
-cores are shared with other work.
+While small models are lifted, exported and verified there is one thread: the matrices of a step are small, and a second
+thread of OpenMP waits for the first at each operator, and for long where the cores are shared with other work.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -58,3 +59,16 @@ def _is_large(value: Any) -> bool:
     parameters = getattr(value, "parameters", None)
     # A parameter of a lazy module has no size until it is materialized.
     return callable(parameters) and any(not hasattr(p, "materialize") and p.numel() >= LARGE for p in parameters())
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Without Python's garbage collector: what nobody uses any more is freed before, or later."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

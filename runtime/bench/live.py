@@ -5,7 +5,6 @@ due are stepped as one round of a pool, here or behind an endpoint. Streams are 
 within a frame's time.
 """
 
-import gc
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from rnn_export.contract.spec import StreamSpec, TensorSpec
 from rnn_export.errors import StreamError
 from rnn_export.platform.arrays import Array, Arrays
+from rnn_export.platform.threads import no_collections
 from rnn_export.runtime.engine import Engine
 
 MOST = 2**20
@@ -164,12 +164,8 @@ def _attempt(engine: Engine, frames: Arrays, period: float, count: int, seconds:
     """A point; one that is not held is tried again, since the machine may have been busy with something else."""
     for _ in range(TRIES):
         traffic = Traffic(engine, frames, period, count)
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collections():
             point = traffic.run(seconds)
-        finally:
-            gc.enable()
         traffic.close()
         if point.held:
             break

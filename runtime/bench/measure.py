@@ -11,11 +11,12 @@ import numpy as np
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.contract.precision import PRECISIONS
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.platform.threads import no_collections
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
 from rnn_export.runtime.bench.candidates import BASELINE, Runner, candidates, runners
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.this_machine import Sweep, describe, pinned, preemptions
-from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
+from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, percentiles, rounds_of
 
 SECONDS = 2.0
 LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu12")

@@ -14,9 +14,10 @@ from typing import Any
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, BuildError, StreamError
 from rnn_export.onnx.onnx_file import Node, read_model
+from rnn_export.platform.threads import no_collections
 from rnn_export.runtime.bench.candidates import Candidate, candidates, runner_of
 from rnn_export.runtime.bench.this_machine import describe, pinned
-from rnn_export.runtime.bench.timing import no_collections, pilot
+from rnn_export.runtime.bench.timing import pilot
 from rnn_export.runtime.build.c_names import c_name
 from rnn_export.runtime.build.native.compilation import compile_native
 from rnn_export.runtime.build.native.native_build import refuse_untrusted_sources

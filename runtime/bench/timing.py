@@ -4,13 +4,11 @@ A call that takes five times the clock or more is timed on its own. Of shorter o
 in a row (`Stopwatch.group`), so that the clock is at most a tenth of it; their percentiles are those of such means.
 """
 
-import gc
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,19 +59,6 @@ def in_turn(blocks: Sequence[Callable[[], None]], rounds: int) -> None:
 
 def rounds_of(steps: int | None) -> int:
     return ROUNDS if steps is None else max(1, min(ROUNDS, steps))
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """Without Python's garbage collector, as `timeit` does it: it would fall on any of the subjects."""
-    was = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 class Stopwatch:

@@ -1,5 +1,6 @@
 """Engines built from graphs, by the real TensorRT-RTX and by stand-ins for each supported API."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -174,6 +175,39 @@ def test_rtx_says_why_it_does_not_load(rtx, cut, reason):
     plan = rtx.build(gru(), BuilderSettings("fp32", {})).plan[:cut]
     with raises("tensorrt-cannot-load", reason):
         Library("tensorrt-rtx", rtx.trt, lambda: HERE).load(plan)
+
+
+LOST_BUILDER = """
+import gc
+from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.backends.tensorrt.library import Library, find_library
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
+
+class Collecting(BuilderLog):
+    def add(self, level, text):
+        gc.set_threshold(1)
+        made = [[] for _ in range(1000)]
+        super().add(level, text)
+
+trt = find_library("tensorrt-rtx").trt
+lost = [trt.Builder(Collecting(trt).logger)]
+gc.set_threshold(0)
+lost.append(lost)
+del lost
+BuilderLog.add = Collecting.add
+try:
+    Library("tensorrt-rtx", trt, lambda: Driver("13.0", (Gpu("GPU", "8.9", 2**30),))).load(b"no plan")
+except BackendUnavailable as error:
+    print(error.id)
+"""
+
+
+def test_rtx_logs_while_a_builder_waits_to_be_freed(rtx):
+    """The library would wait for itself, with Python's lock in its hands, so that no timeout of pytest ends it."""
+    command = [sys.executable, "-c", LOST_BUILDER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "tensorrt-cannot-load\n"), done.stderr
 
 
 # --- TensorRT 8.2 to 11, by stand-ins

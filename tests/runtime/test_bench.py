@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.platform.threads import no_collections
 from rnn_export.runtime.bench import allocations, this_machine, timing
 from rnn_export.runtime.bench.limit import SOURCE, Limit, Reader
 from rnn_export.runtime.bench.this_machine import compile_shared
@@ -87,7 +88,7 @@ def test_cold_sweeps_before_each_call():
 
 
 def test_collections_wait_and_come_back():
-    @timing.no_collections()
+    @no_collections()
     def fails():
         raise KeyError(gc.isenabled())
 

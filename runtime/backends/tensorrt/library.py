@@ -18,6 +18,7 @@ from rnn_export.contract.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.platform.installing import pip_install
+from rnn_export.platform.threads import no_collections
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, driver, jetson
 
@@ -67,7 +68,11 @@ class Built:
 
 
 class Library:
-    """TensorRT or TensorRT-RTX: `trt` is the imported module, `probe` starts the driver."""
+    """TensorRT or TensorRT-RTX: `trt` is the imported module, `probe` starts the driver.
+
+    It logs under a lock of its own, and to free a builder it waits for that lock: if the garbage collector ran while it
+    logs, it would wait for itself.
+    """
 
     def __init__(self, name: str, trt: Any, probe: Callable[[], Driver] = driver) -> None:
         self.name, self.trt, self.probe = name, trt, probe
@@ -77,6 +82,7 @@ class Library:
         self.weak = hasattr(trt.BuilderFlag, "FP16")
         self.strong_flag = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
+    @no_collections()
     def build(self, graph: bytes, settings: BuilderSettings) -> Built:
         """Build an engine from an ONNX graph without external data.
 
@@ -282,6 +288,7 @@ class Library:
         log.add("WARNING", "the timing cache is of another GPU or library, so this build starts an empty one")
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
+    @no_collections()
     def load(self, plan: bytes) -> Loaded:
         """The engine of a plan; raises BackendUnavailable with the reason where it does not fit."""
         self.probe()
