@@ -9,18 +9,17 @@ segments at the ends, which have fewer frames beside them, are computed like tho
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args
+from rnn_export.export.lift.ir.fx_nodes import args_of, aten
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.takes import takes_of
 
 # Of nodes: whose frames are filled up, and which are cut, along the axis that is noted; which window one is, by number.
 FILLED, CUT, SEGMENT = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
-SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
 
 
 @dataclass(frozen=True)
@@ -84,20 +83,9 @@ def _taken(node: fx.Node) -> dict[int, list[tuple[fx.Node, tuple[int, int]]]]:
     """By axis, the slices and split parts of `node`, and their start and end."""
     shape = getattr(node.meta.get("val"), "shape", ())
     found: dict[int, list[tuple[fx.Node, tuple[int, int]]]] = {}
-    for user in node.users:
-        if user.target is aten.slice.Tensor and user.args[0] is node:
-            given = named_args(user)
-            axis, start, end = given["dim"] % len(shape), given["start"] or 0, given["end"]
-            if isinstance(shape[axis], int) and type(start) is int and type(end) is int and given["step"] == 1:
-                found.setdefault(axis, []).append((user, (start, min(end, shape[axis]))))
-        elif user.target in SPLITS and user.args[0] is node:
-            axis = named_args(user)["dim"] % len(shape)
-            ends = [0]
-            for part in user.meta["val"]:
-                ends.append(ends[-1] + part.shape[axis])
-            for part in (n for n in user.users if n.target is operator.getitem):
-                number = args_of(part)[1]
-                found.setdefault(axis, []).append((part, (ends[number], ends[number + 1])))
+    for user, take in takes_of(node):
+        if isinstance(shape[take.axis], int) and take.bounds is not None and not take.drops_axis:
+            found.setdefault(take.axis, []).append((user, (take.start, min(take.end, shape[take.axis]))))
     return found
 
 

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, placeholders, size_of
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.takes import takes_of
 from rnn_export.export.lift.loops.align_traces import unlike_frames
 from rnn_export.export.lift.loops.frame_segments import (
     CUT,
     FILLED,
-    SPLITS,
     Window,
     computed_alike,
     cut,
@@ -87,20 +87,13 @@ def _taken(node: fx.Node, frames: int) -> Mapping[int, dict[fx.Node, Ref]]:
     """By axis of a value, the nodes that take one frame each, if all are taken."""
     shape = getattr(node.meta.get("val"), "shape", ())
     found: dict[int, dict[fx.Node, Ref]] = {}
-    for user in _readers(node):
+    for user, _ in takes_of(node):
         ref = resolve(user)
         if ref.base is node and len(ref.path) == 1 and ref.path[0].kind != "item":
             axis = ref.path[0].axis
             if isinstance(shape[axis], int) and shape[axis] == frames:
                 found.setdefault(axis, {})[user] = ref
     return {a: t for a, t in found.items() if {r.path[0].entry % frames for r in t.values()} == {*range(frames)}}
-
-
-def _readers(node: fx.Node) -> Iterator[fx.Node]:
-    for user in node.users:
-        if user.target in (aten.unbind.int, *SPLITS):
-            yield from user.users
-        yield user
 
 
 def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, Ref], period: int) -> None:

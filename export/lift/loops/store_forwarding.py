@@ -5,7 +5,6 @@ Frames are stored by `out[:, t] = y` or `state[k] = h`, or joined behind initial
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten
+from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.loops.value_references import resolve
 
 # How the pieces that each of these writes are put together.
@@ -89,10 +89,8 @@ def _see_through_views(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(args_of(source)[0])
             elif (source, back) in to_move:
                 node.replace_all_uses_with(moved.setdefault((source, back), node))
-        elif node.target is operator.getitem and source.target is aten.unbind.int:
-            written, axis = args_of(source)[0], args_of(source)[1] if len(source.args) > 1 else 0
-            if written.target in WRITES:
-                node.target, node.args = aten.select.int, (written, axis, args_of(node)[1])
+        elif (take := take_of(node)) is not None and take.drops_axis and take.source.target in WRITES:
+            node.target, node.args = aten.select.int, (take.source, take.axis, take.start)
 
 
 def _axes_of(node: fx.Node) -> tuple[int, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten
+from rnn_export.export.lift.ir.takes import SPLITS, Take, take_of
 
 
 class Part(NamedTuple):
@@ -21,7 +22,7 @@ class Part(NamedTuple):
 
 Path = tuple[Part, ...]
 # What takes several parts at once.
-SEGMENTS = (aten.unbind.int, aten.split.Tensor, aten.slice.Tensor)
+SEGMENTS = SPLITS | {aten.unbind.int, aten.slice.Tensor}
 
 
 @dataclass(frozen=True)
@@ -37,43 +38,23 @@ class Ref:
 
 def resolve(node: fx.Node) -> Ref:
     """The value of `node`, seen through nodes that only take a part."""
+    take = take_of(node)
+    if take is not None and take.entry is not None:
+        return _entry(take, take.entry)
     if node.target is operator.getitem:
         inner, index = args_of(node)
-        assert isinstance(inner, fx.Node)
-        source = inner.args[0] if inner.args else None
-        if isinstance(source, fx.Node) and inner.target is aten.unbind.int:
-            return _entry(source, "select", _axis(inner, 1), index)
-        if isinstance(source, fx.Node) and inner.target is aten.split.Tensor and inner.args[1] == 1:
-            return _entry(source, "slice", _axis(inner, 2), index)
         return Ref(inner).part("item", 0, index)
-    if node.target is aten.select.int and isinstance(args_of(node)[2], int):
-        return _entry(args_of(node)[0], "select", _axis(node, 1), args_of(node)[2])
-    if node.target is aten.slice.Tensor and len(node.args) == 4 and all(isinstance(a, int) for a in args_of(node)[1:]):
-        start, end = args_of(node)[2:]
-        if end - start == 1:
-            return _entry(args_of(node)[0], "slice", _axis(node, 1), start)
     return Ref(node)
 
 
-def _entry(value: fx.Node, kind: Literal["select", "slice"], axis: int, entry: int) -> Ref:
-    """One entry of `axis`, of the tensor that `value` is a slice of, if any."""
-    while entry >= 0 and (start := _cut_from(value, axis)) is not None:
-        value, entry = args_of(value)[0], entry + start
-    return resolve(value).part(kind, axis, entry)
-
-
-def _cut_from(node: fx.Node, axis: int) -> int | None:
-    """The start of the slice with step 1 that `node` takes along `axis`; None for any other node."""
-    if node.target is not aten.slice.Tensor or _axis(node, 1) != axis or len(node.args) == 5:
-        return None
-    start = [*args_of(node), 0, 0][2] or 0
-    return start if type(start) is int and start >= 0 else None
-
-
-def _axis(node: fx.Node, position: int) -> int:
-    """The axis that the argument at `position` names, 0 without it, counted from the front."""
-    axis: Any = node.args[position] if len(node.args) > position else 0
-    return int(axis) % len(args_of(node)[0].meta["val"].shape)
+def _entry(take: Take, entry: int) -> Ref:
+    """One entry of an axis, of the tensor that its source is a slice of, if any."""
+    value = take.source
+    while entry >= 0 and (cut := take_of(value)) is not None and cut.axis == take.axis and not cut.drops_axis:
+        if cut.bounds is None or cut.start < 0:
+            break
+        value, entry = cut.source, entry + cut.start
+    return resolve(value).part("select" if take.drops_axis else "slice", take.axis, entry)
 
 
 def only_takes(node: fx.Node) -> bool:

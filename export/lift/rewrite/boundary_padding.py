@@ -19,6 +19,7 @@ from torch import fx
 from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.resampling import padded
 
 REPEATING = overloads("expand repeat clone")
@@ -72,9 +73,9 @@ def _ends(
     if not parts:
         return None
     sources = [value, *_cut_at_other_end(value, axis, first)]
-    rank, sizes = len(write.value_of(value).shape), [write.value_of(n).shape[axis] for n in parts]
-    flipped = named_args(parts[0]) if parts[0].target is aten.flip.default else None
-    turned = flipped["self"] if flipped and [d % rank for d in flipped["dims"]] == [axis] else None
+    sizes = [write.value_of(n).shape[axis] for n in parts]
+    flipped = take_of(parts[0])
+    turned = flipped.source if flipped is not None and flipped.step == -1 and flipped.axis == axis else None
     # One frame turned is that frame.
     count, mirror = sizes[0], parts[0] if sizes[0] == 1 and turned is None else turned
     if len(parts) == 1 and _cut_of(mirror, [value], axis) == ((1, count + 1) if first else (-count - 1, -1)):
@@ -89,32 +90,24 @@ def _ends(
 
 def _cut_at_other_end(value: fx.Node, axis: int, first: bool) -> list[fx.Node]:
     """The source of a slice `value` that begins, or ends, as it does."""
-    source = value.args[0] if value.target is aten.slice.Tensor else None
-    if not isinstance(source, fx.Node):
-        return []
-    cut = _cut_of(value, [source], axis)
-    return [source] if cut is not None and (cut[0] == 0 if first else cut[1] == END) else []
+    take = take_of(value)
+    cut = None if take is None else _cut_of(value, [take.source], axis)
+    return [take.source] if take and cut and (cut[0] == 0 if first else cut[1] == END) else []
 
 
 def _cut_of(node: object, sources: Sequence[fx.Node], axis: int) -> tuple[int, int] | None:
     """The start and end of `node` as a slice of one of `sources`; None for anything else."""
-    if not isinstance(node, fx.Node) or node.target is not aten.slice.Tensor:
+    take = take_of(node)
+    if take is None or take.source not in sources or take.axis != axis or take.drops_axis:
         return None
-    given = named_args(node)
-    start, end = given["start"] or 0, END if given["end"] is None else given["end"]
-    source = given["self"]
-    if source not in sources or given["dim"] % source.meta["val"].dim() != axis or given["step"] != 1:
-        return None
-    return (start, end) if isinstance(start, int) and isinstance(end, int) else None
+    return take.bounds
 
 
 def _begun(write: NodeWriter, front: fx.Node, value: fx.Node, axis: int, node: fx.Node) -> fx.Node | None:
     """`value` behind the first frames of a sequence as long as the result."""
-    if front.target is not aten.slice.Tensor:
+    if (take := take_of(front)) is None:
         return None
-    whole, shape = front.args[0], write.value_of(node).shape
-    if not isinstance(whole, fx.Node):
-        return None
+    whole, shape = take.source, write.value_of(node).shape
     cut, sizes = _cut_of(front, [whole], axis), write.value_of(whole).shape
     if cut is None or cut[0] != 0 or not 0 < cut[1] < END or not isinstance(sizes[axis], torch.SymInt):
         return None

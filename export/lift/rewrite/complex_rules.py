@@ -14,6 +14,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.source_location import place_of
+from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
 
 # These do the same to both parts. What pads or fills does so with a real number.
@@ -183,8 +184,9 @@ def _view_as_real(write: PairWriter, node: fx.Node) -> Any:
     a = write.pair(node.args[0])
     dim, users = node.meta["val"].dim() - 1, list(node.users)
     for user in users:
-        if user.target is aten.select.int and user.args[1] in (dim, -1) and user.args[2] in (0, 1):
-            user.replace_all_uses_with(write.imag(a) if user.args[2] else write.real(a))
+        take = take_of(user)
+        if take is not None and take.axis == dim and take.drops_axis:
+            user.replace_all_uses_with(write.imag(a) if take.start else write.real(a))
     return write.call(aten.stack.default, [write.real(a), write.imag(a)], -1)
 
 

@@ -20,8 +20,9 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
+from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.model.attention_bound import MASKED, Context, is_causal
-from rnn_export.export.lift.rewrite.attention.attention_parts import PICKS, Attention, before_transpose, ready
+from rnn_export.export.lift.rewrite.attention.attention_parts import Attention, before_transpose, ready
 from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
 from rnn_export.export.lift.rewrite.attention.relative_products import Through
@@ -284,7 +285,7 @@ def _written(
         scores = write.call(aten.where.ScalarOther, layout.looked_at(write, is_there), scores, lowest)
         probabilities = write.call(aten.softmax.int, scores, -1)
         for node in found.after:
-            if node.target in PICKS or not _does_nothing(node, tables):
+            if take_of(node) is not None or not _does_nothing(node, tables):
                 probabilities = replaced(node, {args_of(node)[0]: probabilities})
         for added in found.adds:
             of_rows = write.call(aten.matmul.default, probabilities, write.constant(rows[added.result].unsqueeze(-3)))

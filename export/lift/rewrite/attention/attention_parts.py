@@ -10,6 +10,7 @@ from torch import fx
 from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.attention.relative_products import (
     TableProduct,
     table_of_probabilities,
@@ -18,8 +19,6 @@ from rnn_export.export.lift.rewrite.attention.relative_products import (
 from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, Relative, is_constant, relative_of
 
 IDENTITIES = overloads("clone alias dropout _to_copy native_dropout")
-# Of chances: those of some heads or rows.
-PICKS = overloads("slice.Tensor select.int")
 # Of chances, of which these leave those of 0 at 0.
 MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
@@ -116,7 +115,7 @@ def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
 
 def _leads_on(node: fx.Node) -> bool:
     """True if a node moves, masks or multiplies attention weights."""
-    return node.target in IDENTITIES | MASKING | PICKS | PRODUCTS
+    return node.target in IDENTITIES | MASKING | PRODUCTS or take_of(node) is not None
 
 
 def _transpose_last(module: fx.GraphModule, product: fx.Node) -> None:
@@ -134,9 +133,8 @@ def _transpose_last(module: fx.GraphModule, product: fx.Node) -> None:
 
 def _is_passed_on(node: fx.Node, probabilities: fx.Node) -> bool:
     """True if a node leaves attention weights as they are, maybe of some heads, or masks them."""
-    if node.target in PICKS:
-        rank, taken = probabilities.meta["val"].dim(), named_args(node)
-        return taken["dim"] % rank < rank - 2 and args_of(node)[0] is probabilities
+    if (take := take_of(node)) is not None:
+        return take.axis < probabilities.meta["val"].dim() - 2 and take.source is probabilities
     return _is_mask(node, probabilities)
 
 
