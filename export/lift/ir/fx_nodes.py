@@ -31,8 +31,8 @@ def by_operator(names: Mapping[Any, str]) -> dict[Any, Any]:
 
 # These take numbers that are sizes: of a sequence, or of a batch.
 TAKE_SIZES = overloads(
-    "reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
-    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
+    "reshape expand repeat unflatten.int slice.Tensor full new_zeros new_ones new_full new_empty "
+    "arange arange.start arange.start_step"
 ) | {FRAME_NUMBERS}
 # These number what they make.
 NUMBERING = overloads("arange arange.start arange.start_step linspace eye eye.m tril_indices triu_indices")

@@ -115,6 +115,15 @@ def _part(index: int) -> Callable[[fx.Node], Call]:
     return write
 
 
+def _full(value: int) -> Callable[[fx.Node], Call]:
+    """The rule for a tensor filled with `value`; an empty one holds anything, and so zeros."""
+
+    def write(node: fx.Node) -> Call:
+        return aten.full.default, (node.args[0], value), {"dtype": node.meta["val"].dtype}
+
+    return write
+
+
 def _expanded(node: fx.Node) -> Call:
     """Copies along axes of size 1, which are as good as none: an `expand` has no size to be bounded."""
     given = _given(node)
@@ -146,6 +155,8 @@ NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = by_operator(
         _dropout: "dropout feature_dropout alpha_dropout feature_alpha_dropout",
         _batch_norm: "batch_norm",
         _convolution: "convolution",
+        _full(0): "zeros empty.memory_format",
+        _full(1): "ones",
         _part(0): "real",
         _part(1): "imag",
     }

@@ -21,12 +21,6 @@ WRITES: dict[Any, Any] = {
     aten.slice_scatter.default: aten.cat.default,
 }
 
-# What fills a tensor with one number, and which argument its sizes are.
-FILLED: dict[Any, int] = {
-    aten.full.default: 0, aten.zeros.default: 0, aten.ones.default: 0, aten.empty.memory_format: 0,
-    aten.new_full.default: 1, aten.new_zeros.default: 1, aten.new_ones.default: 1, aten.new_empty.default: 1,
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class _Written:
@@ -62,7 +56,7 @@ def read_written_frames(graph: fx.Graph) -> None:
     _see_through_views(graph)
     written: dict[fx.Node, _Written] = {}
     for node in list(graph.nodes):
-        if node.target is aten.select.int and args_of(node)[0].target in FILLED:
+        if node.target is aten.select.int and args_of(node)[0].target is aten.full.default:
             _fill_entry(node)
         elif (found := _filled(node) or _joined(node) or _written_by(node, written)) is not None:
             written[node] = found
@@ -120,7 +114,7 @@ def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written |
 def _filled(node: fx.Node) -> _Written | None:
     """A filled tensor of which no frame is written yet."""
     writes = [user for user in node.users if user.target in WRITES and user.args[0] is node]
-    if node.target not in FILLED or not writes:
+    if node.target is not aten.full.default or not writes:
         return None
     return _Written(node, args_of(writes[0])[2] % node.meta["val"].dim(), WRITES[writes[0].target], {})
 
@@ -163,11 +157,9 @@ def _fill_entry(node: fx.Node) -> None:
 
 def _filling(node: fx.Node, axis: int, size: Sequence[int]) -> tuple[Any, ...]:
     """The arguments of a fill with `size` in place of an axis."""
-    target: Any = node.target
-    given, at = args_of(node), FILLED[target]
-    axis %= len(given[at])
-    given[at] = [*given[at][:axis], *size, *given[at][axis + 1 :]]
-    return tuple(given)
+    sizes, value = args_of(node)
+    axis %= len(sizes)
+    return [*sizes[:axis], *size, *sizes[axis + 1 :]], value
 
 
 def _are_alike(frames: Sequence[fx.Node]) -> bool:
@@ -215,7 +207,7 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
             return
         if not isinstance(end, int) or not isinstance(start, int) or start < 0:
             return
-        if not written.has(start, end) and not (segment and written.base.target in FILLED):
+        if not written.has(start, end) and not (segment and written.base.target is aten.full.default):
             return
         joined = graph.call_function(written.join, (written.segments(start, end, node.meta), dim))
     joined.meta = dict((user if segment else node).meta)

@@ -16,6 +16,7 @@ from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
+from rnn_export.export.lift.rewrite.constants import NEW_FILLED, fill_of
 
 # These do the same to both parts. What pads or fills does so with a real number.
 BY_PART = MOVING | overloads(
@@ -30,8 +31,6 @@ JOINING = overloads(
 )
 FILLING = ("value", "fill_value", "other")
 CONJUGATES = overloads("_conj _conj_physical conj_physical conj")
-LIKE = {"zeros": 0, "ones": 1, "new_zeros": 0, "new_ones": 1, "zeros_like": 0, "ones_like": 1, "full": None}
-LIKE |= {"new_full": None, "full_like": None}
 # The operands of what is linear in each of them, and the one that is added.
 PRODUCTS: Mapping[Any, tuple[tuple[int, ...], int | None]] = {
     **dict.fromkeys(overloads("mul.Tensor matmul mm bmm mv dot outer"), ((0, 1), None)),
@@ -203,17 +202,12 @@ def _typed(write: PairWriter, node: fx.Node) -> Any:
 
 
 def _filled(write: PairWriter, node: fx.Node) -> Any:
-    name = node.target._opname  # type: ignore[union-attr]
-    fill, args = LIKE[name], [write.real(write.pair(a)) if isinstance(a, fx.Node) else a for a in node.args]
-    kwargs: dict[str, Any] = {}
-    if not name.endswith("_like") or node.kwargs.get("dtype") is not None:
-        kwargs["dtype"] = node.meta["val"].dtype.to_real()
-    if fill is None:
-        place = next(i for i, a in enumerate(node.target._schema.arguments) if a.name == "fill_value")  # type: ignore[union-attr]
-        value = write.pair(args[place])
-        parts = [[*args[:place], part or 0.0, *args[place + 1 :]] for part in (value.re, value.im)]
-        return Pair(*(write.call(node.target, *part, **kwargs) for part in parts))
-    return Pair(write.call(node.target, *args, **kwargs), None)
+    given, fill, dtype = named_args(node), write.pair(fill_of(node)), node.meta["val"].dtype.to_real()
+    before = [write.real(write.pair(given["self"]))] if "self" in given else []
+    target = aten.full_like if "size" not in given else aten.new_full if before else aten.full
+    before += [given["size"]] if "size" in given else []
+    parts = (fill.re, fill.im)
+    return Pair(*(None if n is None else write.call(target.default, *before, n, dtype=dtype) for n in parts))
 
 
 TRANSFORM_OF_LENGTH = (
@@ -311,7 +305,7 @@ def _rules() -> Mapping[Any, Rule]:
         **on("view_as_real", _view_as_real),
         **on("view_as_complex", _view_as_complex),
         **on("_to_copy to.dtype to.dtype_layout to.other type_as", _typed),
-        **on(" ".join(LIKE), _filled),
+        **dict.fromkeys(NEW_FILLED, _filled),
         **on("eq.Scalar eq.Tensor ne.Scalar ne.Tensor", _compared),
         **on("isnan isinf", _tested(aten.logical_or.default)),
         **on("isfinite", _tested(aten.logical_and.default)),

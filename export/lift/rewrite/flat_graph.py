@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.graph import CodeGen
-from torch.utils._sympy.functions import FloorDiv
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError
-from rnn_export.export.lift.ir.fx_nodes import args_of, aten, is_drawn, named_args, placeholders, results
+from rnn_export.export.lift.ir.fx_nodes import aten, is_drawn, named_args, placeholders, results
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.normal_form import is_normal, normalise
 from rnn_export.export.lift.ir.passes import Pass, apply_rules, rules, run_passes
@@ -24,16 +23,10 @@ from rnn_export.export.lift.model.attention_bound import Context
 from rnn_export.export.lift.rewrite.attention.attention import narrow_attention
 from rnn_export.export.lift.rewrite.complex_pairs import has_complex
 from rnn_export.export.lift.rewrite.complex_rules import make_real
-from rnn_export.export.lift.rewrite.constant_fills import CONSTANT_FILLS, LIKE_ANOTHER
-from rnn_export.export.lift.rewrite.constant_masks import CONSTANT_MASKS
-from rnn_export.export.lift.rewrite.full_length_masks import FULL_MASKS
-from rnn_export.export.lift.rewrite.masked_writes import MASKED_WRITES
+from rnn_export.export.lift.rewrite.decomposition_table import DECOMPOSITIONS, WINDOWS
 from rnn_export.export.lift.rewrite.ragged.data_dependent_sizes import make_axes_ragged
 from rnn_export.export.lift.rewrite.redundant_nodes import REDUNDANT, has_no_guards
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING
-from rnn_export.export.lift.rewrite.shared_filters import SHARED_FILTERS
-from rnn_export.export.lift.rewrite.while_loops import COUNTED_LOOPS
-from rnn_export.export.lift.rewrite.window_decomposition import WINDOWS
 from rnn_export.export.lift.trace.functionalize import functional
 from rnn_export.export.lift.trace.tracing import export_program
 
@@ -172,23 +165,6 @@ def _settle_sizes(subject: Flattening) -> None:
             node.update_arg(1, [_number(value.shape[i], equal) or n if n == -1 else n for i, n in sizes])
 
 
-def _size_of_source(write: NodeWriter, node: fx.Node) -> None:
-    """Read the count of windows in the size of a new tensor from its source, if that has such an axis.
-
-    As an expression of the input's length it is that of a whole sequence, and not of a segment.
-    """
-    source, sizes = args_of(node)[:2]
-    axes = {str(size): a for a, size in enumerate(source.meta["val"].shape) if isinstance(size, torch.SymInt)}
-    for place, size in enumerate(sizes):
-        axis = axes.get(str(size.meta.get("val"))) if isinstance(size, fx.Node) else None
-        if axis is None or not size.meta["val"].node.expr.has(FloorDiv):
-            continue
-        asked = write.graph.call_function(aten.sym_size.int, (source, axis))
-        asked.meta = {**node.meta, "val": size.meta["val"]}
-        sizes = [*sizes[:place], asked, *sizes[place + 1 :]]
-    node.update_arg(1, sizes)
-
-
 def _number(size: Any, equal: Mapping[Any, Any]) -> int | None:
     """The constant value of a computed size, or None."""
     expression = size.node.expr.subs(equal) if isinstance(size, torch.SymInt) else None
@@ -303,21 +279,15 @@ OVER_TIME: Sequence[Pass[Flattening]] = (
         lambda s: narrow_attention(s.module, s.args, s.context, s.chunk),
         changes_values=lambda s: s.context is not None,
     ),
-    rules("window", WINDOWS),
+    rules("windows", WINDOWS),
 )
 FLAT: Sequence[Pass[Flattening]] = (
     Pass("normal form", _normalise, ensures=(has_no_guards, is_normal)),
     Pass("constant sizes", _settle_sizes),
-    rules("sizes of sources", dict.fromkeys(LIKE_ANOTHER, _size_of_source)),
     Pass("entries", lambda s: apply_rules(s.module, dict.fromkeys(ENTRIES, partial(_unbound, s.equal)), "entries")),
     Pass("single windows", _refuse_single_windows),
     Pass("results", _flatten_results, ensures=(has_flat_results,)),
-    rules("full masks", FULL_MASKS),
-    rules("constant masks", CONSTANT_MASKS),
-    rules("constant fills", CONSTANT_FILLS),
-    rules("masked writes", MASKED_WRITES),
-    rules("filter", SHARED_FILTERS),
-    rules("loop", COUNTED_LOOPS),
+    rules("decompositions", DECOMPOSITIONS),
     *OVER_TIME,
     Pass("real pairs", _make_real, requires=(has_flat_results,), ensures=(is_real,)),
 )

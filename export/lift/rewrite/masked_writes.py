@@ -14,7 +14,7 @@ from rnn_export.export.lift.ir.fx_nodes import arguments_by_name, aten, behind_a
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 
 
-def _chosen(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def written_by_mask(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """`index_put` with a mask; None where what it writes has another number of entries, or another order."""
     given = named_args(node)
     x, mask = given["self"], _only_mask(given["indices"])
@@ -29,9 +29,6 @@ def _chosen(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if given["accumulate"]:
         values = write.call(aten.add.Tensor, x, values)
     return write.call(aten.where.self, mask, values, x)
-
-
-MASKED_WRITES = {aten.index_put.default: _chosen}
 
 
 def _only_mask(indices: Sequence[fx.Node | None]) -> fx.Node | None:

@@ -1,10 +1,13 @@
-"""Interpolation as windows and products: P output frames for every Q over time, other axes at once.
+"""Interpolation and pools to a size as windows and products: P output frames for every Q over time, other axes at once.
 
 Output frame j stands at (j + 1/2) Q / P - 1/2 of the input, and is made of the frames around that place: so every P of
 them are made of the same Q frames and their neighbours. The ends of a sequence are replicated. With `align_corners`, or
 a size that is no multiple, the place follows from the length, and no stream has that.
 
-Sources: the docstring of torch.nn.functional.interpolate; the weights are computed by each operator itself.
+Pools to a size keep the time axis. An axis pooled to its own size stays.
+
+Sources: the docstrings of torch.nn.functional.interpolate, torch.nn.AdaptiveAvgPool2d and AdaptiveMaxPool2d; each
+operator computes its weights itself.
 """
 
 from __future__ import annotations
@@ -159,3 +162,36 @@ def _cut(write: NodeWriter, more: fx.Node, value: fx.Node, axis: int, rate: Frac
         return more
     frames = write.call(operator.mul, write.call(aten.sym_size.int, value, axis), rate.numerator)
     return write.call(aten.slice.Tensor, more, axis, 0, write.call(operator.floordiv, frames, rate.denominator))
+
+
+def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """The pool `node` as other operators; None if it resizes a symbolic axis, or has no such form."""
+    value, made, is_mean = named_args(node)["self"], write.value_of(node), "avg" in str(node.target)
+    if not is_mean:
+        if any(u.target is not operator.getitem or (u.args[1] != 0 and u.users) for u in node.users):
+            return None
+        made = made[0]
+    sizes, axes = write.value_of(value).shape, len(named_args(node)["output_size"])
+    places = range(len(sizes) - axes, len(sizes))
+    # Where torch.export freezes the length, all are numbers.
+    for axis in (a for a in places if rate_of(sizes[a], made.shape[a]) != 1):
+        if not isinstance(sizes[axis], int):
+            return None
+        if made.shape[axis] == 1:
+            value = write.call(aten.mean.dim if is_mean else aten.amax.default, value, [axis], True)
+        elif is_mean:
+            value = weighed(write, value, axis, _shares(sizes[axis], made.shape[axis]), picks=False)
+        else:
+            return None
+    if not is_mean:
+        for user in list(node.users):
+            if user.users:
+                user.replace_all_uses_with(value)
+            write.graph.erase_node(user)
+    return cast(fx.Node, value)
+
+
+def _shares(size: int, made: int) -> Tensor:
+    """The weights (size, made) of the entries of an axis in each pooled entry."""
+    each: Any = torch.eye(size, dtype=torch.float64)[None]
+    return torch.nn.functional.adaptive_avg_pool1d(each, made)[0]

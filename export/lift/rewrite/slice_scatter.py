@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
+from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
+from rnn_export.export.lift.rewrite.constants import fill_of
 from rnn_export.export.lift.rewrite.resampling import rate_of
-
-SCATTERS = overloads("slice_scatter select_scatter")
-ZEROS = overloads("zeros new_zeros zeros_like")
 
 
 def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -81,8 +79,8 @@ def _interleaved(
 ) -> fx.Node | None:
     """The entries of `segment`, each among `step` - 1 of one number, `start` of which stand before it."""
     sizes = [write.value_of(n).shape[axis] for n in (segment, value)]
-    fill = value.args[1] if _is_full(value) else 0 if value.target in ZEROS else None
-    if fill is None or not isinstance(start, int) or not 0 <= start < step or rate_of(*sizes) != step:
+    fill = fill_of(value)
+    if not isinstance(fill, int | float) or rate_of(*sizes) != step or type(start) is not int or not 0 <= start < step:
         return None
     axis %= len(write.value_of(value).shape)
     each = write.call(aten.unsqueeze.default, segment, axis + 1)

@@ -19,7 +19,8 @@ from rnn_export.export.lift.ir.node_writer import NodeWriter
 MOST = 256
 
 
-def _unrolled(write: NodeWriter, node: fx.Node) -> None:
+def unrolled(write: NodeWriter, node: fx.Node) -> None:
+    """Replace the results of a `while_loop`, in place, if its number of iterations follows from constants."""
     module = write.module
     condition, body = (module.get_submodule(str(n.target)) for n in args_of(node)[:2])
     carried, others = args_of(node)[2:4]
@@ -35,9 +36,6 @@ def _unrolled(write: NodeWriter, node: fx.Node) -> None:
         user.replace_all_uses_with(values[args_of(user)[1]])
         module.graph.erase_node(user)
     module.graph.erase_node(node)
-
-
-COUNTED_LOOPS = {torch.ops.higher_order.while_loop: _unrolled}
 
 
 def _iteration(write: NodeWriter, body: fx.GraphModule, given: Sequence[Any]) -> list[Any]:

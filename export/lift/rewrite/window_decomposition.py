@@ -5,29 +5,23 @@ Sources: the docstrings of torch.stft, torch.istft and torch.nn.Fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
+from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
-from rnn_export.export.lift.rewrite.adaptive_pools import MAXIMA, MEANS, pooled_to_size
-from rnn_export.export.lift.rewrite.boundary_padding import difference, edged, ended
-from rnn_export.export.lift.rewrite.frame_stacking import stacked_frames
-from rnn_export.export.lift.rewrite.gather_windows import gathered_windows, strided
-from rnn_export.export.lift.rewrite.resampling import RESAMPLING, rate_of, resampled
-from rnn_export.export.lift.rewrite.slice_scatter import SCATTERS, joined
-from rnn_export.export.lift.trace.istft_length import istft_to_length as istft_to_length
+from rnn_export.export.lift.rewrite.resampling import rate_of
 
 # Below it a sum of windows is taken for 0, as torch does.
 TINY = 1e-11
 
 
-def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
+def spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
     """torch.stft of (B, L) or (L,), padded first: frames times the window, each transformed."""
     given = named_args(node)
     x, size = given["self"], given["n_fft"]
@@ -53,16 +47,16 @@ def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
     is_real = not write.value_of(x).is_complex()
     transform = aten.fft_rfft.default if is_real and one_sided is not False else aten.fft_fft.default
     norm = "ortho" if given.get("normalized") else None
-    spectrum = write.call(aten.transpose.int, write.call(transform, frames, None, -1, norm), -1, -2)
-    return spectrum if given.get("return_complex") else write.call(aten.view_as_real.default, spectrum)
+    found = write.call(aten.transpose.int, write.call(transform, frames, None, -1, norm), -1, -2)
+    return found if given.get("return_complex") else write.call(aten.view_as_real.default, found)
 
 
-def _signal(write: NodeWriter, node: fx.Node) -> fx.Node:
+def signal(write: NodeWriter, node: fx.Node) -> fx.Node:
     """torch.istft of (B, F, T) or (F, T): inverse transforms, overlap-added, divided by the squared windows' sum."""
     given = named_args(node)
-    spectrum, size = given["self"], given["n_fft"]
+    transforms, size = given["self"], given["n_fft"]
     hop, centred = given.get("hop_length") or size // 4, given.get("center", True)
-    frames = write.call(aten.transpose.int, spectrum, -1, -2)
+    frames = write.call(aten.transpose.int, transforms, -1, -2)
     norm = "ortho" if given.get("normalized") else None
     if given.get("return_complex"):
         frames = write.call(aten.fft_ifft.default, frames, None, -1, norm)
@@ -135,17 +129,17 @@ def _added(write: NodeWriter, frames: fx.Node, hop: int) -> fx.Node:
     return samples if count * hop == size else write.call(aten.slice.Tensor, samples, -1, 0, size - count * hop)
 
 
-def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def folded(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """Columns (B, C K, T) overlap-added along one axis; the other has size 1."""
     given = named_args(node)
-    columns, sizes, kernel = given["self"], given["output_size"], given["kernel_size"]
+    taken, sizes, kernel = given["self"], given["output_size"], given["kernel_size"]
     along = 1 if kernel[0] == 1 else 0
     if kernel[1 - along] != 1 or sizes[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
         return None
     before = given["padding"][along]
-    if given["padding"][1 - along] or not isinstance(before, int) or write.value_of(columns).dim() != 3:
+    if given["padding"][1 - along] or not isinstance(before, int) or write.value_of(taken).dim() != 3:
         return None
-    frames = write.call(aten.unflatten.int, columns, 1, [-1, kernel[along]])
+    frames = write.call(aten.unflatten.int, taken, 1, [-1, kernel[along]])
     added = _added(write, write.call(aten.transpose.int, frames, -1, -2), given["stride"][along])
     if before:
         added = write.call(aten.slice.Tensor, added, -1, before, END)
@@ -153,7 +147,7 @@ def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     return write.call(aten.unsqueeze.default, added, -2 if along else -1)
 
 
-def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """Windows of (B, C, H, W) as columns (B, C K, places): along one axis, or along both one after the other."""
     given = named_args(node)
     x, kernel, padding = given["self"], given["kernel_size"], given["padding"]
@@ -193,23 +187,27 @@ def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[st
     return write.call(aten.flatten.using_ints, write.call(aten.permute.default, windows, order), 1, 3)
 
 
-def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> dict[Any, Any]:
-    return dict.fromkeys(overloads(names), rule)
+def filtered_by_rows(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """A convolution of (1, B C, T), each channel as a row, if all have one filter and their number is symbolic."""
+    if not _is_shared(node):
+        return None
+    given = named_args(node)
+    filters, sizes = given["weight"].args
+    rows = write.call(aten.transpose.int, given["input"], 0, 1)
+    one = write.call(aten.expand.default, filters, [1, *sizes[1:]])
+    places = (given["stride"], given["padding"], given["dilation"])
+    return write.call(aten.transpose.int, write.call(node.target, rows, one, None, *places, 1), 0, 1)
 
 
-WINDOWS = {
-    **_on("stft stft.center", _spectrum),
-    **_on("istft", _signal),
-    torch.ops.rnn_export.istft.default: _signal,
-    **_on("col2im", _fold),
-    **_on("im2col", _columns),
-    **dict.fromkeys(RESAMPLING, resampled),
-    **dict.fromkeys(SCATTERS, joined),
-    **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
-    **_on("reshape unflatten.int", stacked_frames),
-    **_on("index.Tensor index_select", gathered_windows),
-    aten.as_strided.default: strided,
-    aten.cat.default: edged,
-    aten.diff.default: difference,
-    aten.slice.Tensor: ended,
-}
+def _is_shared(node: fx.Node) -> bool:
+    given = named_args(node)
+    taken, weight = given["input"].meta["val"], given["weight"]
+    if given["bias"] is not None or weight.target is not aten.expand.default or taken.dim() != weight.meta["val"].dim():
+        return False
+    rows, groups = taken.shape[:2]
+    number: Any = given["groups"].meta["val"] if isinstance(given["groups"], fx.Node) else given["groups"]
+    repeats = weight.meta["val"].shape[0]
+    if not isinstance(groups, torch.SymInt):
+        return False
+    same = guard_or_false(groups == number) and guard_or_false(groups == repeats)
+    return bool(same) and isinstance(rows, int) and rows == 1

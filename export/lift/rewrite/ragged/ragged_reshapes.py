@@ -131,6 +131,6 @@ SHAPES: Mapping[Any, Rule] = {
     **ruled(_scalar, "scalar_tensor"),
     **ruled(_reshaped, "reshape"),
     **ruled(_expanded, "expand"),
-    **ruled(_new, "zeros ones full new_zeros new_ones new_full empty.memory_format"),
+    **ruled(_new, "full new_zeros new_ones new_full"),
     **ruled(_range, "arange arange.start arange.start_step"),
 }
