@@ -22,7 +22,8 @@ from rnn_export.export.lift.capture import Capture, capture, capture_sequence, o
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import forget_bookkeeping, recorded
-from rnn_export.export.lift.ir.passes import dump
+from rnn_export.export.lift.ir.normal_form import is_normal
+from rnn_export.export.lift.ir.passes import end_stage
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames
@@ -150,11 +151,12 @@ def _in_chunks(flat: FlatModel, probed: Probed, options: LiftOptions) -> Streami
     probed = replace(probed, flat=probed.flat.replace(chunk=chunk))
     options.progress("capture")
     captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk)
+    end_stage("capture", captured.module, is_normal)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
     options.progress("streaming")
     streamed = _streamed(probed, captured, chunk)
-    dump("streaming", captured.module)
+    end_stage("streaming", captured.module, is_normal)
     options.progress("contract")
     if captured.refusal is not None:
         raise captured.refusal

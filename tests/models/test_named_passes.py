@@ -10,7 +10,8 @@ from torch import nn
 
 from rnn_export.export.lift.ir import passes
 from rnn_export.export.lift.ir.fx_nodes import aten, results
-from rnn_export.export.lift.ir.passes import Pass, apply_rules, rules, run_passes
+from rnn_export.export.lift.ir.normal_form import is_normal
+from rnn_export.export.lift.ir.passes import Pass, apply_rules, end_stage, rules, run_passes
 from rnn_export.export.lift.rewrite import flat_graph
 from rnn_export.export.lift.rewrite.flat_graph import FLAT
 from rnn_export.export.lift.trace.tracing import export_program
@@ -87,6 +88,22 @@ def test_what_a_pass_ensures_is_looked_at_and_what_it_requires_must_stand_before
     with raises("pass-promise-broken", "'idle'", "has_no_products"):
         run_passes("test", [idle], traced)
     run_passes("test", [doubles, needs], traced)
+
+
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [
+        pytest.param(aten.transpose.int, (0, 1), id="another name for permute"),
+        pytest.param(aten.add_.Tensor, (1,), id="in place"),
+    ],
+)
+def test_a_stage_leaves_a_graph_in_normal_form(traced, target, args):
+    end_stage("streaming", traced.module, is_normal)
+    graph = traced.module.graph
+    with graph.inserting_before(graph.output_node()):
+        graph.call_function(target, (next(iter(graph.nodes)), *args))
+    with raises("pass-promise-broken", "'streaming'", "is_normal"):
+        end_stage("streaming", traced.module, is_normal)
 
 
 def test_nothing_is_checked_unless_it_is_asked_for(traced, monkeypatch):

@@ -164,5 +164,14 @@ NORMAL_FORM: Mapping[Any, Callable[[fx.Node], Call]] = by_operator(
 
 
 def is_normal(graph: fx.Graph) -> bool:
-    """True if no operator of a graph has a row that fits."""
-    return not any(node.target in NORMAL_FORM and NORMAL_FORM[node.target](node) for node in graph.nodes)
+    """True if no operator of a graph works in place or has a row that fits."""
+    return not any(_is_in_place(node.target) or _fits(NORMAL_FORM.get(node.target), node) for node in graph.nodes)
+
+
+def _fits(row: Callable[[fx.Node], Call] | None, node: fx.Node) -> bool:
+    # Some nodes that lifting writes have no value of torch.export's.
+    return row in (_permuted, _viewed) or (row is not None and "val" in node.meta and row(node) is not None)
+
+
+def _is_in_place(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

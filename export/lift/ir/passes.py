@@ -110,10 +110,7 @@ class _Watch:
         """Look at the graph that `step` left; raises WrongPass."""
         if not (self.folder or self.checks):
             return
-        if broken := [one for one in step.ensures if not one(subject.module.graph)]:
-            raise WrongPass(
-                f"pass {step.name!r} should ensure {_names(broken)}, but the graph is not so.", id="pass-promise-broken"
-            )
+        _refuse_broken(step.name, step.ensures, subject.module.graph)
         before = self.values
         if not self._look(step.name, subject) or before is None or step.changes_values(subject):
             return
@@ -139,10 +136,19 @@ class _Watch:
         return True
 
 
-def dump(stage: str, module: fx.GraphModule) -> None:
-    """Write the graph of a stage that is no list of passes, where the environment asks for dumps."""
+def end_stage(stage: str, module: fx.GraphModule, *ensures: Property) -> None:
+    """Dump and check the graph of a stage that is no list of passes, as far as the environment asks for it."""
     if folder := os.environ.get(DUMP):
         _write(_new_folder(Path(folder), stage) / "00-graph.txt", "\n".join(lines_of(module)))
+    if os.environ.get(CHECK) == "1":
+        _refuse_broken(stage, ensures, module.graph)
+
+
+def _refuse_broken(name: str, ensures: Sequence[Property], graph: fx.Graph) -> None:
+    if broken := [one for one in ensures if not one(graph)]:
+        raise WrongPass(
+            f"pass {name!r} should ensure {_names(broken)}, but the graph is not so.", id="pass-promise-broken"
+        )
 
 
 def lines_of(module: fx.GraphModule) -> Iterator[str]:
