@@ -1,4 +1,4 @@
-"""Follows the rows of the batch through the graph of a model, its recurrent layers and rolled loops."""
+"""Follows the rows of the batch through the graph of a model, and finds the operator that makes them depend."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, RowsDepend
+from rnn_export.export.lift.axes.axes import Axes
+from rnn_export.export.lift.axes.axis_probe import layouts
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.capture import of_any_length
 from rnn_export.export.lift.ir.dependence.cell_layout import AxisLayout, growing_axes
@@ -25,8 +27,11 @@ from rnn_export.export.lift.ir.dependence.row_dependence import (
 )
 from rnn_export.export.lift.ir.fx_nodes import args_of, name_of, placeholders, recorded, results
 from rnn_export.export.lift.ir.source_location import place_of
+from rnn_export.export.lift.layers.layer_replacement import replace_recurrent
 from rnn_export.export.lift.loops.loop_body import RolledLoop
 from rnn_export.export.lift.loops.value_references import value_at
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 from rnn_export.export.lift.streaming.stream_states import OPS
 
 Values = Mapping[fx.Node, Any]
@@ -160,3 +165,30 @@ def _joined(info: RowInfo, rows: Rows, node: fx.Node, result: int) -> RowInfo:
 
 
 RULES: Mapping[Any, RowRule] = {**dict.fromkeys(OPS, _recurrent), RolledLoop: _rolled_loop}
+
+
+def where_rows_mix(flat: FlatModel, batch: Sequence[int]) -> str:
+    """The operator that mixes rows along the input axes `batch`, as a message; empty if not found."""
+    rows = flat.inputs[0].example.shape[batch[0]]
+    states = [next(layouts(leaf.example, rows), None) for leaf in flat.states]
+    known = tuple(layout for layout in states if layout is not None)
+    if len(known) < len(states):
+        return ""
+    inputs, outputs = (None,) * len(batch), (None,) * len(flat.outputs)
+    model = BatchFirst(
+        flat.with_model(replace_recurrent), Axes(tuple(batch), inputs, known, (0,) * len(outputs), outputs)
+    )
+    try:
+        graph = flat_graph(model, model.sample(3, 1), model.dynamic(False))
+        few, more = (recorded(graph, model.sample(n, 1)) for n in (2, 3))
+        grown = [_grown(few[node].shape, more[node].shape) for node in results(graph.graph)]
+        follow_rows(graph, few, more, model.axes.rows_in, grown)
+    except RowsDepend as error:
+        return str(error)
+    except (LiftError, RuntimeError):  # sizes that the graph, or its operators, do not take
+        return ""
+    return ""
+
+
+def _grown(few: Sequence[int], more: Sequence[int]) -> int:
+    return next((axis for axis, (a, b) in enumerate(zip(few, more, strict=False)) if a != b), 0)

@@ -23,7 +23,7 @@ from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, 
 from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length, rolled_loop
 from rnn_export.export.lift.loops.folding.long_run_check import refuse_late_changes
 from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, is_segmented, period_of, rolled_by_periods
-from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans
+from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans, of_whole_windows_too
 from rnn_export.export.lift.loops.folding.trace_lengths import (
     FAR,
     MANY_FRAMES,
@@ -40,7 +40,6 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     segment_of,
     unrollings,
 )
-from rnn_export.export.lift.loops.folding.whole_windows import of_whole_windows_too
 from rnn_export.export.lift.loops.higher_order_loops import roll_operators
 from rnn_export.export.lift.loops.recurrences.associative_scans import sequential_scans
 from rnn_export.export.lift.loops.recurrences.autograd_scans import parallel_functions

@@ -14,8 +14,7 @@ from rnn_export.errors import SEQUENCES, LiftError, NoBatchAxis, SeveralReadings
 from rnn_export.export.lift.advice import with_tried_advice
 from rnn_export.export.lift.axes.axes import Axes, axes_candidates
 from rnn_export.export.lift.axes.batch_first import BatchFirst
-from rnn_export.export.lift.batch_dependence import where_rows_mix
-from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one
+from rnn_export.export.lift.batch_rows import follow_rows, is_independent, rows_of_one, where_rows_mix
 from rnn_export.export.lift.branches.counter_indices import refuse_beyond_entries
 from rnn_export.export.lift.call_memory import moves_by_call, refuse_memory_by_call
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates

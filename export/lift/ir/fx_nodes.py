@@ -10,9 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.frame_index import frame_numbers
-
 aten = torch.ops.aten
+
+
+@torch.library.custom_op("rnn_export::frame_numbers", mutates_args=())
+def frame_numbers(rows: int, frames: int) -> Tensor:
+    """The frame indices 0, 1, 2, ... of each row: int64, (rows, frames)."""
+    return torch.arange(frames).expand(rows, frames).contiguous()
+
+
 FRAME_NUMBERS = frame_numbers._opoverload
 END = 2**63 - 1
 # Beside the place of a node that stands for another one: the name of that operator of the user's.

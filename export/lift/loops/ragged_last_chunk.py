@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, recorded
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.loops.frame_segments import CUT, SEGMENT, Window, numbers_of
-from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa
+from rnn_export.export.lift.rewrite.attention.attention_parts import SDPA, SOFTMAX, decomposed_sdpa
 
 # By entry of scores, the window and the place in it that it follows from; None of anything else.
 Entries = list[tuple[Window, int] | None]

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.model.call.dataclass_pytree import closed, opened
 from rnn_export.export.lift.model.call.nested_states import put_back, taken_out
 from rnn_export.export.lift.model.call.output_parts import OutputRef
-from rnn_export.export.lift.model.call.pytree import leaves_by_path, suffix
+from rnn_export.export.lift.model.call.pytree import closed, leaves_by_path, opened, suffix
 from rnn_export.export.lift.model.script.script_modules import signature_of
 
 

@@ -17,9 +17,16 @@ from rnn_export.export.lift.layers.packed_sequences import packing_full_rows
 from rnn_export.export.lift.model.argument_binding import bind, call_bound
 from rnn_export.export.lift.model.attention_bound import Context
 from rnn_export.export.lift.model.call.complex_parts import joined, named_parts, part_names, parts_of
-from rnn_export.export.lift.model.call.dataclass_pytree import closed
 from rnn_export.export.lift.model.call.output_parts import OutputRef, is_ordered, key_of, object_in, pick, result_parts
-from rnn_export.export.lift.model.call.pytree import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
+from rnn_export.export.lift.model.call.pytree import (
+    closed,
+    described,
+    is_fed,
+    leaves_by_path,
+    renamed,
+    suffix,
+    tensors_of,
+)
 from rnn_export.export.lift.model.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.model.folded_inputs import Rated
 from rnn_export.export.lift.model.leaves import Leaf, named_leaves
@@ -47,8 +54,7 @@ class FlatModel(nn.Module):
     """`model` called with flat tensors.
 
     Attributes:
-        inputs: the named data leaves, in the order of forward's arguments; a complex leaf, here and elsewhere, is two
-            leaves, NAME.real and NAME.imag.
+        inputs: the named data leaves, in the order of forward's arguments; a complex one is NAME.real and NAME.imag.
         states: the named leaves of the states: declared states, in that order, then module states.
         seen: by state, the values that calls of the model left in it, (calls, *shape), and that it may have.
         module_states: the paths of each module state; several if they hold one tensor.
@@ -84,8 +90,8 @@ class FlatModel(nn.Module):
         self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
         for name in self.defaulted_states:
             # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
-            zeros = pytree.tree_map_only((Tensor, *NUMBERS), zero_like, self._back(result, called, name))
-            self.arguments[name] = zeros
+            made = self._back(result, called, name)
+            self.arguments[name] = pytree.tree_map_only((Tensor, *NUMBERS), zero_like, made)
         self._hold(result, called)
         self.inputs = named_leaves([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = named_leaves(list(self.refs), self.arguments, None)
@@ -95,8 +101,8 @@ class FlatModel(nn.Module):
             for key, value in result_parts(result).items()
             if self._is_left(key, value)
         }
-        results = self._data_parts(result).items()
-        self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in tensors_of(v)))
+        data = self._data_parts(result).items()
+        self.output_keys = tuple(k for k, v in data for _ in parts_of(t for _, t in tensors_of(v)))
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
         self.packs = self.packs_full_rows = False

@@ -18,7 +18,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.ir.symbolic_integers import size_at
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.resampling import padded
 

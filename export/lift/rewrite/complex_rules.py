@@ -16,7 +16,7 @@ from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
-from rnn_export.export.lift.rewrite.constants import NEW_FILLED, fill_of
+from rnn_export.export.lift.rewrite.constant_values import NEW_FILLED, fill_of
 
 # These do the same to both parts. What pads or fills does so with a real number.
 BY_PART = MOVING | overloads(

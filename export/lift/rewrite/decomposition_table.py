@@ -13,9 +13,8 @@ import torch
 from rnn_export.export.lift.ir.fx_nodes import by_operator
 from rnn_export.export.lift.ir.passes import Rule
 from rnn_export.export.lift.rewrite.boundary_padding import difference, edged, ended
-from rnn_export.export.lift.rewrite.constants import CONSTANTS
-from rnn_export.export.lift.rewrite.frame_stacking import stacked_frames
-from rnn_export.export.lift.rewrite.gather_windows import gathered_windows, strided
+from rnn_export.export.lift.rewrite.constant_values import CONSTANTS
+from rnn_export.export.lift.rewrite.gather_windows import gathered_windows, stacked_frames, strided
 from rnn_export.export.lift.rewrite.masked_writes import written_by_mask
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING, pooled_to_size, resampled
 from rnn_export.export.lift.rewrite.slice_scatter import joined

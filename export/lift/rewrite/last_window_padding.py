@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.ir.symbolic_integers import size_at
 
 # A length from which on numbers are looked at, and how many of them.
 FROM, MOST = 1 << 12, 256

@@ -22,7 +22,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.ir.size_evaluation import size_at
+from rnn_export.export.lift.ir.symbolic_integers import size_at
 
 # Frames at which it is seen how many there are behind an operator.
 SEEN = (5040, 10080)

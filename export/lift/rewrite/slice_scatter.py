@@ -9,7 +9,7 @@ from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.rewrite.constants import fill_of
+from rnn_export.export.lift.rewrite.constant_values import fill_of
 from rnn_export.export.lift.rewrite.resampling import rate_of
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from rnn_export.errors import Advice, LiftError
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.model.call.carried_objects import Carrying
-from rnn_export.export.lift.model.call.dataclass_pytree import opened
 from rnn_export.export.lift.model.call.output_parts import OutputRef, key_of, object_in, result_parts
+from rnn_export.export.lift.model.call.pytree import opened
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.script.script_modules import given_by_name
 

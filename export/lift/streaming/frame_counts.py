@@ -15,7 +15,7 @@ from torch import fx
 from torch.utils._sympy.functions import Max, Min
 
 from rnn_export.export.lift.ir.fx_nodes import placeholders, recorded
-from rnn_export.export.lift.ir.size_evaluation import size_of
+from rnn_export.export.lift.ir.symbolic_integers import size_of
 from rnn_export.export.lift.streaming.recorded_runs import BATCH, RecordedRuns
 
 # What gives a length a floor, which short sequences alone come down to.

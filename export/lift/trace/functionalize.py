@@ -1,20 +1,22 @@
 """Makes an exported program functional: no operator works in place, and none is decomposed.
 
 Torch does it by tracing the program anew, which takes longer than the export did. Most programs do not need that, or
-only for operators that may return their argument, which are rewritten here.
+only for operators that may return their argument, or write to a part of a value (`x[..., :n] = y`), which are rewritten
+here.
 """
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import fx
 
-from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, overloads, placeholders, size_of
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.ir.normal_form import Call, normalise
-from rnn_export.export.lift.trace.aliases import is_new, is_plain
-from rnn_export.export.lift.trace.slice_assignment import written_over
 from rnn_export.export.lift.trace.tracing import lift_error, quiet
 
 Program = torch.export.ExportedProgram
@@ -115,6 +117,91 @@ def _size(node: fx.Node, value: fx.Node, size: torch.SymInt) -> fx.Node:
         first.prepend(known)
     node.graph.erase_node(asked)
     return known
+
+
+# A view of it is read as a reshape anyway.
+AS_THEY_ARE = overloads("reshape")
+
+
+@cache
+def is_plain(target: Any) -> bool:
+    """True if an operator returns a new value, or a view that its schema declares."""
+    if isinstance(target, torch._ops.HigherOrderOperator) or _is_of_functorch(target):
+        return False
+    if not isinstance(target, torch._ops.OpOverload) or target in AS_THEY_ARE:
+        return True
+    if target._schema.is_mutable or torch.Tag.maybe_aliasing_or_mutating in target.tags:
+        return False
+    name: str = target._name
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    return not (composite and any(argument.alias_info is not None for argument in target._schema.arguments))
+
+
+def is_new(value: fx.Node) -> bool:
+    """True if a value is no part of an earlier one."""
+    target: Any = value.args[0].target if value.target is operator.getitem else value.target  # type: ignore[union-attr]
+    if not isinstance(target, torch._ops.OpOverload) or not is_plain(target):
+        return False
+    return all(result.alias_info is None for result in target._schema.returns)
+
+
+def _is_of_functorch(target: Any) -> bool:
+    """True if it is a step of `torch.func`, as in `vmap`, whose tensors do not exist outside of it."""
+    return str(getattr(target, "__module__", "")).startswith("torch._functorch")
+
+
+SCATTERS = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
+
+
+def written_over(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+    """The scatter for a `copy_` to a part of a new value; None if more nodes may see it.
+
+    Later users of the value then take `node`.
+    """
+    given = named_args(node)
+    part, written = given["self"], given["src"]
+    if node.users or not isinstance(written, fx.Node) or not _alike(part, written):
+        return None
+    chain = [part]
+    while chain[-1].target in SCATTERS:
+        chain.append(chain[-1].args[0])
+    whole = chain[-1]
+    if len(chain) == 1 or not is_new(whole):
+        return None
+    order = {n: i for i, n in enumerate(node.graph.nodes)}
+    later = [n for n in whole.users if order[n] > order[node]]
+    seen = [n for n in _parts(whole) if order[n] < order[node]]
+    if any(order[user] > order[node] for n in seen for user in n.users):
+        return None
+    call: Any = None
+    for outer, inner in zip(chain[1:], chain, strict=False):
+        if call is not None:
+            written = _inserted(node, call, inner)
+        call = SCATTERS[inner.target], (outer, written, *inner.args[1:]), dict(inner.kwargs)
+    node.meta = {**node.meta, "val": whole.meta["val"]}
+    for user in later:
+        user.replace_input_with(whole, node)
+    return call  # type: ignore[no-any-return]
+
+
+def _alike(part: fx.Node, written: fx.Node) -> bool:
+    here, there = part.meta["val"], written.meta["val"]
+    return here.dtype == there.dtype and [*map(str, here.shape)] == [*map(str, there.shape)]
+
+
+def _parts(whole: fx.Node) -> Iterator[fx.Node]:
+    """The values that may be views of `whole`."""
+    for user in whole.users:
+        if not is_new(user):
+            yield user
+            yield from _parts(user)
+
+
+def _inserted(node: fx.Node, call: Any, like: fx.Node) -> fx.Node:
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(*call)
+    made.meta = {**node.meta, "val": like.meta["val"]}
+    return made
 
 
 # What lifting itself flattens stays so: of a graph traced at one length, a reshape would take the sizes of that length.

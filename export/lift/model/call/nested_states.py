@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rnn_export.export.lift.model.call.dataclass_pytree import Record
+from rnn_export.export.lift.model.call.pytree import Record
 
 
 def taken_out(arguments: dict[str, Any], names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, dtype
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.model.call.dataclass_pytree import closed
+from rnn_export.export.lift.model.call.pytree import closed
 
 OutputRef = int | str
 PLAIN = (Tensor, int, float, complex, str, dtype, type)

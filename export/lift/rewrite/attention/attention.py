@@ -19,15 +19,20 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.ir.size_evaluation import size_at, size_of
+from rnn_export.export.lift.ir.symbolic_integers import size_at, size_of
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.model.attention_bound import MASKED, Context, is_causal
-from rnn_export.export.lift.rewrite.attention.attention_parts import Attention, before_transpose, ready
-from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first_ones
-from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
-from rnn_export.export.lift.rewrite.attention.relative_products import Through
-from rnn_export.export.lift.rewrite.attention.relative_scores import Relative, is_constant, is_near
-from rnn_export.export.lift.rewrite.attention.sdpa_decomposition import SDPA, SOFTMAX, decomposed_sdpa, split_product
+from rnn_export.export.lift.rewrite.attention.attention_parts import (
+    SDPA,
+    SOFTMAX,
+    Attention,
+    before_transpose,
+    decomposed_sdpa,
+    ready,
+    split_product,
+)
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow, with_first_ones
+from rnn_export.export.lift.rewrite.attention.relative_products import Relative, Through, is_constant, is_near
 from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
 from rnn_export.limits import CONTEXT
 

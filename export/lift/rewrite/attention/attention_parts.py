@@ -1,10 +1,12 @@
-"""The parts of an attention: the nodes of a graph around a softmax over frames."""
+"""The parts of an attention: the nodes of a graph around a softmax over frames, fused or not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx
 
 from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
@@ -12,11 +14,14 @@ from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, overlo
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.attention.relative_products import (
+    PRODUCTS,
+    Relative,
     TableProduct,
+    is_constant,
+    relative_of,
     table_of_probabilities,
     table_of_queries,
 )
-from rnn_export.export.lift.rewrite.attention.relative_scores import PRODUCTS, Relative, is_constant, relative_of
 
 IDENTITIES = overloads("clone alias dropout _to_copy native_dropout")
 # Of chances, of which these leave those of 0 at 0.
@@ -175,3 +180,51 @@ def before_transpose(node: fx.Node) -> fx.Node | None:
 
 def _order(permuted: fx.Node) -> list[int]:
     return [axis % permuted.meta["val"].dim() for axis in args_of(permuted)[1]]
+
+
+SDPA = overloads("scaled_dot_product_attention")
+SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
+
+
+def split_product(module: fx.GraphModule, node: fx.Node) -> None:
+    """Decompose a product with an added term."""
+    given, write = named_args(node), NodeWriter(module, "sum")
+    if node.kwargs.get("beta", given["beta"]) != 1 or node.kwargs.get("alpha", given["alpha"]) != 1:
+        return
+    write.at = node
+    with module.graph.inserting_before(node):
+        product = write.call(aten.bmm.default, given["batch1"], given["batch2"])
+        node.replace_all_uses_with(write.call(aten.add.Tensor, product, given["self"]))
+    module.graph.erase_node(node)
+
+
+def decomposed_sdpa(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Write the operators of a fused attention before it; return their softmax and the fused node."""
+    given: dict[str, Any] = named_args(node)
+    write = NodeWriter(module, "attention")
+    options = dict(node.kwargs)
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    scale = options.get("scale") or write.value_of(query).shape[-1] ** -0.5
+    mask: Any = options.get("attn_mask", given.get("attn_mask"))
+    write.at = node
+    with module.graph.inserting_before(node):
+        if options.get("enable_gqa", given.get("enable_gqa")):
+            # Heads of queries that share one of keys.
+            heads = [write.value_of(n).shape[-3] for n in (query, key, value)]
+            key, value = (
+                write.call(aten.repeat_interleave.self_int, n, heads[0] // count, -3)
+                for n, count in zip((key, value), heads[1:], strict=True)
+            )
+        scores = write.call(aten.matmul.default, query, write.call(aten.transpose.int, key, -2, -1))
+        scores = write.call(aten.mul.Scalar, scores, scale)
+        if options.get("is_causal", given.get("is_causal")):
+            frames = write.call(aten.sym_size.int, key, write.value_of(key).dim() - 2)
+            all_ones = write.call(aten.ones.default, [frames, frames], dtype=torch.bool)
+            mask = write.call(aten.tril.default, all_ones)
+        if mask is not None and write.value_of(mask).dtype == torch.bool:
+            scores = write.call(aten.where.ScalarOther, mask, scores, float("-inf"))
+        elif mask is not None:
+            scores = write.call(aten.add.Tensor, scores, mask)
+        probabilities = write.call(aten.softmax.int, scores, -1)
+        write.call(aten.matmul.default, probabilities, value)
+    return probabilities, node

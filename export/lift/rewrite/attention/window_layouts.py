@@ -16,8 +16,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.rewrite.attention.attention_sinks import with_first
-from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow
+from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow, with_first
 
 
 @dataclass(frozen=True)

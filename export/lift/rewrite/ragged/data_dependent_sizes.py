@@ -1,7 +1,7 @@
 """Makes axes of data-dependent size, as in `cache[:, W - n:]`, axes of a fixed size.
 
 The steps of a stream have the same sizes. So an axis whose size depends on a counter state is stored at its maximum
-length, and operators leave out its invalid entries (`ragged_axes.py`). The results are those of the model from its
+length, and operators leave out its invalid entries (`ragged_tensors.py`). The results are those of the model from its
 first call on, for every count.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,10 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.ir.fx_nodes import aten, is_drawn, overloads, placeholders, results
+from rnn_export.export.lift.ir.fx_nodes import aten, is_drawn, named_args, overloads, placeholders, results
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.symbolic_integers import Number, Numbers, is_by_value, is_whole_number, origin_of
-from rnn_export.export.lift.rewrite.ragged.nonnegative_counts import never_below_zero
 from rnn_export.export.lift.rewrite.ragged.ragged_rules import rule_of
 from rnn_export.export.lift.rewrite.ragged.ragged_tensors import RaggedTensor, Result, Rewrite, Unruled
 
@@ -257,3 +256,38 @@ def _refusal(node: fx.Node, why: str, *, id: str) -> LiftError:
         "mask those that are left out: torch.where, or a product with zeros and ones.",
         id=id,
     )
+
+
+ADDITIONS = overloads("add.Tensor add.Scalar")
+LEAST = overloads("minimum maximum mul.Tensor mul.Scalar where.self")
+RESTS = overloads("remainder.Scalar remainder.Tensor")
+
+
+def never_below_zero(module: fx.GraphModule, count: fx.Node, after: fx.Node) -> bool:
+    """True if `after`, the next value of `count`, is at least zero if `count` is."""
+
+    def is_so(value: Any) -> bool:
+        if not isinstance(value, fx.Node):
+            return isinstance(value, int | float) and value >= 0
+        node = origin_of(value)
+        if node is count:
+            return True
+        if node.op == "get_attr":
+            return bool((operator.attrgetter(str(node.target))(module) >= 0).all())
+        return node.op == "call_function" and _is_so(node, is_so)
+
+    return is_so(after)
+
+
+def _is_so(node: fx.Node, is_so: Callable[[Any], bool]) -> bool:
+    if node.target in ADDITIONS:
+        return is_so(node.kwargs.get("alpha", 1)) and all(map(is_so, node.args))
+    if node.target in LEAST:
+        sides = node.args[1:] if len(node.args) == 3 else node.args
+        return all(map(is_so, sides))
+    if node.target in overloads("clamp clamp_min"):
+        least = named_args(node)["min"]
+        return least is not None and is_so(least)
+    if node.target in RESTS:
+        return is_so(node.args[1])
+    return node.target in overloads("full") and is_so(node.args[1])

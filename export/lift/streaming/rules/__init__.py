@@ -3,7 +3,6 @@
 from rnn_export.export.lift.streaming.rule_context import rules_of
 from rnn_export.export.lift.streaming.rules import (
     cut_rules,
-    frame_index_rules,
     join_rules,
     length_rules,
     pool_rules,
@@ -16,7 +15,6 @@ FAMILIES = (
     cut_rules,
     join_rules,
     length_rules,
-    frame_index_rules,
     pool_rules,
     recurrent_rules,
     scan_rules,
