@@ -38,7 +38,7 @@ class Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.einsum("btc,cd->btd", self.gru(x)[0], self.weight)
-        if self.breaks and torch.compiler.is_exporting():
+        if self.breaks and torch.compiler._is_exporting_flag:
             SEEN.append(process())
             raise RuntimeError("broken on purpose")
         return y[:, : int(math.ceil(x.shape[1] / 1))]  # noqa: RUF046
@@ -51,8 +51,8 @@ def process() -> dict[str, Any]:
         "einsum": torch.backends.opt_einsum.enabled,
         "cache": torch._dynamo.config.fake_tensor_cache_enabled,
         "int": "int" in globals(),
-        "compiling": torch.compiler.is_compiling(),
-        "exporting": torch.compiler.is_exporting(),
+        "compiling": torch.compiler._is_compiling_flag,
+        "exporting": torch.compiler._is_exporting_flag,
         "grad": torch.is_grad_enabled(),
         "dtype": torch.get_default_dtype(),
     }
@@ -115,7 +115,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         THREADS_SEEN.update({torch.get_num_threads(), *blas_threads()})
-        if self.interrupted and torch.compiler.is_exporting():
+        if self.interrupted and torch.compiler._is_exporting_flag:
             raise KeyboardInterrupt
         return self.gru(x)[0] * self.table[0]
 

@@ -4,6 +4,7 @@ import inspect
 
 import torch
 from torch import nn
+from torch.fx._symbolic_trace import is_fx_tracing
 
 from ..models.streams import Call  # noqa: TID252
 from .case import case
@@ -130,6 +131,13 @@ def seen(forward, text, value, why, note="", decides=None, **parts):
     return decided(forward, **parts).streams(holds=holds, notes=[note], end=False)
 
 
+def untold(asked):
+    def forward(s, x):
+        return s.gru(x)[0] * (1 if asked() else 2)
+
+    return decided(forward).streams(end=False)
+
+
 RAISES = "the way of false is taken: where it is true, the model raises an exception, and a stream does not"
 EITHER = "the way of false is taken, which is right whatever the tensor holds, as was tried with both"
 TURN = ("decided-by-value", "was seen to give what the model gives")
@@ -146,6 +154,15 @@ TABLE = {
         ),
         "clamping where it changes nothing": seen(clamps_beyond, "if ", False, "either"),
         "equal": seen(equal, "if ", False, "either", EITHER),
+    },
+    "code that asks whether it is traced goes the way of a call": {
+        "compiled": untold(torch.compiler.is_compiling),
+        "exported": untold(torch.compiler.is_exporting),
+        "compiled, as torch._dynamo says": untold(torch._dynamo.is_compiling),
+        "traced by torch.fx": untold(is_fx_tracing),
+        "a mean over time that only a call has": decided(
+            lambda s, x: s.gru(x)[0] + (0 if torch.compiler.is_compiling() else x.mean(1, keepdim=True)[..., :1])
+        ).refused("not-frame-local", "statistics over time look at all frames"),
     },
     "ways that are not always alike are refused": {
         "alike at both ends": decided(alike_at_both_ends).refused(

@@ -1,4 +1,4 @@
-"""Python's `min` and `max` of data-dependent numbers, and `len` of tensors, as operators of the graph."""
+"""The answers that traced code gets: `min`, `max` and `len` as operators of the graph, and no word of the trace."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import builtins
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import reduce, wraps
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import external_utils
+from torch.fx._symbolic_trace import is_fx_tracing
 
 from rnn_export.export.lift.ir.symbolic_integers import is_by_value
+from rnn_export.export.lift.trace.monkeypatch import as_it_is, standing_in
 
 NOT_OF_USERS = {"torch", "rnn_export", *sys.stdlib_module_names}
+# Functions that say whether code is traced.
+TELLING: Any = (
+    torch.compiler.is_compiling,
+    torch.compiler.is_exporting,
+    torch._utils.is_compiling,
+    external_utils.is_compiling,
+    is_fx_tracing,
+)
 
 
 @contextlib.contextmanager
@@ -65,3 +76,20 @@ def lengths_of_tensors(module: nn.Module) -> Iterator[None]:
 def _length(value: Any) -> Any:
     size = value.shape[0] if isinstance(value, Tensor) and value.dim() else None
     return size if isinstance(size, torch.SymInt) else len(value)
+
+
+@contextlib.contextmanager
+def traced_as_called() -> Iterator[None]:
+    """Let code of users be told that nobody traces it: a stream computes what their own call does."""
+    with standing_in({function: _untold(as_it_is(function)) for function in TELLING}):
+        yield
+
+
+def _untold(own: FunctionType) -> Callable[[], bool]:
+    @wraps(own)
+    def answer() -> bool:
+        # Behind this function stands the one in whose place it is.
+        asking = str(sys._getframe(2).f_globals.get("__name__"))
+        return own() if asking.partition(".")[0] in ("torch", "rnn_export") else False
+
+    return answer

@@ -21,7 +21,7 @@ from rnn_export.export.lift.model.numbers.symbolic_functions import Constants, F
 from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
 from rnn_export.export.lift.trace.fast_division import plain_division
 from rnn_export.export.lift.trace.hashable_sizes import UNHASHABLE, hashed_sizes
-from rnn_export.export.lift.trace.python_builtins import ends_of_numbers, lengths_of_tensors
+from rnn_export.export.lift.trace.python_builtins import ends_of_numbers, lengths_of_tensors, traced_as_called
 from rnn_export.export.lift.trace.python_custom_ops import PythonOperators
 from rnn_export.export.lift.trace.rounded_sizes import sizes_stay_symbols
 from rnn_export.export.lift.trace.size_equations import solved_by_trying
@@ -122,6 +122,7 @@ def as_written(module: nn.Module) -> Iterator[None]:
         ends_of_numbers(),
         lengths_of_tensors(module),
         solved_by_trying(),
+        traced_as_called(),
     ):
         yield
 
