@@ -207,6 +207,16 @@ def shared(s, x):
     return x + y + F.pad((probabilities[0:1] @ x[None, ..., :4]).squeeze(0), (0, 4))
 
 
+def indexed(of):
+    """A value of each frame's index beside a layer."""
+    return case(
+        lambda: Call(
+            lambda s, x: s.gru(x)[0] + of(torch.arange(x.shape[1]))[:, None], gru=nn.GRU(8, 8, batch_first=True)
+        ),
+        X,
+    )
+
+
 class Extended(nn.Module):
     """Positions of a table that is made anew for the longest sequence so far."""
 
@@ -244,6 +254,21 @@ TABLE = {
         "from the end": scored(from_end).refused("positions-over-time", "positions.py:"),
         "from the end, moved": scored(stretched).refused("not-frame-local", "positions.py:"),
         "by frame": scored(by_frame).refused("not-frame-local", "looks at all frames"),
+    },
+    "sums and extrema of frame indices are followed far": {
+        "a sum of ones": indexed(lambda i: torch.ones_like(i).cumsum(0)).streams(lengths=[3, 70, 1300]),
+        "the first two": indexed(lambda i: (i < 2).cumsum(0)).streams(lengths=[3, 70, 1300]),
+        "segments of 300": indexed(lambda i: (i % 300 == 1).cumsum(0)).refused("positions-over-time", "positions.py:"),
+        "starts of segments": indexed(lambda i: torch.where(i % 300 == 1, i, 0).cummax(0)[0]).refused(
+            "positions-over-time", "positions.py:"
+        ),
+        "a late sum": indexed(lambda i: ((i < 2) | (i > 70_000)).float().cumsum(0)).refused(
+            "positions-over-time", "positions.py:"
+        ),
+        "a sum that ends": indexed(lambda i: (i <= 500).cumsum(0)).refused("positions-over-time", "positions.py:"),
+        "one that ends later than can be tried": indexed(lambda i: (i <= 10**9).cumsum(0)).refused(
+            "positions-over-time", "positions.py:"
+        ),
     },
     "layers of whole chunks are not late": {
         "relative positions, strided": layers(2, strided).streams(**NOT_LATE),

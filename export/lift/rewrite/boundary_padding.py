@@ -32,7 +32,7 @@ def edged(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     given = named_args(node)
     parts, shape = list(given["tensors"]), write.value_of(node).shape
     axis = given["dim"] % len(shape)
-    if isinstance(shape[axis], int):
+    if isinstance(shape[axis], int) or len(shape) == 1:
         return None
     moving = [i for i, n in enumerate(parts) if not isinstance(write.value_of(n).shape[axis], int)]
     if len(moving) != 1:

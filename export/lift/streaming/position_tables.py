@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import ONE_FRAME, at_most, keyword
+from rnn_export.export.lift.ir.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.ir.fx_nodes import aten, name_of
 from rnn_export.export.lift.streaming.time_axis import refusal
 
@@ -39,6 +40,18 @@ def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
     if first * FEW > len(rows) or (first == 1 and step is None):
         return None
     return rows[:first], step
+
+
+def goes_on(value: Tensor | None, axis: int, table: Tensor, step: Tensor | None) -> bool:
+    """True if `value`, over many more frames, is what `going_on` found over fewer: `table`, then in even steps."""
+    if value is None:
+        return False
+    numbers = torch.arange(value.shape[axis])
+    first = numbers.clamp(max=len(table) - 1)
+    expected = table[first]
+    if step is not None:
+        expected = expected + (numbers - first).reshape(-1, *[1] * step.dim()) * step
+    return same(value.movedim(axis, 0), expected, INITIAL_ROWS)
 
 
 def by_number(graph: fx.Graph, numbers: fx.Node, table: Tensor, step: Tensor | None) -> fx.Node:

@@ -29,7 +29,7 @@ from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.batch_broadcast import give_own_rows
 from rnn_export.export.lift.streaming.position_lengths import Length, MetRows, PositionLengths
-from rnn_export.export.lift.streaming.position_tables import by_number, going_on, refuse_beyond
+from rnn_export.export.lift.streaming.position_tables import by_number, goes_on, going_on, refuse_beyond
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns, Sample, record
 from rnn_export.export.lift.streaming.unsized_fills import broadcast_fills
 
@@ -171,7 +171,9 @@ class _Positions:
         start, step = (float(n) for n in (value.flatten()[0], value.select(axis, 1).flatten()[0] - value.flatten()[0]))
         sizes = [-1 if a == axis else 1 for a in range(value.dim())]
         even = torch.arange(value.shape[axis], dtype=torch.float64).reshape(sizes) * step + start
-        if not same(value, even.to(value.dtype).expand_as(value), INITIAL_ROWS):
+        rows = value.movedim(axis, 0)
+        told = node.target in ARANGES or goes_on(self.runs.far(node, axis), axis, rows[:1], rows[1] - rows[0])
+        if not told or not same(value, even.to(value.dtype).expand_as(value), INITIAL_ROWS):
             return None
         numbers = self._steps(node, self._numbers(length, node), start, step, value.dtype)
         if value.dim() == 1:
@@ -201,7 +203,7 @@ class _Positions:
     def _going_on(self, node: fx.Node, axis: int) -> fx.Node | None:
         """A value that is looked up for the first frames, and goes on in even steps after them."""
         found, length = going_on(self.runs.longer[node], axis), self.lengths.of(node, axis)
-        if found is None or length is None:
+        if found is None or length is None or not goes_on(self.runs.far(node, axis), axis, *found):
             return None
         with self.graph.inserting_before(node):
             made = by_number(self.graph, self._numbers(length, node), *found)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.ir.fx_nodes import Recorder
+from rnn_export.export.lift.ir.fx_nodes import END, SHAPE_ONLY, Recorder, sources_of
 from rnn_export.export.lift.streaming.time_axis import refusal
 
 BATCH, OTHER_BATCH = 2, 3
@@ -19,6 +19,10 @@ BATCH, OTHER_BATCH = 2, 3
 MARGIN = 8
 # Bytes that one run may take.
 MOST = 2**31
+# Frames over which what goes on evenly is looked at, at least, and entries of it at most.
+FAR, MOST_ENTRIES = 2**16, 2**25
+# By so much every number that it is made of is passed.
+PASSED = 4
 
 # (batch, frames, seed) to all inputs of a graph.
 Sample = Callable[[int, int, int], Sequence[Tensor]]
@@ -52,6 +56,41 @@ class RecordedRuns:
             return float(argument)
         value = self.base[argument]
         return float(value) if value == self.longer[argument] else None
+
+    def far(self, node: fx.Node, axis: int) -> Tensor | None:
+        """The value of `node`, made of sizes alone, over so many frames along `axis` that its numbers are passed.
+
+        None if that takes too much memory.
+        """
+        made = sources_of(node, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
+        if not all(n in self.base for n in made):
+            return None
+        given = [leaf for n in made for leaf in torch.utils._pytree.tree_leaves((n.args, n.kwargs))]
+        numbers = [abs(n) for n in given if type(n) is int and n != END]
+        here, there = (int(run[node].shape[axis]) for run in (self.base, self.longer))
+        units = -(-max(FAR, PASSED * max(numbers, default=0)) // (there - here))
+
+        def at(here: int, there: int) -> int:
+            return here + units * (there - here)
+
+        def sizes(n: fx.Node) -> list[int]:
+            return [at(*pair) for pair in zip(self.base[n].shape, self.longer[n].shape, strict=True)]
+
+        if any(isinstance(self.base[n], Tensor) and math.prod(sizes(n)) > MOST_ENTRIES for n in made):
+            return None
+        values = dict[fx.Node, Any]()
+
+        def value(n: fx.Node) -> Any:
+            return values[n] if n in values else self.base[n].new_zeros(()).expand(sizes(n))
+
+        for n in sorted(made):
+            if n.op == "call_function":
+                args, kwargs = fx.node.map_arg((n.args, n.kwargs), value)
+                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
+            else:
+                values[n] = self.base[n] if isinstance(self.base[n], Tensor) else at(self.base[n], self.longer[n])
+        found: Tensor = values[node]
+        return found
 
     def grows(self, node: fx.Node) -> bool:
         """True if `node` is a number that grows with the length of the sequence."""
