@@ -98,7 +98,7 @@ class StateLayout:
         rest = [n for a, n in enumerate(like.shape) if a != self.batch.axis and a >= self.lead]
         if not self.batch.is_plain:
             if self.batch.outer > 1:
-                state = graph.call_function(aten.transpose.int, (state, 0, 1))
+                state = graph.call_function(aten.permute.default, (state, [1, 0, *range(2, len(rest) + 2)]))
             state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
         if axis := self._batch_axis:
             order = [*range(1, axis + 1), 0, *range(axis + 1, len(rest) + 1)]
@@ -119,7 +119,9 @@ class StateLayout:
             return value
         sizes = [-1, *row] if self.batch.outer == 1 else [self.batch.outer, -1, *row[1:]]
         value = graph.call_function(aten.reshape.default, (value, sizes))
-        return value if self.batch.outer == 1 else graph.call_function(aten.transpose.int, (value, 0, 1))
+        if self.batch.outer == 1:
+            return value
+        return graph.call_function(aten.permute.default, (value, [1, 0, *range(2, len(row) + 1)]))
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ class States:
         if not batch.is_plain:
             # Several rows stand for one stream.
             sizes = [-1, batch.inner] if batch.outer == 1 else [batch.outer, -1]
-            turned = by_row if batch.outer == 1 else self.graph.call_function(aten.transpose.int, (by_row, 0, 1))
+            turned = by_row if batch.outer == 1 else self.graph.call_function(aten.permute.default, (by_row, [1, 0]))
             by_row = self.graph.call_function(aten.expand.default, (turned, sizes))
             by_row = self.graph.call_function(aten.reshape.default, (by_row, [-1, 1]))
         shape = [-1 if axis == batch.axis else 1 for axis in range(rank)]
