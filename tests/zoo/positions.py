@@ -266,6 +266,9 @@ TABLE = {
             "positions-over-time", "positions.py:"
         ),
         "a sum that ends": indexed(lambda i: (i <= 500).cumsum(0)).refused("positions-over-time", "positions.py:"),
+        "a sum over a table that ends": indexed(lambda i: torch.ones(500)[i].cumsum(0)).refused(
+            "positions-over-time", "positions.py:"
+        ),
         "one that ends later than can be tried": indexed(lambda i: (i <= 10**9).cumsum(0)).refused(
             "positions-over-time", "positions.py:"
         ),

@@ -76,10 +76,10 @@ def _part_of(several: fx.Node, part: int) -> Take | None:
     if several.target not in SPLITS:
         return None
     sizes = args_of(several)[1]
-    if isinstance(sizes, list | tuple):
-        start = sum(sizes[:part]) if all(type(n) is int for n in sizes) else None
-        return None if start is None else Take(*_axis_of(several), start, start + sizes[part])
-    return Take(*_axis_of(several), part * sizes, (part + 1) * sizes) if type(sizes) is int else None
+    before = sizes[: part + 1] if isinstance(sizes, list | tuple) else [sizes] * (part + 1)
+    if not all(type(n) is int for n in before):
+        return None
+    return Take(*_axis_of(several), sum(before[:-1]), sum(before))
 
 
 def _axis_of(node: fx.Node) -> tuple[fx.Node, int]:

@@ -31,7 +31,7 @@ VIEWS = MOVING | overloads("_to_copy to.dtype to.dtype_layout to.device")
 def fill_of(node: fx.Node) -> Any:
     """The number, or the node, that a tensor is filled with; None for any other value."""
     fill = FILLS.get(node.target)
-    return named_args(node)[fill] if isinstance(fill, str) else fill
+    return (named_args(node) | node.kwargs)[fill] if isinstance(fill, str) else fill
 
 
 # --- filled tensors

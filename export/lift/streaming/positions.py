@@ -171,9 +171,10 @@ class _Positions:
         start, step = (float(n) for n in (value.flatten()[0], value.select(axis, 1).flatten()[0] - value.flatten()[0]))
         sizes = [-1 if a == axis else 1 for a in range(value.dim())]
         even = torch.arange(value.shape[axis], dtype=torch.float64).reshape(sizes) * step + start
+        if not same(value, even.to(value.dtype).expand_as(value), INITIAL_ROWS):
+            return None
         rows = value.movedim(axis, 0)
-        told = node.target in ARANGES or goes_on(self.runs.far(node, axis), axis, rows[:1], rows[1] - rows[0])
-        if not told or not same(value, even.to(value.dtype).expand_as(value), INITIAL_ROWS):
+        if node.target not in ARANGES and not goes_on(self.runs.far(node, axis), axis, rows[:1], rows[1] - rows[0]):
             return None
         numbers = self._steps(node, self._numbers(length, node), start, step, value.dtype)
         if value.dim() == 1:
@@ -281,9 +282,8 @@ class _Positions:
             self.operators.dependences(node, {n: AxisLayout(a) for n, a in timed.items()})
         except IndicesMixed:
             return None
-        stand_ins = {n: self.of_rows.get(n) or self._repeated(n, a, node) for n, a in timed.items()}
-        found = {n: new for n, new in stand_ins.items() if new is not None}
-        if len(found) < len(stand_ins):
+        found: dict[fx.Node, Any] = {n: self.of_rows.get(n) or self._repeated(n, a, node) for n, a in timed.items()}
+        if None in found.values():
             return None
         self._looked_up(node, found)
         return self._mapped(node, axis, found, node)

@@ -21,6 +21,8 @@ MARGIN = 8
 MOST = 2**31
 # Frames over which what goes on evenly is looked at, at least, and entries of it at most.
 FAR, MOST_ENTRIES = 2**16, 2**25
+# Of an entry, at most.
+BYTES = 8
 # By so much every number that it is made of is passed.
 PASSED = 4
 
@@ -60,7 +62,7 @@ class RecordedRuns:
     def far(self, node: fx.Node, axis: int) -> Tensor | None:
         """The value of `node`, made of sizes alone, over so many frames along `axis` that its numbers are passed.
 
-        None if that takes too much memory.
+        None if that takes too much memory, or fails, as where a table ends.
         """
         made = sources_of(node, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
         if not all(n in self.base for n in made):
@@ -76,7 +78,8 @@ class RecordedRuns:
         def sizes(n: fx.Node) -> list[int]:
             return [at(*pair) for pair in zip(self.base[n].shape, self.longer[n].shape, strict=True)]
 
-        if any(isinstance(self.base[n], Tensor) and math.prod(sizes(n)) > MOST_ENTRIES for n in made):
+        entries = [math.prod(sizes(n)) for n in made if isinstance(self.base[n], Tensor)]
+        if max(entries) > MOST_ENTRIES or BYTES * sum(entries) > MOST:
             return None
         values = dict[fx.Node, Any]()
 
@@ -84,11 +87,14 @@ class RecordedRuns:
             return values[n] if n in values else self.base[n].new_zeros(()).expand(sizes(n))
 
         for n in sorted(made):
-            if n.op == "call_function":
-                args, kwargs = fx.node.map_arg((n.args, n.kwargs), value)
-                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
-            else:
+            if n.op != "call_function":
                 values[n] = self.base[n] if isinstance(self.base[n], Tensor) else at(self.base[n], self.longer[n])
+                continue
+            args, kwargs = fx.node.map_arg((n.args, n.kwargs), value)
+            try:
+                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
+            except Exception:  # an operator may raise anything where it does not take so many frames
+                return None
         found: Tensor = values[node]
         return found
 

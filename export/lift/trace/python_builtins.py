@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import reduce, wraps
+from functools import reduce
 from types import FunctionType
 from typing import Any
 
@@ -86,7 +86,6 @@ def traced_as_called() -> Iterator[None]:
 
 
 def _untold(own: FunctionType) -> Callable[[], bool]:
-    @wraps(own)
     def answer() -> bool:
         # Behind this function stands the one in whose place it is.
         asking = str(sys._getframe(2).f_globals.get("__name__"))
