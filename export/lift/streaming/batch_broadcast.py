@@ -26,7 +26,7 @@ from rnn_export.export.lift.ir.fx_nodes import (
     named_args,
     placeholders,
 )
-from rnn_export.export.lift.streaming.position_lengths import MetRows
+from rnn_export.export.lift.streaming.position_axes import MetRows
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns
 
 # Arguments that are sizes of the result.

@@ -28,7 +28,7 @@ from rnn_export.export.lift.ir.dependence.operator_dependence import IndicesMixe
 from rnn_export.export.lift.ir.dependence.row_dependence import Rows
 from rnn_export.export.lift.ir.fx_nodes import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.batch_broadcast import give_own_rows
-from rnn_export.export.lift.streaming.position_lengths import Length, MetRows, PositionLengths
+from rnn_export.export.lift.streaming.position_axes import Length, MetRows, PositionLengths
 from rnn_export.export.lift.streaming.position_tables import by_number, goes_on, going_on, refuse_beyond
 from rnn_export.export.lift.streaming.recorded_runs import RecordedRuns, Sample, record
 from rnn_export.export.lift.streaming.unsized_fills import broadcast_fills
