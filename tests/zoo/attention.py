@@ -131,8 +131,37 @@ def window(function, ahead, kept, **parts):
 
 
 ALL_FRAMES = ("not-frame-local", "attention, or another product over time, looks at all frames")
+
+
+def within(s, x, taken, bias=lambda i, j: 0 * (i - j)):
+    """Attention of keys j that frames i take, both of the whole sequence, with a bias for each pair."""
+    i, j = torch.arange(x.shape[1])[:, None], torch.arange(x.shape[1])
+    q, k, v = s.qkv(x).chunk(3, -1)
+    return (q @ k.mT + bias(i, j)).masked_fill(~taken(i, j), -torch.inf).softmax(-1) @ v
+
+
+def last_four(i, j):
+    return (j <= i) & (i - j < 4)
+
+
+# What attention takes, and how it is biased, that a few thousand frames do not show.
+FAR = {
+    "narrower": [lambda i, j: (j <= i) & (i - j < torch.where(i > 5000, 2, 4))],
+    "wider by and by": [lambda i, j: (j <= i) & (i - j < 4 + i // 5000)],
+    "without a key": [lambda i, j: last_four(i, j) & ((j % 5000 != 4999) | (i == j))],
+    "without the keys of a block": [lambda i, j: last_four(i, j) & ((j // 50 % 100 != 99) | (i == j))],
+    "with a key far back": [lambda i, j: last_four(i, j) | (i - j == 5000)],
+    "with one key for all after it": [lambda i, j: last_four(i, j) | ((j == 5000) & (j <= i))],
+    "blocks that end": [lambda i, j: torch.where(i < 5000, i // 8 == j // 8, i == j)],
+    "with another bias": [last_four, lambda i, j: torch.where(i > 5000, 0.5, 0.1) * (i - j)],
+}
 TABLE = {
+    "attention that changes far away is refused": {
+        name: attention(lambda s, x, given=given: within(s, x, *given)).refused("not-frame-local")
+        for name, given in FAR.items()
+    },
     "attention within a band streams": {
+        "biased by distance": attention(lambda s, x: within(s, x, last_four, lambda i, j: (j - i) / 4)).streams(),
         "fused": window(lambda s, x: fused(s, x, band(x.shape[1], 4)), 0, 4),
         "with frames ahead": window(lambda s, x: fused(s, x, band(x.shape[1], 3, 2)), 2, 5),
         "with a scale of its own": attention(lambda s, x: fused(s, x, band(x.shape[1], 4), 0.9)).streams(),

@@ -9,7 +9,7 @@ product over windows is streamed as any other.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
+from rnn_export.export.lift.ir.dependence.length_runs import LENGTHS, LengthRun, Untried
 from rnn_export.export.lift.ir.fx_nodes import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.symbolic_integers import size_at, size_of
@@ -32,6 +33,7 @@ from rnn_export.export.lift.rewrite.attention.attention_parts import (
     split_product,
 )
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow, with_first_ones
+from rnn_export.export.lift.rewrite.attention.far_frames import FarFrames
 from rnn_export.export.lift.rewrite.attention.relative_products import Relative, Through, is_constant, is_near
 from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
 from rnn_export.limits import CONTEXT
@@ -45,6 +47,8 @@ HIGHEST_STRIDE = 1 << 16
 SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
+# (window, period, runs that it was seen in, scores by key) -> whether it is the same far away.
+Far = Callable[[AttentionWindow, int, "Sequence[_Run]", Collection[fx.Node]], bool]
 # A length of the input, to see how many frames more of an attention a step's make.
 MANY = 1 << 20
 
@@ -76,11 +80,21 @@ def _narrowed(
     module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None, chunk: int
 ) -> fx.Node | None:
     """An attention as windows, by masks of as few frames as hold its window; None if it has none."""
+    most = context.most if context is not None and context.most else max(LENGTHS)
+
+    def at(frames: int, given: Mapping[fx.Node, Tensor]) -> tuple[LengthRun, int]:
+        run = _Run(module, examples, found, frames, given)
+        return run.values, run.frames
+
+    def far(window: AttentionWindow, period: int, runs: Sequence[_Run], by_key: Collection[fx.Node]) -> bool:
+        is_bounded = context is not None and window.behind == context.frames - 1
+        return FarFrames(found, window, period, runs[0].frames, at, most, by_key, is_bounded).are_alike()
+
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or CONTEXT)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
         if _is_causal(runs) and (
-            narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, chunk)
+            narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, far, chunk)
         ):
             context.bounds = True
             return narrow
@@ -88,7 +102,7 @@ def _narrowed(
         runs = [_Run(module, examples, found, frames) for frames in both]
         window = _attention_window(runs)
         # Long periods are seen over more frames.
-        if window is not None and (narrow := _written(module, found, window, runs, chunk)) is not None:
+        if window is not None and (narrow := _written(module, found, window, runs, far, chunk)) is not None:
             return narrow
     return None
 
@@ -118,62 +132,52 @@ def _shortest(size: torch.SymInt, wanted: int) -> int:
 
 
 class _Run:
-    """The values of nodes over `frames` frames, each computed on demand; sizes are evaluated from symbols.
+    """The values of nodes over `frames` frames of an attention: the input may have more, or fewer."""
 
-    The frames are those of an attention: the input may have more, or fewer.
-    """
-
-    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], found: Attention, frames: int) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        examples: Sequence[Tensor],
+        found: Attention,
+        frames: int,
+        given: Mapping[fx.Node, Tensor] | None = None,
+    ) -> None:
         self.interpreter, self.found = fx.Interpreter(module), found
         size = found.scores.meta["val"].shape[-1]
         length = _shortest(size, frames)
-        self.values: dict[fx.Node, Any] = {}
-        self.sizes: dict[Any, int] = {}
+        shapes, sizes = dict[fx.Node, Tensor](), dict[Any, int]()
         for node, example in zip(placeholders(module.graph), examples, strict=True):
             known = node.meta["val"].shape
-            sizes = [
-                h if isinstance(k, int) or h <= ROWS else length for k, h in zip(known, example.shape, strict=True)
-            ]
-            self.values[node] = torch.zeros(sizes, dtype=example.dtype)
-            self.sizes |= {k.node.expr: size for k, size in zip(known, sizes, strict=True) if _is_symbol(k)}
-        self.frames = self._number(size) or frames
+            own = [h if isinstance(k, int) or h <= ROWS else length for k, h in zip(known, example.shape, strict=True)]
+            shapes[node] = torch.empty(own, dtype=example.dtype, device="meta")
+            sizes |= {k.node.expr: n for k, n in zip(known, own, strict=True) if _is_symbol(k)}
+        self.frames = (size_of(size, sizes) if _is_symbol(size) else None) or frames
+        if given is None:
+            # All products are zero.
+            scores = (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.table_products))
+            both = [self.frames] * 2
+            given = {n: torch.zeros(()).expand([1] * (n.meta["val"].dim() - 2) + both) for n in scores}
+        self.values = LengthRun(module, shapes, given, sizes)
 
-    def _number(self, size: Any) -> int | None:
-        return size_of(size, self.sizes) if _is_symbol(size) else None
-
-    def of_size(self, size: Any) -> int:
-        return size if isinstance(size, int) else self._number(size) or 1
+    def shape(self, node: fx.Node) -> list[int]:
+        return [*self.values.of_shape(node).shape]
 
     def of(self, node: fx.Node) -> Any:
-        if node not in self.values:
-            number = self._number(node.meta.get("val"))
-            if number is not None:
-                self.values[node] = number
-                return number
-            for before in node.all_input_nodes:
-                self.of(before)
-            self.interpreter.env = self.values
-            with torch.no_grad():
-                self.values[node] = self.interpreter.run_node(node)
-        return self.values[node]
+        return self.values.whole(node)
 
     def masked(self) -> Tensor | None:
         """The masked scores (..., T, T) if all products are zero; None if the graph does not take the length."""
-        both = [self.frames] * 2
-        found = self.found
-        for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.table_products)):
-            self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
         try:
             masked: Tensor = self.of(args_of(self.found.probabilities)[0])
-        except Exception:  # a length that the graph does not take may raise anything
+        except Untried:
             return None
-        return masked if [*masked.shape[-2:]] == both else None
+        return masked if [*masked.shape[-2:]] == [self.frames] * 2 else None
 
     def along(self, relative: Relative, window: AttentionWindow) -> Tensor | None:
         """The rows (..., size, E) that multiply a query, by place in the window; None if frames differ."""
         table: Tensor = self.of(relative.table)
-        sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
-        if self.of_size(relative.product.meta["val"].shape[-2]) != self.frames:
+        *sizes, frames, _ = self.shape(relative.product)
+        if frames != self.frames:
             return None
         # As they lie in memory, which `as_strided` sees.
         numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
@@ -183,9 +187,7 @@ class _Run:
     def tables(self, window: AttentionWindow) -> list[Tensor | None]:
         """The rows (..., size, E), by place in the window, that multiply queries or are weighted by attention."""
         window, found = window.within(self.frames), self.found
-        given = [
-            (t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.table_products, *found.adds)
-        ]
+        given = [(t, self.shape(t.given)) for t in (*found.table_products, *found.adds)]
         with torch.no_grad():
             return [
                 (t.of_queries if t in found.table_products else t.of_probabilities)(
@@ -224,9 +226,9 @@ def _attention_window(runs: Sequence[_Run]) -> AttentionWindow | None:
 
 
 def _written(
-    module: fx.GraphModule, found: Attention, window: AttentionWindow, runs: Sequence[_Run], chunk: int
+    module: fx.GraphModule, found: Attention, window: AttentionWindow, runs: Sequence[_Run], far: Far, chunk: int
 ) -> fx.Node | None:
-    """The attention by windows; None if masks or tables are not alike along the window."""
+    """The attention by windows; None if masks or tables are not alike along the window, here or `far` away."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
         for mask in (n for n in node.all_input_nodes if is_constant(n)):
@@ -246,7 +248,10 @@ def _written(
     rows = _rows_of_tables(found, window, runs)
     if rows is None:
         return None
-    layout = _layout(found, window, runs, period_of(tables.values()), chunk)
+    period = period_of(tables.values())
+    if not far(window, period, runs, [r.scores for r in found.relatives if r.scores not in relative_tables]):
+        return None
+    layout = _layout(found, window, runs, period, chunk)
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
