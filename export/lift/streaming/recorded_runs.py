@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.ir.dependence.length_runs import LengthRun, Untried
 from rnn_export.export.lift.ir.fx_nodes import END, SHAPE_ONLY, Recorder, sources_of
 from rnn_export.export.lift.streaming.time_axis import refusal
 
@@ -81,21 +82,19 @@ class RecordedRuns:
         entries = [math.prod(sizes(n)) for n in made if isinstance(self.base[n], Tensor)]
         if max(entries) > MOST_ENTRIES or BYTES * sum(entries) > MOST:
             return None
-        values = dict[fx.Node, Any]()
-
-        def value(n: fx.Node) -> Any:
-            return values[n] if n in values else self.base[n].new_zeros(()).expand(sizes(n))
-
-        for n in sorted(made):
-            if n.op != "call_function":
-                values[n] = self.base[n] if isinstance(self.base[n], Tensor) else at(self.base[n], self.longer[n])
-                continue
-            args, kwargs = fx.node.map_arg((n.args, n.kwargs), value)
-            try:
-                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
-            except Exception:  # an operator may raise anything where it does not take so many frames
-                return None
-        found: Tensor = values[node]
+        shapes = dict[fx.Node, Any]()
+        for n in made.union(*(n.all_input_nodes for n in made)):
+            value = self.base.get(n)
+            if isinstance(value, Tensor):
+                shapes[n] = value.new_empty(sizes(n), device="meta")
+            elif isinstance(value, int) and n.op != "call_function":
+                shapes[n] = at(value, self.longer[n])
+        module = node.graph.owning_module
+        assert module is not None
+        try:
+            found: Tensor = LengthRun(module, shapes).whole(node)
+        except Untried:
+            return None
         return found
 
     def grows(self, node: fx.Node) -> bool:
