@@ -18,18 +18,18 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.ir.dependence.axis_table import is_pointwise
-from rnn_export.export.lift.ir.fx_nodes import END, SHAPE_ONLY, aten, by_operator, named_args, overloads, sources_of
+from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, by_operator, named_args, overloads, sources_of
 from rnn_export.export.lift.ir.symbolic_integers import size_of
 
-# Frames that are reached, as far as a graph can be computed there: T x T entries have to be numbered, or all computed.
-LENGTHS = (2**40, 2**28, 2**18, 5760)
-# Divides these lengths, so that frames go into whole blocks.
-UNIT = 80640
+# Divides the frames that are tried, so that they go into whole blocks of most lengths.
+UNIT = 5760
+# Frames that are tried, the first that a graph can be computed at: the places of T x T entries have to be numbers, and
+# values of which single entries cannot be computed are computed whole.
+LENGTHS = tuple(n - n % UNIT for n in (2**40, 2**28, 2**18, UNIT))
 # Bytes of all values that are computed whole.
 MOST_BYTES = 2**32
 # Entries that are summed for one of a result.
 MOST_SUMMED = 4096
-DRAWN, FEWEST = 128, 8
 
 # The place of entries, by axis: whole numbers in shapes that broadcast.
 Places = Sequence[Tensor]
@@ -218,9 +218,9 @@ class _Entry:
             raise Untried
         return int(self.given[name]) % len(self.shape("tensors" if "tensors" in self.given else "self"))
 
-    def moved(self, places: Mapping[int, Tensor], name: str = "self") -> Tensor:
-        """The entries of an argument at other places along some axes."""
-        return self.run.at(self.given[name], [places.get(a, place) for a, place in enumerate(self.places)])
+    def moved(self, places: Mapping[int, Tensor]) -> Tensor:
+        """The entries of the argument at other places along some axes."""
+        return self.run.at(self.given["self"], [places.get(a, place) for a, place in enumerate(self.places)])
 
 
 def _filled(entry: _Entry) -> Tensor:
@@ -265,6 +265,8 @@ def _joined(entry: _Entry) -> Tensor:
 
 
 def _padded(entry: _Entry) -> Tensor:
+    if entry.given.get("mode", "constant") != "constant":
+        raise Untried
     pad, inside, places = entry.given["pad"], torch.ones(1, dtype=torch.bool), dict[int, Tensor]()
     for at, before in enumerate(pad[::2]):
         axis = len(entry.places) - 1 - at
@@ -318,7 +320,29 @@ def _multiplied(entry: _Entry) -> Tensor:
     one, other = ([*batch[len(batch) - (rank - 2) :]] for rank in ranks)
     along = torch.arange(summed)
     left = entry.run.at(entry.given[names[0]], [*one, row, along])
-    return (left * entry.run.at(entry.given[names[1]], [*other, along, column])).sum(-1)
+    return _all_of(left * entry.run.at(entry.given[names[1]], [*other, along, column]), summed).sum(-1)
+
+
+def _reduced(entry: _Entry) -> Tensor:
+    """A reduction over some axes, one after another as one axis behind all others."""
+    shape, dims = entry.shape(), entry.given["dim"]
+    axes = sorted(axis % len(shape) for axis in ([dims] if isinstance(dims, int) else dims or range(len(shape))))
+    count = math.prod(shape[axis] for axis in axes)
+    if count > MOST_SUMMED:
+        raise Untried
+    stay = [p for a, p in enumerate(entry.places) if not (entry.given["keepdim"] and a in axes)]
+    others, along, places = iter(stay), torch.arange(count), dict[int, Tensor]()
+    for axis in reversed(axes):
+        along, places[axis] = along // shape[axis], along % shape[axis]
+    every = [places[a] if a in places else next(others).unsqueeze(-1) for a in range(len(shape))]
+    values = _all_of(entry.run.at(entry.given["self"], every), count)
+    made: Tensor = _called(entry.node.target, (values, -1 if isinstance(dims, int) else [-1]), {})
+    return made
+
+
+def _all_of(values: Tensor, count: int) -> Tensor:
+    """`values` with so many entries along the last axis, where they may be alike."""
+    return values.expand(*values.shape[:-1], count)
 
 
 def _repeated(entry: _Entry) -> Tensor:
@@ -339,12 +363,13 @@ ENTRIES: Mapping[Any, Callable[[_Entry], Tensor]] = by_operator(
         _triangle: "tril triu",
         _flipped: "flip",
         _joined: "cat",
-        _padded: "constant_pad_nd",
+        _padded: "constant_pad_nd pad",
         _selected: "index_select",
         _gathered: "gather",
         _embedded: "embedding",
         _indexed: "index.Tensor",
-        _multiplied: "matmul bmm",
+        _multiplied: "matmul bmm mm",
+        _reduced: "sum.dim_IntList mean.dim amax amin any.dim all.dim",
         _repeated: "repeat",
         _one_after_another: "repeat_interleave.self_int",
     }
@@ -361,26 +386,3 @@ def _called(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], device:
             return target(*args, **kwargs)
     except Exception as error:  # a length that an operator does not take may raise anything
         raise Untried from error
-
-
-def tried_frames(run: LengthRun, nodes: Sequence[fx.Node], frames: int) -> Tensor:
-    """Frames below `frames` to try `nodes` at: first ones, some drawn, powers of two, and their numbers, +- 1."""
-    made = {n for node in nodes for n in sources_of(node, lambda n: n.all_input_nodes if run.is_read(n) else [])}
-    numbers = {abs(int(n)) for node in made for n in pytree.tree_leaves((node.args, node.kwargs)) if _is_plain(n)}
-    for node in made:
-        value = run.of_shape(node)
-        if node.op == "get_attr":
-            numbers |= {*value.shape}
-        elif not isinstance(value, Tensor | tuple | list) and _is_plain(value):
-            numbers.add(abs(int(value)))
-    numbers = {n for n in numbers if n < frames} - {0, 1}
-    least = sorted(numbers)[:DRAWN]
-    numbers |= {a * b for a in least for b in least if len(least) < 32}
-    numbers |= {2**k for k in range(frames.bit_length())}
-    drawn = torch.rand(DRAWN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    numbers |= {int(frames**n) for n in drawn.tolist()} | {*range(FEWEST), frames - 1}
-    return torch.tensor(sorted({m for n in numbers for m in (n - 1, n, n + 1) if 0 <= m < frames}))
-
-
-def _is_plain(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value != END

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,24 +88,28 @@ def _narrowed(
         run = _Run(module, examples, found, frames, given)
         return run.values, run.frames
 
-    def far(window: AttentionWindow, period: int, runs: Sequence[_Run], by_key: Collection[fx.Node]) -> bool:
-        is_bounded = context is not None and window.behind == context.frames - 1
+    def far(
+        is_bounded: bool, window: AttentionWindow, period: int, runs: Sequence[_Run], by_key: Collection[fx.Node]
+    ) -> bool:
         return FarFrames(found, window, period, runs[0].frames, at, most, by_key, is_bounded).are_alike()
 
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or CONTEXT)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
-        if _is_causal(runs) and (
-            narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, far, chunk)
-        ):
-            context.bounds = True
-            return narrow
+        bounded = partial(far, True)
+        with suppress(Untried):
+            if _is_causal(runs) and (
+                narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, bounded, chunk)
+            ):
+                context.bounds = True
+                return narrow
     for both in FRAMES:
         runs = [_Run(module, examples, found, frames) for frames in both]
-        window = _attention_window(runs)
-        # Long periods are seen over more frames.
-        if window is not None and (narrow := _written(module, found, window, runs, far, chunk)) is not None:
-            return narrow
+        with suppress(Untried):
+            window = _attention_window(runs)
+            # Long periods are seen over more frames.
+            if window is not None and (narrow := _written(module, found, window, runs, partial(far, False), chunk)):
+                return narrow
     return None
 
 
@@ -166,11 +172,8 @@ class _Run:
         return self.values.whole(node)
 
     def masked(self) -> Tensor | None:
-        """The masked scores (..., T, T) if all products are zero; None if the graph does not take the length."""
-        try:
-            masked: Tensor = self.of(args_of(self.found.probabilities)[0])
-        except Untried:
-            return None
+        """The masked scores (..., T, T) if all products are zero; None if they have other axes. Raises Untried."""
+        masked: Tensor = self.of(args_of(self.found.probabilities)[0])
         return masked if [*masked.shape[-2:]] == [self.frames] * 2 else None
 
     def along(self, relative: Relative, window: AttentionWindow) -> Tensor | None:
