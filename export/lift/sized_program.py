@@ -22,9 +22,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.ir.fx_nodes import aten, placeholders
 from rnn_export.export.lift.loops.loop_body import RolledLoop
-from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
-from rnn_export.export.lift.trace.fast_division import plain_division
-from rnn_export.export.lift.trace.size_equations import solved_by_trying
+from rnn_export.export.lift.trace.patches import patched
 from rnn_export.export.lift.trace.tracing import lift_error, quiet
 
 NO_WORD = re.compile(r"\W", re.ASCII)
@@ -41,7 +39,7 @@ def sized_program(
     number of one.
     """
     try:
-        with torch.no_grad(), quiet(), plain_division(), counted_last_windows(), solved_by_trying():
+        with torch.no_grad(), quiet(), patched():
             writer = _Writer(module)
             nodes = placeholders(module.graph)
             given = [writer.given(n, value, axes) for n, value, axes in zip(nodes, args, dynamic, strict=True)]

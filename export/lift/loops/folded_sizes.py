@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from rnn_export.export.lift.loops.loop_body import RolledLoop
 from rnn_export.export.lift.loops.value_references import value_at
-from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
+from rnn_export.export.lift.trace.patches import patched
 
 
 def know_sizes(module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence[Set[int]]) -> bool:
@@ -30,7 +30,7 @@ def know_sizes(module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence
         given.append(mode.from_tensor(value, symbolic_context=context))
     run = _Run(module, mode)
     try:
-        with torch.no_grad(), counted_last_windows(), mode, enable_python_dispatcher():
+        with torch.no_grad(), patched(), mode, enable_python_dispatcher():
             run.run(*given)
     except Exception:  # torch's own operators raise many kinds, where they take no such sizes
         return False

@@ -18,14 +18,8 @@ from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.module_attributes import as_before
 from rnn_export.export.lift.model.numbers.constant_tensors import KnownConstants
 from rnn_export.export.lift.model.numbers.symbolic_functions import Constants, FreeSizes
-from rnn_export.export.lift.trace.ceil_mode_windows import counted_last_windows
-from rnn_export.export.lift.trace.fast_division import plain_division
-from rnn_export.export.lift.trace.hashable_sizes import UNHASHABLE, hashed_sizes
-from rnn_export.export.lift.trace.python_builtins import ends_of_numbers, lengths_of_tensors, traced_as_called
+from rnn_export.export.lift.trace.patches import frozen_axis, patched
 from rnn_export.export.lift.trace.python_custom_ops import PythonOperators
-from rnn_export.export.lift.trace.rounded_sizes import sizes_stay_symbols
-from rnn_export.export.lift.trace.size_equations import solved_by_trying
-from rnn_export.export.lift.trace.specialized_sizes import frozen_axis, refused_where_frozen
 from rnn_export.platform.last_resort import place_in_code
 from rnn_export.platform.quiet import quiet as libraries_quiet
 
@@ -70,26 +64,9 @@ def quiet() -> Iterator[None]:
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with torch's message and the source location."""
-
-    def exported() -> torch.export.ExportedProgram:
-        with (
-            torch.no_grad(),
-            quiet(),
-            sizes_stay_symbols(module),
-            as_written(module),
-            refused_where_frozen(),
-            nothing_left(module),
-        ):
-            return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
-
     try:
-        try:
-            return exported()
-        except TypeError as error:
-            if UNHASHABLE not in str(error):
-                raise
-        with hashed_sizes():
-            return exported()
+        with torch.no_grad(), quiet(), as_written(module), nothing_left(module):
+            return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
@@ -112,25 +89,7 @@ def as_written(module: nn.Module) -> Iterator[None]:
     flats = [m for m in module.modules() if isinstance(m, FlatModel)]
     changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.module_state_paths}
     constants = Constants(module, lambda holder, name: (holder, name) in changed)
-    with (
-        PythonOperators(),
-        FreeSizes(constants),
-        KnownConstants(),
-        products_as_written(),
-        plain_division(),
-        counted_last_windows(),
-        ends_of_numbers(),
-        lengths_of_tensors(module),
-        solved_by_trying(),
-        traced_as_called(),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def products_as_written() -> Iterator[None]:
-    """Turn opt_einsum off: it orders the products of an einsum by sizes, as numbers."""
-    with torch.backends.opt_einsum.flags(enabled=False):
+    with PythonOperators(), FreeSizes(constants), KnownConstants(), patched(module):
         yield
 
 

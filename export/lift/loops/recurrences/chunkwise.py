@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
-from rnn_export.export.lift.trace.monkeypatch import as_it_is, standing_in
+from rnn_export.export.lift.trace.patches import as_it_is, standing_in
 
 # What the parameters are called: the states to start from, whether the last ones are given, the frames of a piece.
 START = re.compile(r"initial|init_|(init|prev|past).*state")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rnn_export.export.lift.trace.call_profiler import watching
-from rnn_export.export.lift.trace.monkeypatch import as_it_is, standing_in
+from rnn_export.export.lift.trace.patches import as_it_is, standing_in
 
 # Sizes at which a function is called, first few frames and then many.
 SIZES = ((160, 224), (1280, 1408))
