@@ -127,6 +127,14 @@ def from_the_end(size):
     return mask
 
 
+def wider_later(size):
+    """A band, of one frame more from frame 2500 on."""
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    for i in range(size):
+        mask[i, max(i - 3 - (i >= 2500), 0) : i + 1] = True
+    return mask
+
+
 def last_window(s, x):
     """Zeros on both sides, so that windows of `size` frames, `stride` apart, take all frames."""
     length = x.shape[1]
@@ -171,6 +179,7 @@ TABLE = {
     },
     "a table that follows from the length is refused": {
         "a band of half the length": attention(half).refused("loop-table-of-length"),
+        "wider far away": by_mask(wider_later).refused("loop-frames-unlike", "sizes.py:"),
         "from the end": by_mask(from_the_end).refused("loop-looks-ahead", "sizes.py:"),
     },
     "sizes in buffers are numbers": {

@@ -63,9 +63,9 @@ def counted_rows(s, x):
     return torch.stack(rows).tanh().mean(-1)
 
 
-def every_other(x):
+def every_other(x, moved=lambda i: i):
     count = (x.shape[1] - 16) // 4 + 1
-    return x[:, 4 * torch.arange(count)[:, None] + 2 * torch.arange(8)]
+    return x[:, moved(4 * torch.arange(count)[:, None] + 2 * torch.arange(8))]
 
 
 def added(frames):
@@ -170,6 +170,12 @@ TABLE = {
             Call(counted_rows), X[:1].repeat(1, 5), time_axis=1, chunk=20
         ).streams(
             lengths=range(50, 130, 3), holds=lambda lifted: lifted.spec.outputs[0].lengths == (-2,) * 10 + (-1,) * 10
+        ),
+    },
+    "windows of samples that change far away are refused": {
+        "all later ones": refused(lambda s, x: every_other(x, lambda i: i - (i >= 5000).long()), "positions-over-time"),
+        "one of 7001": refused(
+            lambda s, x: every_other(x, lambda i: i - (i % 7001 == 7000).long()), "positions-over-time"
         ),
     },
     "what is over a count of frames streams": {

@@ -48,7 +48,7 @@ def _filled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         return None
     dtype = {"dtype": node.meta["val"].dtype}
     dims = [*args_of(node)[1]] if named else [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
-    if not isinstance(value, fx.Node):
+    if not isinstance(value, fx.Node) or not isinstance(value.meta["val"], Tensor):
         filled = graph.call_function(aten.full.default, (dims, value), dtype)
     else:
         if value.meta["val"].dtype != dtype["dtype"]:

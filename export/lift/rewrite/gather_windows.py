@@ -7,17 +7,18 @@ have; one that makes several frames of each stays. Indices clamped to a sequence
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_symbols
 
+from rnn_export.export.lift.ir.dependence.length_runs import LENGTHS, LengthRun, Untried
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, named_args, placeholders, sources_of
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.symbolic_integers import size_at
+from rnn_export.export.lift.rewrite.attention.far_frames import tried_frames
 from rnn_export.export.lift.rewrite.resampling import padded, rate_of
 
 # Frames of the input at which the numbers are seen.
@@ -38,7 +39,7 @@ def gathered_windows(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     size = write.value_of(value).shape[axis]
     if isinstance(size, int) or not _is_gathered(write, index):
         return None
-    return _gathered(write, value, axis, write.value_of(index).shape, lambda n: _value(write, index, n))
+    return _gathered(write, value, axis, index)
 
 
 def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -53,44 +54,32 @@ def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     rows = zip(sizes[:axis], strides[:axis], held.shape, held.stride(), strict=False)
     if any(rate_of(n, m) != 1 or (n != 1 and rate_of(s, t) != 1) for n, s, m, t in rows):
         return None
-
-    def numbers(frames: int) -> Tensor:
-        sizes, strides = (
-            [_value(write, n, frames) if isinstance(n, fx.Node) else n for n in given[axis:]]
-            for given in (size, stride)
-        )
-        return torch.arange(size_at(held.shape[-1], frames) or 0).as_strided(sizes, strides)
-
-    return _gathered(write, value, axis, sizes[axis:], numbers)
+    numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, value, axis))
+    return _gathered(write, value, axis, write.call(aten.as_strided.default, numbers, size[axis:], stride[axis:]))
 
 
-def _gathered(
-    write: NodeWriter, value: fx.Node, axis: int, shape: Sequence[Any], numbers: Callable[[int], Tensor]
-) -> fx.Node | None:
-    """Windows of the frames at `numbers(length of the input)`, indices of a shape, along an axis; or None."""
-    size = write.value_of(value).shape[axis]
+def _gathered(write: NodeWriter, value: fx.Node, axis: int, index: fx.Node) -> fx.Node | None:
+    """Windows of the frames along an axis at the indices in `index`, made of sizes alone; or None."""
+    shape = write.value_of(index).shape
     frames = [a for a, n in enumerate(shape) if not isinstance(n, int)]
     if len(shape) > 2 or len(frames) != 1:
         return None
+    indices = _Indices(write, index, frames[0], write.value_of(value).shape[axis])
     try:
-        seen = _seen(size, numbers, frames[0], SEEN)
+        seen = [indices.over(n) for n in SEEN]
         windows = _windows(*seen[-1])
         if windows is not None:
             # How the last frames are taken shows at every remainder of the hop.
-            seen += _seen(size, numbers, frames[0], range(SEEN[-1] + 1, SEEN[-1] + windows.hop))
-    except Exception:  # a length that the code does not take may raise anything
+            seen += [indices.over(n) for n in range(SEEN[-1] + 1, SEEN[-1] + windows.hop)]
+    except Untried:
         return None
     if windows is None or any(_windows(*each) != windows for each in seen):
         return None
     spans = ((n, [windows.count(length, n) - len(numbers) for length, numbers in seen]) for n in windows.spans)
     fitting = next(((span, left[0]) for span, left in spans if len({*left}) == 1 and left[0] >= 0), None)
-    return None if fitting is None else _written(write, value, axis, windows, fitting, (len(shape), frames[0]))
-
-
-def _seen(size: Any, numbers: Callable[[int], Tensor], axis: int, lengths: Iterable[int]) -> list[tuple[int, Tensor]]:
-    """For each length of the input, that of the value and the indices (n, W) into it."""
-    made = ((size_at(size, n) or 0, numbers(n).movedim(axis, 0)) for n in lengths)
-    return [(length, gathered.reshape(len(gathered), -1)) for length, gathered in made]
+    if fitting is None or not indices.go_on(windows, *fitting):
+        return None
+    return _written(write, value, axis, windows, fitting, (len(shape), frames[0]))
 
 
 def _is_gathered(write: NodeWriter, index: fx.Node) -> bool:
@@ -99,16 +88,41 @@ def _is_gathered(write: NodeWriter, index: fx.Node) -> bool:
     return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in sources)
 
 
-def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:
-    """The value of a node made of sizes, for an input of `frames` frames."""
-    known: Any = None if node.op == "get_attr" else write.value_of(node)
-    if isinstance(known, torch.SymInt):
-        return size_at(known, frames)
-    if node.op == "get_attr":
-        return attrgetter(str(node.target))(write.module)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(write, n, frames))
-    target: Any = node.target
-    return target(*args, **kwargs)
+@dataclass(frozen=True)
+class _Indices:
+    """Indices (n, W), n along `axis` of `node`, into an axis of `size` frames, at any length of the input."""
+
+    write: NodeWriter
+    node: fx.Node
+    axis: int
+    size: torch.SymInt
+
+    def over(self, frames: int) -> tuple[int, Tensor]:
+        """The size, and all indices into it, for an input of `frames` frames. Raises Untried if it takes no such."""
+        run, length = self._run(frames)
+        indices = run.whole(self.node).movedim(self.axis, 0)
+        return length, indices.reshape(len(indices), -1)
+
+    def go_on(self, windows: _Windows, span: int, left_out: int) -> bool:
+        """True if the indices are those of `windows` at frames far beyond those seen; False if none can be tried."""
+        for frames in LENGTHS:
+            run, length = self._run(frames)
+            try:
+                shape = run.of_shape(self.node).shape
+                count = shape[self.axis]
+                rows = tried_frames(run, self.node, count)[:, None]
+                places = [rows if a == self.axis else torch.arange(n)[None] for a, n in enumerate(shape)]
+                found = run.at(self.node, places)
+            except Untried:
+                continue
+            is_whole = windows.count(length, span) - count == left_out and windows.ends(length, count) == windows.behind
+            return is_whole and bool((found == windows.at(rows, length)).all())
+        return False
+
+    def _run(self, frames: int) -> tuple[LengthRun, int]:
+        values = [self.size, *map(self.write.value_of, sources_of(self.node, lambda n: n.all_input_nodes))]
+        symbols = free_symbols([value for value in values if isinstance(value, torch.SymInt)])
+        return LengthRun(self.write.module, {}, sizes=dict.fromkeys(symbols, frames)), size_at(self.size, frames) or 0
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,14 @@ class _Windows:
     def count(self, length: int, span: int) -> int:
         return (length + self.before + self.behind - max(min(self.places), 0) - span) // self.hop + 1
 
+    def at(self, rows: Tensor, length: int) -> Tensor:
+        """The indices (N, W) of the windows `rows` (N, 1) into `length` frames."""
+        return (self.hop * rows + torch.tensor(self.places)).clamp(0, length - 1)
+
+    def ends(self, length: int, count: int) -> int:
+        """The frames behind `length` that the last of `count` windows goes."""
+        return max(self.hop * (count - 1) + max(self.places) - length + 1, 0)
+
 
 def _windows(length: int, numbers: Tensor) -> _Windows | None:
     """The windows of indices (n, W) into `length` frames; None if they have no fixed hop."""
@@ -137,11 +159,10 @@ def _windows(length: int, numbers: Tensor) -> _Windows | None:
     hop = int(steps[0])
     if hop < 1 or not torch.equal(steps, steps[:1].expand_as(steps)):
         return None
-    places = numbers[middle] - hop * middle
-    even = hop * torch.arange(len(numbers))[:, None] + places
-    if not torch.equal(even.clamp(0, length - 1), numbers):
-        return None
-    return _Windows(hop, tuple(map(int, places)), max(-int(even.min()), 0), max(int(even.max()) - length + 1, 0))
+    places = tuple(map(int, numbers[middle] - hop * middle))
+    found = _Windows(hop, places, max(-min(places), 0), 0)
+    found = replace(found, behind=found.ends(length, len(numbers)))
+    return found if torch.equal(found.at(torch.arange(len(numbers))[:, None], length), numbers) else None
 
 
 def _written(

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, is_drawn, placeholders, recorded
 from rnn_export.export.lift.ir.node_writer import NodeWriter
-from rnn_export.export.lift.loops.tables.python_tables import SIZES, rows_of, table_of
+from rnn_export.export.lift.loops.tables.python_tables import FAR, SIZES, is_table_of, rows_of, table_of
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.trace.input_dependence import SeesMoving
 
@@ -68,7 +68,8 @@ def tables_of_length(module: nn.Module, samples: Callable[[int], Sequence[Tensor
         found += [r for r in rows if r is not None]
         if len(found) >= len(pairs):
             break
-    return tuple(found)
+    far = (_met(module, samples(FAR)) or []) if found else []
+    return tuple(rows for rows in found if any(_is_alike(rows, t) and is_table_of(rows, t) for t in far))
 
 
 def _met(module: nn.Module, sample: Sequence[Tensor]) -> list[Tensor] | None:

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnn_export.export.lift.ir.dependence.length_runs import UNIT
 from rnn_export.export.lift.trace.call_profiler import watching
 from rnn_export.export.lift.trace.patches import as_it_is, standing_in
 
 # Sizes at which a function is called, first few frames and then many.
 SIZES = ((160, 224), (1280, 1408))
+# Frames over which a table is held to the rows that were found.
+FAR = UNIT // 2
 # As far as a quarter of the frames shows it.
 LONGEST_PERIOD = 128
 PLAIN = (int, float, str, type(None), torch.device, torch.dtype)
@@ -80,7 +83,7 @@ def _is_plain(frame: FrameType) -> bool:
     if not own or str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "rnn_export"):
         return False
     is_fixed = not code.co_flags & 0x0C and bool(code.co_argcount + code.co_kwonlyargcount)
-    return is_fixed and all(isinstance(v, PLAIN) for v in _arguments(frame).values()) and _loops(code)
+    return is_fixed and all(isinstance(v, PLAIN) for v in _arguments(frame).values()) and _loops(code) > 0
 
 
 def _arguments(frame: FrameType) -> dict[str, Any]:
@@ -88,9 +91,10 @@ def _arguments(frame: FrameType) -> dict[str, Any]:
     return {name: frame.f_locals[name] for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
 
 
-def _loops(code: Any) -> bool:
+def _loops(code: Any) -> int:
+    """The number of loops in a function; those in each other take too long over many frames."""
     inner = (c for c in code.co_consts if isinstance(c, type(code)))
-    return any(i.opname == "FOR_ITER" for i in dis.get_instructions(code)) or any(map(_loops, inner))
+    return sum(i.opname == "FOR_ITER" for i in dis.get_instructions(code)) + sum(map(_loops, inner))
 
 
 def _rows_of_call(call: _TableCall) -> Tensor | None:
@@ -99,8 +103,14 @@ def _rows_of_call(call: _TableCall) -> Tensor | None:
         if small is None or large is None:
             return None
         if (rows := rows_of(small, large)) is not None:
-            return rows
+            is_short = _loops(call.function.__code__) > 1
+            return rows if is_short or is_table_of(rows, call.of(FAR)) else None
     return None
+
+
+def is_table_of(rows: Tensor, table: Tensor | None) -> bool:
+    """True if a table of more frames is that of `rows`."""
+    return table is not None and torch.equal(table_of(rows, torch.arange(len(table))), table)
 
 
 def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
@@ -114,7 +124,7 @@ def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
     for period in range(1, longest + 1) if small.shape[2:] == large.shape[2:] else ():
         first = torch.arange(period) + more // 2 // period * period
         rows = large[first[:, None], first[:, None] + torch.arange(-reach, reach + 1)]
-        if all(torch.equal(table_of(rows, torch.arange(len(table))), table) for table in (small, large)):
+        if is_table_of(rows, small) and is_table_of(rows, large):
             return rows
     return None
 

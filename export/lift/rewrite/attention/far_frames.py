@@ -25,7 +25,8 @@ NEXT, IN_WINDOW = 8, 256
 SOME = 48
 # (batch and heads, T, T)
 RANK = 3
-# Frames that are tried: drawn ones, first ones, and products of the numbers of a value that has fewer than so many.
+# Frames that are tried: drawn ones, first ones, and products and quotients of the numbers of a value that has fewer
+# than so many.
 DRAWN, FIRST, FACTORS = 128, 8, 32
 
 # (frames, values of some nodes) -> a run over so many frames of the attention, or more.
@@ -82,7 +83,7 @@ class FarFrames:
         axes = [axis for axis, both in sizes if both == (few, most)][-2:]
         if len(axes) < 2:
             return True
-        tried = _tried_frames(far, node, most)
+        tried = tried_frames(far, node, most)
         # All frames with the keys about them, and some with all others.
         some = tried[:: max(1, len(tried) // SOME)]
         both = ((tried, _about(self.window), tried[:0]), (some, torch.cat([tried, -tried]), tried))
@@ -140,8 +141,8 @@ def _entries(run: LengthRun, node: fx.Node, axes: Sequence[int], rows: Tensor, c
     return run.at(node, [places[axis] for axis in range(len(shape))])
 
 
-def _tried_frames(run: LengthRun, node: fx.Node, frames: int) -> Tensor:
-    """Frames below `frames` to try `node` at: first ones, some drawn, powers of two, and its numbers, +- 1."""
+def tried_frames(run: LengthRun, node: fx.Node, frames: int) -> Tensor:
+    """Frames below `frames` to try `node` at: first and drawn ones, powers of two, and what its numbers make, +- 1."""
     made = sources_of(node, lambda n: n.all_input_nodes if run.is_read(n) else [])
     numbers = {abs(int(n)) for each in made for n in pytree.tree_leaves((each.args, each.kwargs)) if _is_plain(n)}
     for each in made:
@@ -152,7 +153,7 @@ def _tried_frames(run: LengthRun, node: fx.Node, frames: int) -> Tensor:
             numbers.add(abs(int(value)))
     numbers = {n for n in numbers if n < frames} - {0, 1}
     if len(numbers) < FACTORS:
-        numbers |= {a * b for a in numbers for b in numbers}
+        numbers |= {n for a in numbers for b in numbers for n in (a * b, a // b)}
     numbers |= {2**k for k in range(frames.bit_length())}
     drawn = torch.rand(DRAWN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     numbers |= {int(frames**n) for n in drawn.tolist()} | {*range(FIRST), frames - 1}
