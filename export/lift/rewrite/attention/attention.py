@@ -1,9 +1,9 @@
 """Attention over the last W frames, written as windows over keys and values.
 
 Each frame attends to all frames, and a mask leaves a window, from `behind` frames before it to `ahead` frames after it.
-The window is read from the masks of the graph, computed at two lengths: scores of zero become as good as minus infinity
-outside of it at both, and the masks are alike along it. Then frame t needs the keys and values of a window, and a
-product over windows is streamed as any other.
+The window is read from the masks of the graph, computed over a few frames: scores of zero become as good as minus
+infinity outside of it, and the masks are alike along it. They are held to that at frames far away (`far_frames.py`).
+Then frame t needs the keys and values of a window, and a product over windows is streamed as any other.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from rnn_export.export.lift.rewrite.attention.attention_parts import (
 )
 from rnn_export.export.lift.rewrite.attention.attention_windows import AttentionWindow, with_first_ones
 from rnn_export.export.lift.rewrite.attention.far_frames import FarFrames
-from rnn_export.export.lift.rewrite.attention.relative_products import Relative, Through, is_constant, is_near
+from rnn_export.export.lift.rewrite.attention.relative_products import Relative, Through, is_constant
 from rnn_export.export.lift.rewrite.attention.window_layouts import ByBlock, ByFrame, Layout, period_of
 from rnn_export.limits import CONTEXT
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
-FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
+FRAMES = (160, 1280, 4352)
 MARGIN = 32
 # Frames of the input, samples mostly, behind one of an attention.
 HIGHEST_STRIDE = 1 << 16
@@ -49,8 +49,8 @@ HIGHEST_STRIDE = 1 << 16
 SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
-# (window, period, runs that it was seen in, scores by key) -> whether it is the same far away.
-Far = Callable[[AttentionWindow, int, "Sequence[_Run]", Collection[fx.Node]], bool]
+# (window, period, the run that it was seen in, scores by key) -> whether it is the same far away.
+Far = Callable[[AttentionWindow, int, "_Run", Collection[fx.Node]], bool]
 # A length of the input, to see how many frames more of an attention a step's make.
 MANY = 1 << 20
 
@@ -88,27 +88,23 @@ def _narrowed(
         run = _Run(module, examples, found, frames, given)
         return run.values, run.frames
 
-    def far(
-        is_bounded: bool, window: AttentionWindow, period: int, runs: Sequence[_Run], by_key: Collection[fx.Node]
-    ) -> bool:
-        return FarFrames(found, window, period, runs[0].frames, at, most, by_key, is_bounded).are_alike()
+    def far(is_bounded: bool, window: AttentionWindow, period: int, run: _Run, by_key: Collection[fx.Node]) -> bool:
+        return FarFrames(found, window, period, run.frames, at, most, by_key, is_bounded).are_alike()
 
     if context is not None:
-        more = min(context.frames + 2 * MARGIN, context.most or CONTEXT)
-        runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
-        bounded = partial(far, True)
+        run = _Run(module, examples, found, min(context.frames + 2 * MARGIN, context.most or CONTEXT))
         with suppress(Untried):
-            if _is_causal(runs) and (
-                narrow := _written(module, found, AttentionWindow(context.frames - 1, 0), runs, bounded, chunk)
-            ):
+            causal = (masked := run.masked()) is not None and is_causal(masked)
+            window = AttentionWindow(context.frames - 1, 0)
+            if causal and (narrow := _written(module, found, window, run, partial(far, True), chunk)):
                 context.bounds = True
                 return narrow
-    for both in FRAMES:
-        runs = [_Run(module, examples, found, frames) for frames in both]
+    for frames in FRAMES:
+        run = _Run(module, examples, found, frames)
         with suppress(Untried):
-            window = _attention_window(runs)
             # Long periods are seen over more frames.
-            if window is not None and (narrow := _written(module, found, window, runs, partial(far, False), chunk)):
+            seen = _attention_window(run)
+            if seen is not None and (narrow := _written(module, found, seen, run, partial(far, False), chunk)):
                 return narrow
     return None
 
@@ -212,49 +208,40 @@ class _Run:
         return made
 
 
-def _is_causal(runs: Sequence[_Run]) -> bool:
-    return all((masked := run.masked()) is not None and is_causal(masked) for run in runs)
-
-
-def _attention_window(runs: Sequence[_Run]) -> AttentionWindow | None:
-    """The attention window that masks leave at both lengths, or None."""
-    all_windows = set()
-    for run in runs:
-        if (masked := run.masked()) is None:
-            return None
-        taken = masked > MASKED
-        all_windows.add(AttentionWindow.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
-    window = all_windows.pop()
-    return None if all_windows or window is None or window.size + window.first + MARGIN > runs[0].frames else window
+def _attention_window(run: _Run) -> AttentionWindow | None:
+    """The attention window that masks leave, or None."""
+    if (masked := run.masked()) is None:
+        return None
+    window = AttentionWindow.of((masked > MASKED).flatten(0, -3).any(0) if masked.dim() > 2 else masked > MASKED)
+    return None if window is None or window.size + window.first + MARGIN > run.frames else window
 
 
 def _written(
-    module: fx.GraphModule, found: Attention, window: AttentionWindow, runs: Sequence[_Run], far: Far, chunk: int
+    module: fx.GraphModule, found: Attention, window: AttentionWindow, run: _Run, far: Far, chunk: int
 ) -> fx.Node | None:
     """The attention by windows; None if masks or tables are not alike along the window, here or `far` away."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
         for mask in (n for n in node.all_input_nodes if is_constant(n)):
-            here, there = (window.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
-            if here is None or there is None or not torch.equal(_last(here, there), there):
+            left = window.within(run.frames).of_mask(run.of(mask), run.frames)
+            if left is None:
                 return None
-            tables[mask] = here
+            tables[mask] = left
     relative_tables: dict[fx.Node, Tensor] = {}
     for relative in found.relatives:
-        here, there = (run.along(relative, window) for run in runs)
         if window.first:
             return None
-        if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
-            relative_tables[relative.scores] = here
+        if (rows_of_window := run.along(relative, window)) is not None:
+            relative_tables[relative.scores] = rows_of_window
         elif relative.moves or before_transpose(relative.table) is None:
             return None
-    rows = _rows_of_tables(found, window, runs)
+    rows = _rows_of_tables(found, window, run)
     if rows is None:
         return None
     period = period_of(tables.values())
-    if not far(window, period, runs, [r.scores for r in found.relatives if r.scores not in relative_tables]):
+    if not far(window, period, run, [r.scores for r in found.relatives if r.scores not in relative_tables]):
         return None
-    layout = _layout(found, window, runs, period, chunk)
+    layout = _layout(found, window, run, period, chunk)
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
@@ -307,27 +294,28 @@ def _written(
         return layout.frames(write, result, found.query)
 
 
-def _layout(found: Attention, window: AttentionWindow, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
+def _layout(found: Attention, window: AttentionWindow, run: _Run, period: int, chunk: int) -> Layout:
     """The layout by blocks if frames attend within them and a step has whole ones; else by frames."""
     size = found.scores.meta["val"].shape[-1]
     one = len(size.node.expr.free_symbols) == 1
     in_step = (size_at(size, MANY + chunk) or 0) - (size_at(size, MANY) or 0) if one else 0
     if period == 1 or found.adds or not in_step or in_step % period:
         return ByFrame(window)
-    left = [masked.flatten(0, -3).gt(MASKED).any(0) for run in runs if (masked := run.masked()) is not None]
-    return ByBlock.of(window, period, left) or ByFrame(window)
+    masked = run.masked()
+    by_block = None if masked is None else ByBlock.of(window, period, masked.flatten(0, -3).gt(MASKED).any(0))
+    return by_block or ByFrame(window)
 
 
-def _rows_of_tables(found: Attention, window: AttentionWindow, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
+def _rows_of_tables(found: Attention, window: AttentionWindow, run: _Run) -> dict[fx.Node, Tensor] | None:
     """By result, the rows of tables (T, T) along the window; None if these are not alike."""
     table_products, rows = (*found.table_products, *found.adds), dict[fx.Node, Tensor]()
     order = {node: number for number, node in enumerate(found.result.graph.nodes)}
-    for each, here, there in zip(table_products, *(run.tables(window) for run in runs), strict=True):
-        if here is None or there is None or window.first or not is_near(here[..., -there.shape[-2] :, :], there):
+    for each, along in zip(table_products, run.tables(window), strict=True):
+        if along is None or window.first:
             return None
         if each in found.adds and any(order[user] < order[found.result] for user in each.result.users):
             return None
-        rows[each.result] = here
+        rows[each.result] = along
     return rows
 
 
@@ -343,8 +331,3 @@ def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> b
     assert callable(node.target)
     result = node.target(*args, **kwargs)
     return result.dtype == scores.dtype and torch.equal(result, scores)
-
-
-def _last(table: Tensor, like: Tensor) -> Tensor:
-    """The last entries of `table`, as many as `like` has."""
-    return table[..., -like.shape[-1] :] if like.dim() else table

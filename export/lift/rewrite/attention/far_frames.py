@@ -55,12 +55,14 @@ class FarFrames:
 
         Queries and keys are the same for all frames.
         """
-        for frames in (n for n in LENGTHS if n <= self.most):
+        if self.most <= self.few:
+            return True
+        for frames in [n for n in LENGTHS if n <= self.most] or [self.most]:
             try:
                 return all(self._is_alike(*each, frames) for each in self._tried())
             except Untried:
                 continue
-        return self.most <= LENGTHS[-1]
+        return False
 
     def _tried(self) -> Iterator[tuple[fx.Node, dict[fx.Node, Tensor], bool]]:
         """Each table (..., T, T, ...), what is given for it, and whether it masks what lies beyond the window."""

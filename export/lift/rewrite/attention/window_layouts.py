@@ -8,7 +8,7 @@ blocks, and its keys are read once for all of its frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -70,18 +70,18 @@ class ByBlock:
     taken: Tensor
 
     @staticmethod
-    def of(window: AttentionWindow, period: int, masks: Sequence[Tensor]) -> ByBlock | None:
-        """The layout for masks (T, T) at each length; None if a block has to wait for others as well."""
-        middle = len(masks[0]) // 2 // period * period
-        if period == 1 or not window.ahead or window.first or middle < window.behind or middle + period > len(masks[0]):
+    def of(window: AttentionWindow, period: int, mask: Tensor) -> ByBlock | None:
+        """The layout for a mask (T, T); None if a block has to wait for others as well."""
+        middle = len(mask) // 2 // period * period
+        if period == 1 or not window.ahead or window.first or middle < window.behind or middle + period > len(mask):
             return None
-        rows = masks[0][middle : middle + period]
+        rows = mask[middle : middle + period]
         columns = rows.any(0).nonzero().flatten() - middle
         if not len(columns) or columns.max() >= period:
             return None
         before = max(0, -int(columns.min()))
         found = ByBlock(window, period, before, rows[:, middle - before : middle + period])
-        return found if all(found._is_all_of(mask) for mask in masks) else None
+        return found if found._is_all_of(mask) else None
 
     def _is_all_of(self, mask: Tensor) -> bool:
         rows, columns = torch.arange(len(mask))[:, None], torch.arange(len(mask))
