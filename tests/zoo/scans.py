@@ -103,6 +103,26 @@ class Doubling(torch.autograd.Function):
         return doubled(a.clone(), x.clone())
 
 
+LIMIT = 32767.0
+
+
+class DoublingLimited(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, x):
+        return doubled(a.clone(), x.clone()).clamp(-LIMIT, LIMIT)
+
+
+def limited_in_each(a, x):
+    """No recurrence: what passes over in each pass is limited."""
+    reach = 1
+    while reach < x.shape[1]:
+        later = x[:, reach:] + a[:, reach:] * x[:, :-reach]
+        x = torch.cat([x[:, :reach], later.clamp(-LIMIT, LIMIT)], 1)
+        a = torch.cat([a[:, :reach], a[:, reach:] * a[:, :-reach]], 1)
+        reach *= 2
+    return x
+
+
 def combined(a, x):
     """By torch's own."""
     from torch._higher_order_ops import associative_scan
@@ -116,6 +136,15 @@ def scan(forward, **expected):
 
     model = (lambda: Call(forward, a=nn.Linear(4, 5), b=nn.Linear(4, 5))) if callable(forward) else forward[0]
     return case(model, X, time_axis=1).streams(holds=one_state, **expected)
+
+
+def limited(function):
+    """A limit that noise does not come near stays: beside the recurrence there is a clamp in the step."""
+    return case(
+        lambda: Call(lambda s, x: function(torch.sigmoid(s.a(x)), s.b(x)), a=nn.Linear(4, 5), b=nn.Linear(4, 5)),
+        X,
+        time_axis=1,
+    ).streams(holds=lambda lifted: any("clamp" in str(n.target) for n in lifted.step.graph.nodes))
 
 
 def passes(function):
@@ -179,6 +208,15 @@ def chunkwise_with_normaliser(q, k, c_initial=None, n_initial=None, return_last_
 
 def chunkwise(x, initial_state=None, output_final_state=False):
     return x - x.mean(1, keepdim=True), None
+
+
+def chunkwise_limited(x, y, initial_state=None, output_final_state=False, chunk_size=8):
+    """Running sums, whose state is limited at the end of each chunk."""
+    state, parts = torch.zeros_like(x[:, 0]) if initial_state is None else initial_state, []
+    for piece in (x * y).split(chunk_size, 1):
+        parts.append(piece.cumsum(1) + state[:, None])
+        state = parts[-1][:, -1].clamp(-LIMIT, LIMIT)
+    return torch.cat(parts, 1), state if output_final_state else None
 
 
 def forgets(s, x):
@@ -263,12 +301,25 @@ TABLE = {
         "halved": passes(halved),
         "filled up": passes(filled_up),
     },
+    "a limit of a scan stays": {
+        "behind doubling": limited(DoublingLimited.apply),
+        "behind passes": limited(lambda a, x: doubled(a, x).clamp(-LIMIT, LIMIT)),
+        "before passes": limited(lambda a, x: doubled(a, x.clamp(-LIMIT, LIMIT))),
+        "of a state between chunks": case(
+            lambda: Call(lambda s, x: chunkwise_limited(s.a(x), s.b(x))[0], a=nn.Linear(4, 4), b=nn.Linear(4, 4)),
+            X,
+            time_axis=1,
+        ).streams(chunk=8),
+    },
     "a chunkwise function goes frame by frame": {
         "attention": in_chunks(forgets),
         "two states, time last": in_chunks(lambda s, x: chunkwise_with_normaliser(*s.parts(x).mT.chunk(3, 1)[:2]).mT),
     },
     "what computes no recurrence is refused": {
         "in passes": refused(of_maxima, "loop-in-passes", "recurrent, sequential"),
+        "in passes, each with a limit": refused(
+            lambda s, x: limited_in_each(torch.sigmoid(s.a(x)), x), "loop-in-passes", "recurrent, sequential"
+        ),
         "over pieces": refused(over_pieces, "loop-over-segments", "6", "often called recurrent, sequential"),
         "chunkwise": refused(
             lambda s, x: s.a(chunkwise(x)[0]), "not-frame-local", "statistics over time look at all frames"

@@ -18,7 +18,7 @@ from torch._higher_order_ops import associative_scan
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
-from rnn_export.export.lift.loops.recurrences.linear_recurrences import recurrence
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import LOUD, recurrence
 
 NAME = "associative_scan"
 Scan = Callable[..., list[Tensor]]
@@ -52,7 +52,10 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, Scan]:
                 return result
             dims = (dim for dim in range(min(t.dim() for t in elements)) if elements[0].shape[dim] > 2)
             scans = (scan(dim) for dim in dims for scan in (_recurrence, _fold))
-            is_it = next((scan for scan in scans if _agrees(result, operator, elements, scan)), None)
+            loud = [[*elements[:i], n * x, *elements[i + 1 :]] for n in LOUD for i, x in enumerate(elements) if n > 1]
+            with _in_place_of({look: function}):
+                tried = [(elements, result), *((given, function(operator, given, *args, **kwargs)) for given in loud)]
+            is_it = next((scan for scan in scans if all(_agrees(y, operator, x, scan) for x, y in tried)), None)
             if is_it is not None:
                 found[function] = is_it
             return result

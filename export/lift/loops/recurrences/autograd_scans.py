@@ -1,7 +1,7 @@
 """torch.autograd functions that compute a linear recurrence in parallel, recognised by trying them.
 
 Doubling code has steps of powers of two that depend on the length, so no graph of any length holds it. A call shows the
-result: on random factors and values, at several lengths, it equals the recurrence.
+result: on random factors and values, quiet and loud, at several lengths, it equals the recurrence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
-from rnn_export.export.lift.loops.recurrences.linear_recurrences import recurrence
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import LOUD, recurrence
 
 # Powers of two and others, as doubling code takes other ways at each.
 LENGTHS = (1, 2, 3, 4, 5, 8, 12, 16, 17, 33)
@@ -87,15 +87,15 @@ def _recognised(function: type[Function], args: Sequence[Any]) -> Recognised | N
     for dim in range(args[0].dim()):
         for factors_first in (True, False):
             found = Recognised(function, dim, factors_first)
-            if all(_agrees(found, args, length) for length in LENGTHS):
+            if all(_agrees(found, args, length, scale) for length in LENGTHS for scale in LOUD):
                 return found
     return None
 
 
-def _agrees(found: Recognised, args: Sequence[Any], length: int) -> bool:
+def _agrees(found: Recognised, args: Sequence[Any], length: int, scale: float) -> bool:
     draws = torch.Generator().manual_seed(length)
     sizes = [length if axis == found.dim else n for axis, n in enumerate(args[0].shape)]
-    a, x = 1.5 * torch.rand(sizes, generator=draws), torch.randn(sizes, generator=draws)
+    a, x = 1.5 * torch.rand(sizes, generator=draws), scale * torch.randn(sizes, generator=draws)
     given = [a, x] if found.factors_first else [x, a]
     try:
         with torch.no_grad():

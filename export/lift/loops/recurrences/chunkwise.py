@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import LOUD
 from rnn_export.export.lift.trace.patches import as_it_is, standing_in
 
 # What the parameters are called: the states to start from, whether the last ones are given, the frames of a piece.
@@ -107,8 +108,19 @@ def _frame_by_frame(function: FunctionType, given: dict[str, Any], result: Any) 
         names = _Names(start, final, segment, of_frames)
         loop = _loop(function, names, isinstance(result, Tensor))
         if frames > 1 and _agrees(function, loop, given, names, frames, result):
-            return loop
+            return loop if all(_has_no_limit(function, given, name, result) for name in of_frames) else None
     return None
+
+
+def _has_no_limit(function: FunctionType, given: Mapping[str, Any], name: str, result: Any) -> bool:
+    """True if the function, linear in an argument about 1, is so where it is loud; or if it is not linear in it."""
+
+    def is_linear(scale: float) -> bool:
+        called = function(**_flat(inspect.signature(function), {**given, name: scale * given[name]}))
+        return _same(_output(called), scale * _output(result))
+
+    with torch.no_grad():
+        return not given[name].is_floating_point() or not is_linear(2.0) or all(map(is_linear, LOUD))
 
 
 def _agrees(

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# By which values are multiplied to see whether what is linear about 1 has a limit.
+LOUD = (1.0, 1e3, 1e6, 1e12)
+
 
 @torch.library.custom_op("rnn_export::recurrence", mutates_args=())
 def recurrence(factor: Tensor, x: Tensor, dim: int) -> Tensor:
