@@ -30,6 +30,9 @@ MIXED = 12
 ALTERNATIONS, HALVINGS = 4, 24
 # Trials, none of them silent, that each way should be seen in, and how many are drawn in search of them.
 ENOUGH, DRAWS = 3, 24
+# Of each way, trials in which some entries of an input are replaced by loud ones, and how many entries, one by one.
+REPLACED, ENTRIES = 2, 4
+LOUD_ENTRIES = (1e6, -1e6, 1e12, -1e12)
 
 
 def resolve_branch(flat: FlatModel, error: DecidedByValue) -> Decisions:
@@ -98,7 +101,8 @@ def _resolved(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> A
     is_fed = False
     sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
     usual = set[bool]()
-    trials = itertools.chain(_trials(flat), _more_trials(flat, sure), _alternations(flat, decisions, here, sure))
+    more = (_more_trials(flat, sure), _alternations(flat, decisions, here, sure), _with_loud_entries(flat, sure))
+    trials = itertools.chain(_trials(flat), *more)
     for number, fed in enumerate(trials):
         own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
@@ -247,6 +251,20 @@ def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]
                 drawn = drawn * (k % 2)
             inputs.append(drawn + (k % 3 - 1) if drawn.is_floating_point() and not _is_flag(leaf.example) else drawn)
         yield [*inputs, *(x.example for x in flat.states)]
+
+
+def _with_loud_entries(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
+    """Trials of each way with one entry of the last axis of an input loud: what only that entry shows, others hide."""
+    draws = torch.Generator().manual_seed(6)
+    for fed in [fed for trials in sure.values() for fed in list(trials)[:REPLACED]]:
+        for i, leaf in enumerate(flat.inputs):
+            if not leaf.example.is_floating_point() or not leaf.example.dim() or _is_flag(leaf.example):
+                continue
+            for entry in torch.randperm(leaf.example.shape[-1], generator=draws)[:ENTRIES].tolist():
+                for scale in LOUD_ENTRIES:
+                    changed = fed[i].clone()
+                    changed[..., entry] = scale * (0.5 + torch.rand(changed.shape[:-1], generator=draws))
+                    yield [*fed[:i], changed, *fed[i + 1 :]]
 
 
 def _has_values(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
