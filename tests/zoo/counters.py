@@ -326,6 +326,15 @@ TABLE = {
             "number-by-value", "counters.py", "state.pos: a number in a declared state"
         ),
         "divided": case(ring(asked, i=0, shown=lambda t: divmod(t, 500)[0]), X).refused("fails-on-noise"),
+        "as a key": case(ring(asked, i=0, shown=lambda t: t in {400}), X).refused(
+            "count-asked-as-object", "'i'", "hash"
+        ),
+        "as a text": case(ring(asked, i=0, shown=lambda t: str(t) == "400"), X).refused(
+            "count-asked-as-object", "text"
+        ),
+        "as bits": case(ring(asked, i=0, shown=lambda t: t.bit_length() > 8), X).refused(
+            "count-asked-as-object", "bit_length()"
+        ),
         "of a range": case(ring(asked, i=0, shown=lambda t: range(9)[t // 500]), X).refused("number-by-value"),
     },
     "what is no number is no state": {

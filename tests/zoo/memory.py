@@ -1,9 +1,11 @@
 """Values that a call keeps in buffers, attributes and objects are states; those without a fixed shape are refused."""
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -263,6 +265,70 @@ def kept(model, states, x=FRAME, kinds=("buffer",), **parts):
     return case(Call(model, **parts) if parts else model, x).streams(states=states, kinds={*kinds}, end=False)
 
 
+class Slotted:
+    __slots__ = ("n",)
+
+    def __init__(self):
+        self.n = 0
+
+
+def nested(depth):
+    kept = Holder(0)
+    for _ in range(depth):
+        kept = Holder(kept)
+    return kept
+
+
+def innermost(kept):
+    while isinstance(kept.level, Holder):
+        kept = kept.level
+    kept.level += 1
+    return kept.level
+
+
+def one_more(held):
+    held.append(1)
+    return len(held)
+
+
+def one_more_slotted(held):
+    held.n += 1
+    return held.n
+
+
+TOLD = {"n": 0}
+
+
+def one_more_outside(held):
+    TOLD["n"] += 1
+    return TOLD["n"]
+
+
+def closed_over():
+    n = 0
+
+    def count(held):
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+def late_by(count, held, name="'held'"):
+    """Something else after 400 calls, which `count(held)` counts."""
+
+    def forward(s, x):
+        return leaky(s, x) * (2 if count(s.held) > 400 else 1)
+
+    return refused(forward, "memory-in-python-objects", name, h=ZERO, held=held)
+
+
+def as_text(s, x):
+    s.held += "."
+    return leaky(s, x) * (2 if len(s.held) > 400 else 1)
+
+
 def attribute(model, states, **parts):
     return kept(model, states, kinds=["attribute"], **parts)
 
@@ -326,6 +392,12 @@ TABLE = {
             partly_written, zeros("held.0"), held=[ZERO.clone()], o=nn.Linear(4, 4)
         ),
         "a line that only its end reads": attribute(delayed, zeros("line.0", "line.1"), line=[ZERO] * 2),
+        "a line longer than the calls that are tried": attribute(
+            delayed, zeros(*(f"line.{i}" for i in range(12))), line=[ZERO] * 12
+        ),
+        "a line whose end noise does not reach": attribute(
+            lambda s, x: delayed(s, x).clamp(min=1e4) + x, zeros("line.0", "line.1"), line=[ZERO] * 2
+        ),
         "an object": attribute(in_an_object, zeros("kept.level"), kept=Holder(ZERO)),
         "modules in a list": attribute(
             Call(through, parts_of_it=[LEAK, nn.Identity()]),
@@ -391,6 +463,17 @@ TABLE = {
         "what starts from the input": refused(from_the_input, "first-call-sets-state", "'h'", h=None),
         "a buffer that starts from ones": refused(created_as_ones, "first-call-sets-state", "'h'", h=None),
         "a word that chooses": refused(by_a_word, "state-drawn-at-random", "'mode'", mode="a"),
+        "a count in a list's length": late_by(one_more, []),
+        "in a bytearray": late_by(one_more, bytearray()),
+        "in a set": late_by(lambda held: held.add(len(held)) or len(held), set()),
+        "in a counter": late_by(next, itertools.count()),
+        "in an iterator": late_by(next, iter(range(10**6))),
+        "in a slot": late_by(one_more_slotted, Slotted()),
+        "deep in objects": late_by(innermost, nested(7)),
+        "in an array of numpy": late_by(lambda held: held.__iadd__(1)[0], np.zeros(1)),
+        "in a global": late_by(one_more_outside, None, "'TOLD'"),
+        "in a closure": late_by(closed_over(), None, "a variable of a closure"),
+        "in a text": refused(as_text, "memory-in-python-objects", "'held'", h=ZERO, held=""),
         "random numbers": case(Call(lambda s, x: x + torch.rand_like(x)), FRAME).refused(
             "state-drawn-at-random", "it draws random numbers"
         ),

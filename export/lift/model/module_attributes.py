@@ -128,6 +128,17 @@ def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
             )
 
 
+def tell_apart(model: nn.Module) -> None:
+    """Give each entry of a list a tensor of its own, as of `[zeros] * 8`: what moves along it is seen then."""
+    for holder in list(_holders(model, DEPTH, set())):
+        if isinstance(holder, list | deque):
+            seen = set[int]()
+            for place, value in enumerate(holder):
+                if isinstance(value, Tensor) and id(value) in seen:
+                    holder[place] = value.clone()
+                seen.add(id(value))
+
+
 def _holders(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     """The containers in `value`, and the attributes of objects, each once; a module restarts `depth`."""
     if id(value) in seen or depth < 0 or isinstance(value, NO_CONTAINERS):

@@ -87,7 +87,7 @@ class Outside:
 def outside_of(model: nn.Module, memo: dict[int, Any]) -> Outside:
     """Copies of the values outside of `model`, made with the `memo` of its own copy."""
     values, notes = dict[Place, Any](), list[str]()
-    for place in _places(model):
+    for place in places_of(model):
         try:
             place.put(place.get())
         except (AttributeError, TypeError):  # nothing can be set there, so nothing is
@@ -102,7 +102,7 @@ def outside_of(model: nn.Module, memo: dict[int, Any]) -> Outside:
     return Outside(values, tuple(dict.fromkeys(notes)))
 
 
-def _places(model: nn.Module) -> Iterator[Place]:
+def places_of(model: nn.Module) -> Iterator[Place]:
     """Each place whose value the code of `model` may read, followed from object to object."""
     left, seen = list[Any]([model]), dict[int, Any]()
     own = frozenset(_package(type(module)) for module in model.modules())

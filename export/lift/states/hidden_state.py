@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +45,11 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     moved: set[tuple[AttributePath, AttributePath]] = set()
     values: dict[AttributePath, Tensor] = {}
     given_before, differ = tuple[Tensor, ...](), False
-    for _ in range(CALLS):
+    for number in range(CALLS):
         numbers.watch(model)
         held = _tensors(model)
-        given = [t.clone() for t in arguments]
-        history.begin(given)
+        given, contents = [t.clone() for t in arguments], [t.clone() for _, t in held]
+        history.begin(given, [t for _, t in held])
         with torch.no_grad(), history:
             results = flat(*given)
         history.give(results)
@@ -61,12 +61,18 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         history.fill([t for path, t in left if not same(t, values.get(path, t))])
         values = {path: t.clone() for path, t in left}
         filled = [(path, t) for path, t in left if history.filled(t)]
-        moved |= {(a, b) for a, old in held for b, new in filled if a != b and _place(old) == _place(new)}
+        onward = _moved(held, left)
+        moved |= onward
+        if number:
+            # What calls read and replace is memory, whatever filled it, and however many calls ago.
+            replaced = {b for _, b in onward}
+            replaced |= {path for (path, _), t in zip(held, contents, strict=True) if not same(values.get(path, t), t)}
+            read.update((path, None) for path, t in held if path in replaced and _place(t) in history.read_held)
         sizes.append(Counter(path.root for path, _ in left))
     used = {path.root for path, _ in filled}
     grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
-    while onward := {a for a, b in moved if b in read and a not in read}:
-        read.update(dict.fromkeys(sorted(onward, key=str)))
+    while onward := {(a, b) for a, b in moved if b in read and a not in read}:
+        read.update(dict.fromkeys(sorted({a for a, _ in onward}, key=str)))
     read.update(dict.fromkeys(numbers.read))
     differs = any(done != history.done[0] for done in history.done)
     if differs:
@@ -76,13 +82,23 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
-    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1 and path not in read}
+    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1}
     read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
     if numbers.changes:
         read.update(dict.fromkeys(_neighbours(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
     inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
     return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
+
+
+def _moved(
+    held: Sequence[tuple[AttributePath, Tensor]], left: Sequence[tuple[AttributePath, Tensor]]
+) -> set[tuple[AttributePath, AttributePath]]:
+    """The pairs of paths of which a call put what the one held into the other."""
+    sources = defaultdict[int, list[AttributePath]](list)
+    for path, t in held:
+        sources[_place(t)].append(path)
+    return {(a, b) for b, t in left for a in sources[_place(t)] if b not in sources[_place(t)]}
 
 
 def _neighbours(
@@ -104,6 +120,7 @@ class History(SeesOperators):
     Attributes:
         done: by call, each operator on values computed from its arguments, with these, as shapes if tensors.
         read: storages that a call read and an earlier one filled.
+        read_held: storages that the last call read of those that the model held before it.
     """
 
     def __init__(self) -> None:
@@ -112,13 +129,15 @@ class History(SeesOperators):
         self.read: set[int] = set()
         self._before: set[int] = set()
         self._now: set[int] = set()
+        self.read_held: set[int] = set()
+        self._of_model: set[int] = set()
         # While one is held, no other storage has its address.
         self._held: list[StorageWeakRef] = []
 
-    def begin(self, arguments: Sequence[Tensor]) -> None:
-        """Begin a call with `arguments`."""
+    def begin(self, arguments: Sequence[Tensor], held: Sequence[Tensor] = ()) -> None:
+        """Begin a call with `arguments`; `held` are tensors of the model."""
         self._before |= self._now
-        self._now = set()
+        self._now, self.read_held, self._of_model = set(), set(), {_place(t) for t in held}
         self.fill(arguments)
         self.done.append([])
 
@@ -127,9 +146,12 @@ class History(SeesOperators):
         first = func._schema.arguments[0].alias_info if given else None
         if func in OVERWRITING and _is_whole(given[0]):
             self._before.discard(_place(given[0]))
+            self._of_model.discard(_place(given[0]))
         # A view is no reading yet, and what is written over is none.
         taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
-        self.read |= taken & self._before if first is None or first.is_write else set()
+        if first is None or first.is_write:
+            self.read |= taken & self._before
+            self.read_held |= taken & self._of_model
         results = func(*args, **kwargs)
         # The sets grow with every operator of a loop: no union of them.
         if not (taken.isdisjoint(self._now) and taken.isdisjoint(self._before)) and func not in SHAPE_ONLY:
@@ -139,7 +161,9 @@ class History(SeesOperators):
 
     def give(self, results: Sequence[Tensor]) -> None:
         """End a call with `results`: earlier storages in it are read."""
-        self.read |= {_place(t) for t in results} & self._before
+        given = {_place(t) for t in results}
+        self.read |= given & self._before
+        self.read_held |= given & self._of_model
 
     def filled(self, tensor: Tensor) -> bool:
         """True if a tensor holds values computed from the arguments of any call."""

@@ -17,10 +17,11 @@ from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.model.call.complex_parts import parts_of
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
+from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, tell_apart
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.model.script.script_modules import unscripted
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
+from rnn_export.export.lift.states.other_memory import refuse_other_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
 from rnn_export.export.lift.states.unread_counters import unread_counters
 from rnn_export.platform.last_resort import failing_at
@@ -47,6 +48,7 @@ def with_states(flat: FlatModel) -> FlatModel:
     noise = Noise(flat)
     try:
         with torch.no_grad():
+            tell_apart(flat.model)
             _warm_up(flat, noise)
             _keep(flat, _changed_buffers(copy.deepcopy(flat), noise), noise)
             for _ in range(ROUNDS):
@@ -59,6 +61,7 @@ def with_states(flat: FlatModel) -> FlatModel:
             flat.forget(unread_counters(flat, _draw(flat, noise, module_states=True)))
             _warm_up(flat, noise)
             _refuse_random_state(flat, noise)
+            refuse_other_memory(flat, lambda scale: _draw(flat, noise, module_states=True, scale=scale))
         flat.check_names()
         return flat
     except LiftError:

@@ -1,0 +1,124 @@
+"""Refuses what calls of a model change and no state can hold: lists that grow, texts, sets, iterators, objects.
+
+Everything that the model holds, and that its code reads outside of it, is looked at before and after calls, down to
+plain values. Tensors and numbers in attributes are states, or read by no call (`hidden_state.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
+from types import FunctionType, GeneratorType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.model.flat_model import FlatModel
+from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
+from rnn_export.export.lift.model.outside_values import places_of
+
+# Of the example: what only loud values change is changed as well.
+SCALES = (1.0, 1.0, 0.0, 1e3, 1e6)
+# Calls before the first look: what is made once, such as a cache of one size, is there.
+FIRST = 2
+PLAIN = (str, bytes, bytearray, int, float, complex, type(None), np.generic)
+# What keeps nothing of a call, or is no memory of Python's.
+SKIPPED = (type, FunctionType, ModuleType, torch.dtype, torch.device, torch.Generator)
+
+Path = tuple[Any, ...]
+
+
+def refuse_other_memory(flat: FlatModel, draw: Callable[[float], Sequence[Tensor]]) -> None:
+    """Raise LiftError, with the path, if calls of `flat` on `draw(scale)` change what is no state of it."""
+    called = copy.deepcopy(flat)
+    before = dict[Path, Any]()
+    for number, scale in enumerate(SCALES):
+        # What fails on such values fails elsewhere.
+        with torch.no_grad(), contextlib.suppress(Exception):
+            called(*draw(scale))
+        if number == FIRST - 1:
+            before = dict(_contents(called.model))
+    after = dict(_contents(called.model))
+    numbers = {(path.module, *path.keys) for path, value in attributes(called.model) if isinstance(value, int | float)}
+    changed = [path for path in {**before, **after} if path not in numbers and before.get(path) != after.get(path)]
+    if changed:
+        names = dict.fromkeys(_name(path) for path in changed)
+        raise LiftError(
+            f"calls of the model change {', '.join(list(names)[:4])}, which is no tensor and no number in "
+            "an attribute, so no state can hold it, and a later call may do something else by it. Keep what later "
+            "calls need in a registered buffer, a tensor; leave out what none needs, such as a list of what was seen.",
+            id="memory-in-python-objects",
+        )
+
+
+def _name(path: Path) -> str:
+    """The attribute that a path goes through, or the name outside of the model."""
+    module, *keys = path
+    name = str(AttributePath(module, tuple(keys[:1]))) if isinstance(module, str) else str(keys[0])
+    return "a variable of a closure" if name == "cell_contents" else repr(name)
+
+
+def _contents(model: nn.Module) -> Iterator[tuple[Path, Any]]:
+    """Yield every plain value, and what says the size or the place of other objects, by path."""
+    seen = set[int]()
+    for name, module in model.named_modules():
+        seen.add(id(module))
+        for key, value in _parts(module):
+            yield from _below((name, key), value, seen)
+    for number, place in enumerate(places_of(model)):
+        yield from _below((number, place.name), place.get(), seen, is_outside=True)
+
+
+def _below(path: Path, value: Any, seen: set[int], is_outside: bool = False) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, Tensor):
+        # Those of the model are states, or no call reads them.
+        yield path, repr(value.tolist()) if is_outside and not value.is_meta else Tensor
+    elif isinstance(value, PLAIN):
+        yield path, (type(value).__name__, repr(value))
+    elif isinstance(value, np.ndarray):
+        yield path, (value.shape, value.tobytes() if value.dtype != object else repr(value))
+    elif isinstance(value, SKIPPED) or id(value) in seen:
+        return
+    else:
+        seen.add(id(value))
+        yield path, _size_of(value)
+        for key, part in _parts(value):
+            yield from _below((*path, key), part, seen, is_outside)
+
+
+def _size_of(value: Any) -> Any:
+    """What tells two states of an object apart, beside its parts."""
+    if isinstance(value, Set):
+        return sorted(map(repr, value))
+    if isinstance(value, GeneratorType):
+        return value.gi_frame and value.gi_frame.f_lasti
+    return type(value).__name__, len(value) if isinstance(value, dict | list | tuple | deque) else ""
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """The parts of an object, by key: items, attributes, and what it would be pickled as."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, list | tuple | deque):
+        return list(enumerate(value))
+    if isinstance(value, nn.Module):
+        return [(k, v) for k, v in vars(value).items() if k not in ("_parameters", "_modules", "_buffers")]
+    if isinstance(value, Set | GeneratorType):
+        return []
+    held = [*vars(value).items()] if hasattr(value, "__dict__") else []
+    slots = [name for kind in type(value).__mro__ for name in _names_of(vars(kind).get("__slots__", ()))]
+    held += [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
+    if not held:
+        # An iterator, a fraction, a counter of itertools.
+        with contextlib.suppress(Exception):
+            held += [("", part) for part in value.__reduce_ex__(2)[1:] if not callable(part)]
+    return held
+
+
+def _names_of(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
