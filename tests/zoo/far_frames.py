@@ -1,11 +1,14 @@
-"""Loops that change long after the traced frames, found by the numbers in their code."""
+"""Loops that change long after the traced frames, found by long runs, and named by the numbers in their code."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 from collections import deque
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,6 +127,23 @@ def counted_in_a_tensor(s, x):
     return torch.stack(given, 1)
 
 
+EDGES, GAINS = [0, 300], np.where(np.arange(10_000) < 300, 1.0, 0.5)
+# What asks a count in ways that its code shows no number of.
+ASKED = {
+    "as a text": (lambda t: str(t) in {"300", "301"}, 300),
+    "by bisection": (lambda t: bisect.bisect(EDGES, t) > 1, 300),
+    "by its bits": (lambda t: t.bit_length() > 9, 512),
+    "by its logarithm": (lambda t: math.log2(t + 1) > 9, 512),
+    "in an array": (lambda t: bool((np.array(EDGES) == t).any()) and t > 0, 300),
+    "in a table of gains": (lambda t: GAINS[t] < 1, 300),
+}
+
+
+def asked(is_other, longest):
+    function = stepping(lambda s, t, h: 0.5 * h if is_other(t) else h)
+    return case(model(function), X).refused("axis-with-end", f"may only be up to {longest} long: beyond, the loop does")
+
+
 class Scripted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -163,6 +183,9 @@ TABLE = {
         "far back": refused(far_back, 300),
         "by bits": refused(by_bits, 256),
         "scripted": case(lambda: torch.jit.script(Scripted()), X).refused("axis-with-end", "299", "% 300 == 299"),
+    },
+    "a count that is asked otherwise is tried over many frames": {
+        name: asked(is_other, longest) for name, (is_other, longest) in ASKED.items()
     },
     "what is done far behind streams": {
         "before it is done": case(model(by_the_attribute), X, max_frames=299).streams(lengths=range(295, 300)),

@@ -1,4 +1,4 @@
-"""Checks a folded loop on long runs, where the code may do something else: `if t % 300 == 299`."""
+"""Checks a folded loop on a long run, where the code may do something else: `if t % 300 == 299`, `gain[t]`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from rnn_export.export.lift.branches.counter_constants import CountedNumber, cou
 from rnn_export.export.lift.ir.source_location import at_line, line_of, source_line
 from rnn_export.export.lift.loops.folding.trace_lengths import WORK, is_right
 
-# The most frames that a loop is run over for a number in the code.
+# The most frames that a loop is run over.
 MOST = 4096
-# A number may be met a few frames later: `(t + 5) % 300`.
-LATER = 16
 # As many times the work that is done to see whether a graph is right.
 WORK_TIMES = 16
 COUNT = (
@@ -27,7 +25,7 @@ COUNT = (
 
 
 def refuse_late_changes(module: BatchFirst, rolled: fx.GraphModule, frames: int, stride: int) -> tuple[str, ...]:
-    """Compare a loop rolled up from `frames` frames to the model, up to the numbers that counts in its code meet.
+    """Compare a loop rolled up from `frames` frames to the model over as many as its work allows.
 
     `stride` divides the lengths that the model takes. Returns warnings about numbers that are too far. Raises
     BoundedAxis if the model fails before, or does something else.
@@ -35,10 +33,8 @@ def refuse_late_changes(module: BatchFirst, rolled: fx.GraphModule, frames: int,
     ends, weights = module.flat.max_frames, sum(p.numel() for p in module.parameters())
     most = min(MOST, ends or MOST, WORK_TIMES * WORK // max(weights, 1)) // stride * stride
     numbers = _numbers(module, frames)
-    near = [n for n in numbers if n.value < most]
-    lengths = sorted({min(_length(n, stride), most) for n in near if n.value > frames // 2})
-    if lengths and not is_right(module, rolled, lengths[-1]):
-        _refuse(module, rolled, (frames, next(n for n in lengths if not is_right(module, rolled, n))), near)
+    if most > frames and not is_right(module, rolled, most):
+        _refuse(module, rolled, (frames, most), [n for n in numbers if n.value < most])
     far = [n for n in numbers if n.value >= most and n.line and ends is None]
     return tuple(
         f"{at_line(n.file, n.line)} holds a count against {n.value:g}, and the loop was tried over {most} frames at "
@@ -63,10 +59,6 @@ def _numbers(module: BatchFirst, frames: int) -> list[CountedNumber]:
     return [*found, *(n for n in made if n.value < MOST)]
 
 
-def _length(number: CountedNumber, stride: int) -> int:
-    return -(-(int(number.value) + 1 + LATER) // stride) * stride
-
-
 def _refuse(
     module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, int], numbers: Sequence[CountedNumber]
 ) -> None:
@@ -88,6 +80,8 @@ def _fails(module: BatchFirst, frames: int) -> str:
 
 
 def _otherwise(right: int, numbers: Sequence[CountedNumber]) -> str:
-    nearest = min(numbers, key=lambda n: (abs(n.value - right), -n.line))
-    where = f"{at_line(nearest.file, nearest.line)}: {source_line(nearest.file, nearest.line)}"
-    return f"the loop does something else than before ({where}; {COUNT})"
+    nearest = min(numbers, key=lambda n: (abs(n.value - right), -n.line), default=None)
+    where = (
+        "" if nearest is None else f"{at_line(nearest.file, nearest.line)}: {source_line(nearest.file, nearest.line)}; "
+    )
+    return f"the loop does something else than before ({where}{COUNT})"
