@@ -152,10 +152,16 @@ def _holders(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
         inside = list(value.values()) if isinstance(value, dict) else list(value)
     else:
         inside = [vars(value)] if hasattr(value, "__dict__") else []
-        inside += _content(slots).values() if slots else []
+        inside += slots_of(value).values()
     for part in inside:
         if not isinstance(part, PLAIN):
             yield from _holders(part, DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object that its class names in `__slots__`."""
+    slots = _Slots.of(value)
+    return _content(slots) if slots else {}
 
 
 class _Slots:

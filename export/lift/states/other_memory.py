@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
+from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, slots_of
 from rnn_export.export.lift.model.outside_values import places_of
 
 # Of the example: what only loud values change is changed as well.
@@ -65,30 +65,37 @@ def _name(path: Path) -> str:
 
 def _contents(model: nn.Module) -> Iterator[tuple[Path, Any]]:
     """Yield every plain value, and what says the size or the place of other objects, by path."""
-    seen = set[int]()
+    # A held object keeps its address.
+    seen = dict[int, Any]()
     for name, module in model.named_modules():
-        seen.add(id(module))
+        seen[id(module)] = module
         for key, value in _parts(module):
             yield from _below((name, key), value, seen)
     for number, place in enumerate(places_of(model)):
         yield from _below((number, place.name), place.get(), seen, is_outside=True)
 
 
-def _below(path: Path, value: Any, seen: set[int], is_outside: bool = False) -> Iterator[tuple[Path, Any]]:
+def _below(path: Path, value: Any, seen: dict[int, Any], is_outside: bool = False) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, Tensor):
         # Those of the model are states, or no call reads them.
-        yield path, repr(value.tolist()) if is_outside and not value.is_meta else Tensor
+        yield path, _entries_of(value) if is_outside else Tensor
     elif isinstance(value, PLAIN):
         yield path, (type(value).__name__, repr(value))
     elif isinstance(value, np.ndarray):
-        yield path, (value.shape, value.tobytes() if value.dtype != object else repr(value))
+        yield path, (value.shape, hash(value.tobytes()) if value.dtype != object else repr(value))
     elif isinstance(value, SKIPPED) or id(value) in seen:
         return
     else:
-        seen.add(id(value))
+        seen[id(value)] = value
         yield path, _size_of(value)
         for key, part in _parts(value):
             yield from _below((*path, key), part, seen, is_outside)
+
+
+def _entries_of(value: Tensor) -> Any:
+    with contextlib.suppress(Exception):  # of other layouts and devices
+        return value.shape, hash(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return id(value)
 
 
 def _size_of(value: Any) -> Any:
@@ -110,15 +117,9 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
         return [(k, v) for k, v in vars(value).items() if k not in ("_parameters", "_modules", "_buffers")]
     if isinstance(value, Set | GeneratorType):
         return []
-    held = [*vars(value).items()] if hasattr(value, "__dict__") else []
-    slots = [name for kind in type(value).__mro__ for name in _names_of(vars(kind).get("__slots__", ()))]
-    held += [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
+    held = [*(vars(value).items() if hasattr(value, "__dict__") else ()), *slots_of(value).items()]
     if not held:
         # An iterator, a fraction, a counter of itertools.
         with contextlib.suppress(Exception):
             held += [("", part) for part in value.__reduce_ex__(2)[1:] if not callable(part)]
     return held
-
-
-def _names_of(slots: Any) -> list[str]:
-    return [slots] if isinstance(slots, str) else list(slots)
