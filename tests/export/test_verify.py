@@ -16,6 +16,7 @@ from rnn_export.cli.main import main
 from rnn_export.export import export
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.model.sample_inputs import Noise
+from rnn_export.export.lift.states import module_state
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.frames import FEWEST_STEPS, fewest_frames, frames_beyond_context
 from rnn_export.export.verify.reference import own_trace
@@ -291,29 +292,41 @@ def test_a_model_that_makes_large_differences_of_small_ones_is_said_to(tmp_path)
 # --- the reference is what the user gave, whatever lifting ran
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: outside_nets.Gained({}),
-        lambda: outside_nets.InSet(set()),
-        lambda: outside_nets.InSlots(outside_nets.Slots()),
-        lambda: outside_nets.InArray(np.zeros(1)),
-        outside_nets.InGlobal,
-        outside_nets.InClass,
-        outside_nets.InDefault,
-        outside_nets.InClosure,
-    ],
-    ids=["dict", "set", "slots", "array", "global", "class", "default", "closure"],
-)
-def test_a_flag_that_a_trace_sets_is_not_set_in_the_reference(make: Callable[[], nn.Module], tmp_path) -> None:
+FLAGGED = {
+    "dict": (lambda: outside_nets.Gained({}), "'flags'"),
+    "set": (lambda: outside_nets.InSet(set()), "'flags'"),
+    "slots": (lambda: outside_nets.InSlots(outside_nets.Slots()), "'flags'"),
+    "array": (lambda: outside_nets.InArray(np.zeros(1)), "'flags'"),
+    "global": (outside_nets.InGlobal, "'FLAGS'"),
+    "class": (outside_nets.InClass, "'shared'"),
+    "default": (outside_nets.InDefault, "the default of an argument"),
+    "closure": (outside_nets.InClosure, "a variable of a closure"),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), FLAGGED.values(), ids=FLAGGED)
+def test_a_flag_that_loud_values_set_is_refused(make: Callable[[], nn.Module], name: str, tmp_path) -> None:
+    outside_nets.forget_flags()
+    with raises("memory-in-python-objects", name):
+        export(make().eval(), (torch.randn(1, 8),), tmp_path / "net.rnnx", time_axis=None, steps=24)
+    assert not (tmp_path / "net.rnnx").exists()
+
+
+@pytest.mark.parametrize("make", [make for make, _ in FLAGGED.values()], ids=FLAGGED)
+def test_a_flag_that_a_trace_sets_is_not_set_in_the_reference(
+    make: Callable[[], nn.Module], tmp_path, monkeypatch
+) -> None:
+    outside_nets.forget_flags()
+    monkeypatch.setattr(module_state, "refuse_other_memory", lambda *_: None)
     with raises("parity-diverges", "memory over time that lifting did not see"):
         export(make().eval(), (torch.randn(1, 8),), tmp_path / "net.rnnx", time_axis=None, steps=24)
     assert not (tmp_path / "net.rnnx").exists()
 
 
-def test_each_run_of_the_reference_starts_from_the_globals_that_the_user_has(tmp_path) -> None:
+def test_each_run_of_the_reference_starts_from_the_globals_that_the_user_has(monkeypatch) -> None:
     """Lifting calls the model more than 20 times: shared, the count would be past its threshold from frame 0."""
     outside_nets.calls = 0
+    monkeypatch.setattr(module_state, "refuse_other_memory", lambda *_: None)
     lifted = lift(outside_nets.Counted().eval(), (torch.randn(1, 8),), time_axis=None)
     assert outside_nets.calls > 20
     inputs = {"x": np.ones((1, 60, 8), np.float32)}

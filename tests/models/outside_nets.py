@@ -87,6 +87,13 @@ class InDefault(Gained):
         return min(1, len((type(self).note.__defaults__ or ((),))[0]))
 
 
+def forget_flags() -> None:
+    """Flags that an earlier lift of these models set stay in this process."""
+    FLAGS.clear()
+    InClass.shared.clear()
+    (InDefault.note.__defaults__ or ([],))[0].clear()
+
+
 class InClosure(Gained):
     def __init__(self) -> None:
         super().__init__()

@@ -128,7 +128,7 @@ def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
             )
 
 
-def tell_apart(model: nn.Module) -> None:
+def separate_entries(model: nn.Module) -> None:
     """Give each entry of a list a tensor of its own, as of `[zeros] * 8`: what moves along it is seen then."""
     for holder in list(_holders(model, DEPTH, set())):
         if isinstance(holder, list | deque):

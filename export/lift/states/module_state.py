@@ -17,7 +17,7 @@ from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.model.call.complex_parts import parts_of
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, tell_apart
+from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, separate_entries
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.model.script.script_modules import unscripted
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
@@ -48,7 +48,7 @@ def with_states(flat: FlatModel) -> FlatModel:
     noise = Noise(flat)
     try:
         with torch.no_grad():
-            tell_apart(flat.model)
+            separate_entries(flat.model)
             _warm_up(flat, noise)
             _keep(flat, _changed_buffers(copy.deepcopy(flat), noise), noise)
             for _ in range(ROUNDS):

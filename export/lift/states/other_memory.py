@@ -29,6 +29,11 @@ FIRST = 2
 PLAIN = (str, bytes, bytearray, int, float, complex, type(None), np.generic)
 # What keeps nothing of a call, or is no memory of Python's.
 SKIPPED = (type, FunctionType, ModuleType, torch.dtype, torch.device, torch.Generator)
+# Of places outside of the model that have no name of the user's.
+OUTSIDE = {
+    "cell_contents": "a variable of a closure",
+    **dict.fromkeys(("__defaults__", "__kwdefaults__"), "the default of an argument"),
+}
 
 Path = tuple[Any, ...]
 
@@ -60,7 +65,7 @@ def _name(path: Path) -> str:
     """The attribute that a path goes through, or the name outside of the model."""
     module, *keys = path
     name = str(AttributePath(module, tuple(keys[:1]))) if isinstance(module, str) else str(keys[0])
-    return "a variable of a closure" if name == "cell_contents" else repr(name)
+    return OUTSIDE.get(name, repr(name))
 
 
 def _contents(model: nn.Module) -> Iterator[tuple[Path, Any]]:
@@ -99,7 +104,7 @@ def _entries_of(value: Tensor) -> Any:
 
 
 def _size_of(value: Any) -> Any:
-    """What tells two states of an object apart, beside its parts."""
+    """A value by which two states of an object differ, next to its parts."""
     if isinstance(value, Set):
         return sorted(map(repr, value))
     if isinstance(value, GeneratorType):
