@@ -296,6 +296,12 @@ def one_more_slotted(held):
     return held.n
 
 
+def along_a_list(held):
+    held.insert(0, True)
+    held.pop()
+    return 401 if held[400] else 0
+
+
 TOLD = {"n": 0}
 
 
@@ -464,6 +470,7 @@ TABLE = {
         "a buffer that starts from ones": refused(created_as_ones, "first-call-sets-state", "'h'", h=None),
         "a word that chooses": refused(by_a_word, "state-drawn-at-random", "'mode'", mode="a"),
         "a count in a list's length": late_by(one_more, []),
+        "in flags that move along a list": late_by(along_a_list, [False] * 500),
         "in a bytearray": late_by(one_more, bytearray()),
         "in a set": late_by(lambda held: held.add(len(held)) or len(held), set()),
         "in a counter": late_by(next, itertools.count()),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections import deque
+import itertools
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from types import FunctionType, GeneratorType, ModuleType
 from typing import Any
@@ -26,6 +27,8 @@ from rnn_export.export.lift.model.outside_values import places_of
 SCALES = (1.0, 1.0, 0.0, 1e3, 1e6)
 # Calls before the first look: what is made once, such as a cache of one size, is there.
 FIRST = 2
+# Numbers of one list that calls change, from which on they may move along it.
+SEVERAL = 3
 PLAIN = (str, bytes, bytearray, int, float, complex, type(None), np.generic)
 # What keeps nothing of a call, or is no memory of Python's.
 SKIPPED = (type, FunctionType, ModuleType, torch.dtype, torch.device, torch.Generator)
@@ -41,16 +44,22 @@ Path = tuple[Any, ...]
 def refuse_other_memory(flat: FlatModel, draw: Callable[[float], Sequence[Tensor]]) -> None:
     """Raise LiftError, with the path, if calls of `flat` on `draw(scale)` change what is no state of it."""
     called = copy.deepcopy(flat)
-    before = dict[Path, Any]()
-    for number, scale in enumerate(SCALES):
+    looks = list[dict[Path, Any]]()
+    for scale in SCALES:
         # What fails on such values fails elsewhere.
         with torch.no_grad(), contextlib.suppress(Exception):
             called(*draw(scale))
-        if number == FIRST - 1:
-            before = dict(_contents(called.model))
-    after = dict(_contents(called.model))
+        looks.append(dict(_contents(called.model)))
+    pairs = itertools.pairwise(looks[FIRST - 1 :])
+    changes = Counter(path for a, b in pairs for path in {**a, **b} if a.get(path) != b.get(path))
     numbers = {(path.module, *path.keys) for path, value in attributes(called.model) if isinstance(value, int | float)}
-    changed = [path for path in {**before, **after} if path not in numbers and before.get(path) != after.get(path)]
+    in_list = Counter(path[:-1] for path in changes if isinstance(path[-1], int))
+    changed = [
+        path
+        for path, count in changes.items()
+        # Numbers that move on along a list may be read many calls later.
+        if path not in numbers or (isinstance(path[-1], int) and (count == 1 or in_list[path[:-1]] >= SEVERAL))
+    ]
     if changed:
         names = dict.fromkeys(_name(path) for path in changed)
         raise LiftError(
