@@ -139,6 +139,7 @@ def _inside(item: Any, own: frozenset[str]) -> list[Any]:
 def _of_function(function: FunctionType, own: frozenset[str]) -> Iterator[Place]:
     yield from (Place(cell, "cell_contents") for cell in function.__closure__ or ())
     yield from (Place(function, name) for name in ("__defaults__", "__kwdefaults__") if getattr(function, name))
+    yield from (Place(function, name) for name in vars(function))
     names = dict.fromkeys(name for code in _codes(function.__code__) for name in code.co_names)
     spaces = [function.__globals__]
     spaces += [vars(m) for n in names if isinstance(m := spaces[0].get(n), ModuleType) and not _is_foreign(m, own)]

@@ -132,8 +132,8 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Set | GeneratorType):
         return []
     held = [*(vars(value).items() if hasattr(value, "__dict__") else ()), *slots_of(value).items()]
-    if not held:
-        # An iterator, a fraction, a counter of itertools.
+    if not held or any("__reduce__" in vars(kind) for kind in type(value).__mro__[:-1]):
+        # An iterator, a fraction, a generator of random numbers.
         with contextlib.suppress(Exception):
-            held += [("", part) for part in value.__reduce_ex__(2)[1:] if not callable(part)]
+            held += [(("state", i), part) for i, part in enumerate(value.__reduce_ex__(2)[1:]) if not callable(part)]
     return held
