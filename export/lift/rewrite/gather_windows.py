@@ -7,18 +7,20 @@ have; one that makes several frames of each stays. Indices clamped to a sequence
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
+from rnn_export.export.lift.ir.dependence.drawn_values import tried_frames
 from rnn_export.export.lift.ir.dependence.length_runs import LENGTHS, LengthRun, Untried
 from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten, named_args, placeholders, sources_of
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.symbolic_integers import size_at
-from rnn_export.export.lift.rewrite.attention.far_frames import tried_frames
 from rnn_export.export.lift.rewrite.resampling import padded, rate_of
 
 # Frames of the input at which the numbers are seen.
@@ -119,10 +121,14 @@ class _Indices:
             return is_whole and bool((found == windows.at(rows, length)).all())
         return False
 
-    def _run(self, frames: int) -> tuple[LengthRun, int]:
+    @cached_property
+    def _symbols(self) -> Collection[Any]:
         values = [self.size, *map(self.write.value_of, sources_of(self.node, lambda n: n.all_input_nodes))]
-        symbols = free_symbols([value for value in values if isinstance(value, torch.SymInt)])
-        return LengthRun(self.write.module, {}, sizes=dict.fromkeys(symbols, frames)), size_at(self.size, frames) or 0
+        return free_symbols([value for value in values if isinstance(value, torch.SymInt)])
+
+    def _run(self, frames: int) -> tuple[LengthRun, int]:
+        sizes = dict.fromkeys(self._symbols, frames)
+        return LengthRun(self.write.module, {}, sizes=sizes), size_at(self.size, frames) or 0
 
 
 @dataclass(frozen=True)

@@ -61,18 +61,18 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         history.fill([t for path, t in left if not same(t, values.get(path, t))])
         values = {path: t.clone() for path, t in left}
         filled = [(path, t) for path, t in left if history.filled(t)]
-        onward = _moved(held, left)
-        moved |= onward
+        passed = _moved(held, left)
+        moved |= passed
         if number:
             # What calls read and replace is memory, whatever filled it, and however many calls ago.
-            replaced = {b for _, b in onward}
+            replaced = {b for _, b in passed}
             replaced |= {path for (path, _), t in zip(held, contents, strict=True) if not same(values.get(path, t), t)}
             read.update((path, None) for path, t in held if path in replaced and _place(t) in history.read_held)
         sizes.append(Counter(path.root for path, _ in left))
     used = {path.root for path, _ in filled}
     grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
-    while onward := {(a, b) for a, b in moved if b in read and a not in read}:
-        read.update(dict.fromkeys(sorted({a for a, _ in onward}, key=str)))
+    while onward := {a for a, b in moved if b in read and a not in read}:
+        read.update(dict.fromkeys(sorted(onward, key=str)))
     read.update(dict.fromkeys(numbers.read))
     differs = any(done != history.done[0] for done in history.done)
     if differs:

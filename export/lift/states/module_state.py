@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +21,13 @@ from rnn_export.export.lift.model.module_attributes import AttributePath, attrib
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.model.script.script_modules import unscripted
 from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
-from rnn_export.export.lift.states.other_memory import refuse_other_memory
+from rnn_export.export.lift.states.other_memory import changed_by_calls, refuse_other_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
 from rnn_export.export.lift.states.unread_counters import unread_counters
 from rnn_export.platform.last_resort import failing_at
 
 # How often what is found leads to more.
 ROUNDS = 4
-# What can be remembered, and is no state: a word, numbers of other kinds.
-OTHERS = (str, bytes, complex, set, frozenset)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -330,13 +328,9 @@ def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
 
 def _random_state(flat: FlatModel, noise: Noise) -> str:
     """The message for a model whose outputs differ from call to call; it names what calls change."""
-    called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
-    for _ in range(CALLS):
-        called(*_draw(flat, noise, module_states=True))
-        moved |= dict.fromkeys(name for name, value in _others_of(called) if before.get(name, value) != value)
-    if moved:
+    if moved := changed_by_calls(flat, lambda scale: _draw(flat, noise, module_states=True, scale=scale)):
         return (
-            f"calls of the model change {', '.join(map(repr, moved))}, which is no tensor and no number, and do "
+            f"calls of the model change {', '.join(moved)}, which is no tensor and no number, and do "
             "something else then: what they do must be the same at every call. Keep it as a tensor; let a first call "
             "do what later ones do, from a buffer that holds what it starts from; choose between two ways with "
             "torch.where."
@@ -346,11 +340,6 @@ def _random_state(flat: FlatModel, noise: Noise) -> str:
         "something between calls that was not found in its attributes. Make eval mode deterministic; return what is "
         "remembered."
     )
-
-
-def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
-    """The strings, bytes, complex numbers and sets that the model holds, by path."""
-    return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, OTHERS))
 
 
 def _refuse_random_state(flat: FlatModel, noise: Noise) -> None:

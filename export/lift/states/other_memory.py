@@ -43,6 +43,17 @@ Path = tuple[Any, ...]
 
 def refuse_other_memory(flat: FlatModel, draw: Callable[[float], Sequence[Tensor]]) -> None:
     """Raise LiftError, with the path, if calls of `flat` on `draw(scale)` change what is no state of it."""
+    if changed := changed_by_calls(flat, draw):
+        raise LiftError(
+            f"calls of the model change {', '.join(changed[:4])}, which later calls may read, and no state can hold "
+            "it: a state is a tensor or a number in an attribute. Keep what later calls need in a registered buffer, a "
+            "tensor; leave out what none needs, such as a list of what was seen.",
+            id="memory-in-python-objects",
+        )
+
+
+def changed_by_calls(flat: FlatModel, draw: Callable[[float], Sequence[Tensor]]) -> list[str]:
+    """The names of what calls of `flat` on `draw(scale)` change, but tensors, and numbers that no call reads."""
     called = copy.deepcopy(flat)
     looks = list[dict[Path, Any]]()
     for scale in SCALES:
@@ -54,20 +65,13 @@ def refuse_other_memory(flat: FlatModel, draw: Callable[[float], Sequence[Tensor
     changes = Counter(path for a, b in pairs for path in {**a, **b} if a.get(path) != b.get(path))
     numbers = {(path.module, *path.keys) for path, value in attributes(called.model) if isinstance(value, int | float)}
     in_list = Counter(path[:-1] for path in changes if isinstance(path[-1], int))
-    changed = [
-        path
+    names = (
+        _name(path)
         for path, count in changes.items()
         # Numbers that move on along a list may be read many calls later.
         if path not in numbers or (isinstance(path[-1], int) and (count == 1 or in_list[path[:-1]] >= SEVERAL))
-    ]
-    if changed:
-        names = dict.fromkeys(_name(path) for path in changed)
-        raise LiftError(
-            f"calls of the model change {', '.join(list(names)[:4])}, which is no tensor and no number in "
-            "an attribute, so no state can hold it, and a later call may do something else by it. Keep what later "
-            "calls need in a registered buffer, a tensor; leave out what none needs, such as a list of what was seen.",
-            id="memory-in-python-objects",
-        )
+    )
+    return list(dict.fromkeys(names))
 
 
 def _name(path: Path) -> str:

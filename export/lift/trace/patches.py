@@ -45,7 +45,9 @@ _SIZE = re.compile(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]$")
 
 @contextlib.contextmanager
 def patched(module: nn.Module | None = None) -> Iterator[None]:
-    """Replace all this for an export, in the files of the user's `module` too; values are the same.
+    """Put in the patches for an export, those of the files of the user's `module` if it is given.
+
+    They change what torch can trace, and no value.
 
     Raises FrozenAxis inside where torch makes a number of the size of an input axis.
     """

@@ -1,15 +1,21 @@
-"""Values to try an operator on; each kind reveals what others hide, such as a maximum that few values move."""
+"""Values to try an operator on, and frames to try a value at.
+
+Each kind reveals what others hide, such as a maximum that few values move.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+from rnn_export.export.lift.ir.dependence.length_runs import LengthRun
+from rnn_export.export.lift.ir.fx_nodes import END, aten, named_args, overloads, sources_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ PICKING = overloads(
     "gather index_select index.Tensor take scatter.src scatter.value scatter_add scatter_reduce.two index_put "
     "index_add embedding"
 )
+
+# Frames that are tried: drawn ones, first ones, and products and quotients of the numbers of a value that has fewer
+# than so many.
+DRAWN, FIRST, FACTORS = 128, 8, 32
 
 
 class Draws:
@@ -86,3 +96,26 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
         return range(min(sizes[0][axis] for axis in indexed))
     dim = given.get("dim")
     return range(sizes[0][dim] if isinstance(dim, int) else sizes[0][0])
+
+
+def tried_frames(run: LengthRun, node: fx.Node, frames: int) -> Tensor:
+    """Frames below `frames` to try `node` at: first and drawn ones, powers of two, and what its numbers make, +- 1."""
+    made = sources_of(node, lambda n: n.all_input_nodes if run.is_read(n) else [])
+    numbers = {abs(int(n)) for each in made for n in pytree.tree_leaves((each.args, each.kwargs)) if _is_plain(n)}
+    for each in made:
+        value = run.of_shape(each)
+        if each.op == "get_attr":
+            numbers |= {*value.shape}
+        elif not isinstance(value, Tensor | tuple | list) and _is_plain(value):
+            numbers.add(abs(int(value)))
+    numbers = {n for n in numbers if n < frames} - {0, 1}
+    if len(numbers) < FACTORS:
+        numbers |= {n for a in numbers for b in numbers for n in (a * b, a // b)}
+    numbers |= {2**k for k in range(frames.bit_length())}
+    drawn = torch.rand(DRAWN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    numbers |= {int(frames**n) for n in drawn.tolist()} | {*range(FIRST), frames - 1}
+    return torch.tensor(sorted({m for n in numbers for m in (n - 1, n, n + 1) if 0 <= m < frames}))
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value != END

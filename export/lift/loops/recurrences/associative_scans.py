@@ -52,10 +52,14 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, Scan]:
                 return result
             dims = (dim for dim in range(min(t.dim() for t in elements)) if elements[0].shape[dim] > 2)
             scans = (scan(dim) for dim in dims for scan in (_recurrence, _fold))
-            loud = [[*elements[:i], n * x, *elements[i + 1 :]] for n in LOUD for i, x in enumerate(elements) if n > 1]
-            with _in_place_of({look: function}):
-                tried = [(elements, result), *((given, function(operator, given, *args, **kwargs)) for given in loud)]
-            is_it = next((scan for scan in scans if all(_agrees(y, operator, x, scan) for x, y in tried)), None)
+            loud = [[*elements[:i], n * x, *elements[i + 1 :]] for n in LOUD for i, x in enumerate(elements)]
+
+            def holds_on(given: Sequence[Tensor], scan: Scan) -> bool:
+                with _in_place_of({look: function}):
+                    return _agrees(function(operator, given, *args, **kwargs), operator, given, scan)
+
+            agreeing = (scan for scan in scans if _agrees(result, operator, elements, scan))
+            is_it = next((scan for scan in agreeing if all(holds_on(given, scan) for given in loud)), None)
             if is_it is not None:
                 found[function] = is_it
             return result

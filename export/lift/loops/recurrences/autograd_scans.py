@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
-from rnn_export.export.lift.loops.recurrences.linear_recurrences import LOUD, recurrence
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import SCALES, recurrence
 
 # Powers of two and others, as doubling code takes other ways at each.
 LENGTHS = (1, 2, 3, 4, 5, 8, 12, 16, 17, 33)
@@ -87,7 +87,7 @@ def _recognised(function: type[Function], args: Sequence[Any]) -> Recognised | N
     for dim in range(args[0].dim()):
         for factors_first in (True, False):
             found = Recognised(function, dim, factors_first)
-            if all(_agrees(found, args, length, scale) for length in LENGTHS for scale in LOUD):
+            if all(_agrees(found, args, length, scale) for length in LENGTHS for scale in SCALES):
                 return found
     return None
 

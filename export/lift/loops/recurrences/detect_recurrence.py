@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.ir.fx_nodes import depends_on, recorded, sources_of
-from rnn_export.export.lift.loops.recurrences.linear_recurrences import LOUD, recurrence
+from rnn_export.export.lift.loops.recurrences.linear_recurrences import SCALES, recurrence
 
 # How far values may be from a recurrence, and how much of one must not be its newest term, relative to the largest.
 NEAR, SEEN = 1e-5, 1e-2
@@ -33,7 +33,7 @@ def find_scans(module: fx.GraphModule, sample: Sequence[Tensor], frames: int) ->
         for at in reversed(range(len(nodes))):
             pairs = _terms(stacked, at) if _is_used(nodes[at]) else ()
             terms = ((nodes[a], nodes[x], nodes[at]) for a, x in pairs)
-            one = next((t for t in terms if all(_is_one(module, values, t, axis, scale) for scale in LOUD)), None)
+            one = next((t for t in terms if all(_is_one(module, values, t, axis, scale) for scale in SCALES)), None)
             if one is None:
                 continue
             with module.graph.inserting_before(nodes[at]):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from rnn_export.export.lift.ir.dependence.drawn_values import tried_frames
 from rnn_export.export.lift.ir.dependence.length_runs import LENGTHS, LengthRun, Untried
-from rnn_export.export.lift.ir.fx_nodes import END, args_of, sources_of
+from rnn_export.export.lift.ir.fx_nodes import args_of
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.model.attention_bound import MASKED
 from rnn_export.export.lift.rewrite.attention.attention_parts import Attention
@@ -25,9 +23,6 @@ NEXT, IN_WINDOW = 8, 256
 SOME = 48
 # (batch and heads, T, T)
 RANK = 3
-# Frames that are tried: drawn ones, first ones, and products and quotients of the numbers of a value that has fewer
-# than so many.
-DRAWN, FIRST, FACTORS = 128, 8, 32
 
 # (frames, values of some nodes) -> a run over so many frames of the attention, or more.
 Runs = Callable[[int, Mapping[fx.Node, Tensor]], tuple[LengthRun, int]]
@@ -141,26 +136,3 @@ def _entries(run: LengthRun, node: fx.Node, axes: Sequence[int], rows: Tensor, c
         size = 1 if axis == 0 and len(shape) > RANK else shape[axis]
         places[axis] = torch.arange(size).reshape([size, *[1] * (len(others) - at + 1)])
     return run.at(node, [places[axis] for axis in range(len(shape))])
-
-
-def tried_frames(run: LengthRun, node: fx.Node, frames: int) -> Tensor:
-    """Frames below `frames` to try `node` at: first and drawn ones, powers of two, and what its numbers make, +- 1."""
-    made = sources_of(node, lambda n: n.all_input_nodes if run.is_read(n) else [])
-    numbers = {abs(int(n)) for each in made for n in pytree.tree_leaves((each.args, each.kwargs)) if _is_plain(n)}
-    for each in made:
-        value = run.of_shape(each)
-        if each.op == "get_attr":
-            numbers |= {*value.shape}
-        elif not isinstance(value, Tensor | tuple | list) and _is_plain(value):
-            numbers.add(abs(int(value)))
-    numbers = {n for n in numbers if n < frames} - {0, 1}
-    if len(numbers) < FACTORS:
-        numbers |= {n for a in numbers for b in numbers for n in (a * b, a // b)}
-    numbers |= {2**k for k in range(frames.bit_length())}
-    drawn = torch.rand(DRAWN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    numbers |= {int(frames**n) for n in drawn.tolist()} | {*range(FIRST), frames - 1}
-    return torch.tensor(sorted({m for n in numbers for m in (n - 1, n, n + 1) if 0 <= m < frames}))
-
-
-def _is_plain(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value != END
