@@ -21,8 +21,8 @@ from rnn_export.export.lift.ir.source_location import busiest_place
 from rnn_export.export.lift.loops.align_traces import cannot_roll
 from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length, rolled_loop
-from rnn_export.export.lift.loops.folding.long_run_check import refuse_late_changes
-from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, is_segmented, period_of, rolled_by_periods
+from rnn_export.export.lift.loops.folding.long_run_check import fewest, other_branch, refuse_late_changes
+from rnn_export.export.lift.loops.folding.periodic_folding import LONGEST, is_segmented, periods_of, rolled_by_periods
 from rnn_export.export.lift.loops.folding.recurrence_graph import SCANNED, by_found_scans, of_whole_windows_too
 from rnn_export.export.lift.loops.folding.trace_lengths import (
     FAR,
@@ -33,7 +33,6 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     irregular,
     is_right,
     lengths_of,
-    lengths_tried,
     longer_example,
     many_frames,
     refuse_changes_by_length,
@@ -128,9 +127,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         return Capture(graph, False)
     try:
         graph, frames = of_any_length(module)
-        shortest, refusal = _other_branch(module, graph, frames)
+        shortest, refusal = other_branch(module, graph, frames)
         if shortest == 1:
-            shortest = _fewest(module, graph, FEW, frames)
+            shortest = fewest(module, graph, FEW, frames)
         return Capture(graph, True, (), frames, refusal, shortest)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
@@ -142,6 +141,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
     """The time loop of the model rolled up, else one chunk of it; raises LiftError if neither can be."""
     axes, segment = module.axes, cache(lambda: segment_of(module))
     place, advice, tried = "", KEEP_OUTSIDE, list[int]()
+    ended: BoundedAxis | None = None
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
         if attempt < 2 and (found := _by_periods(module, chunk, thorough=attempt > 0)) is not None:
@@ -156,7 +156,7 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
                 # It may go over single frames of another rate.
                 continue
             if attempt == 0 and (scanned := by_found_scans(module)) is not None:
-                return Capture(scanned, True, shortest=_fewest(module, scanned, FEW, min(SCANNED)))
+                return Capture(scanned, True, shortest=fewest(module, scanned, FEW, min(SCANNED)))
             if doubles(module):
                 reason, advice = LiftError(PASSES, id="loop-in-passes"), SEQUENTIAL
                 break
@@ -168,9 +168,18 @@ def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
         except LiftError as error:
             reason, advice = error, KEEP_OUTSIDE
             continue
-        notes = refuse_late_changes(module, rolled, lengths[0], lengths[1] - lengths[0])
-        shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
+        try:
+            notes = refuse_late_changes(module, rolled, lengths[0], lengths[1] - lengths[0])
+        except BoundedAxis as error:
+            # A loop of few frames may be the beginning of one that does the same every so many.
+            if error.longest > 3 * LONGEST or attempt > 0:
+                raise ended or error from None
+            reason, ended = error, error
+            continue
+        shortest = fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
         return Capture(rolled, True, notes, shortest=shortest)
+    if ended is not None:
+        raise ended
     moves_alike = axes.causal and axes.states and _moves_alike(module)
     if not moves_alike:
         sample = module.sample(ROWS, tried[0])
@@ -202,17 +211,16 @@ def _over_segments(frames: int) -> LiftError:
 
 def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
     """The loop rolled up by periods of frames; None if it has none or cannot be."""
-    period = chunk if chunk > 1 and is_segmented(module, chunk) else period_of(module, thorough)
-    if period is None:
-        return None
-    try:
-        rolled, frames = rolled_by_periods(module, period, module.axes.first_time)
-    except LiftError:
-        return None
-    rewrite_for_any_length(module, rolled, frames)
-    fold(rolled)
-    notes = refuse_late_changes(module, rolled, frames, period)
-    return Capture(rolled, True, notes, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
+    for period in [chunk] if chunk > 1 and is_segmented(module, chunk) else periods_of(module, thorough):
+        try:
+            rolled, frames = rolled_by_periods(module, period, module.axes.first_time)
+        except LiftError:
+            continue
+        rewrite_for_any_length(module, rolled, frames)
+        fold(rolled)
+        notes = refuse_late_changes(module, rolled, frames, period)
+        return Capture(rolled, True, notes, shortest=fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
+    return None
 
 
 def _moves_alike(module: BatchFirst) -> bool:
@@ -249,7 +257,7 @@ def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, in
         kept = f"{WHOLE}: whole sequences have neither states that are carried on nor chunks."
         raise LiftError(kept, id="sequence-only-with-states")
     graph, frames = of_any_length(module)
-    shortest, refusal = _other_branch(module, graph, frames)
+    shortest, refusal = other_branch(module, graph, frames)
     if refusal or shortest > 1:
         branch = f"the code goes another way over fewer than {shortest} frames: give it as many."
         raise refusal or LiftError(branch, id="branch-below-length")
@@ -344,37 +352,6 @@ def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int, bounded:
             raise bounded[-1]
         port, axis = module.axes.first_time
         raise BoundedAxis(port, axis, max([frames, *right]), ELSE)
-
-
-def _other_branch(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
-    """The fewest frames at which the graph of `frames` is the model, and an error if it fails at more."""
-    known = {n: is_right(module, graph, n) for n in lengths_tried(module) if n != frames}
-    wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
-    if not wrong:
-        return 1, None
-    if max(wrong) < min([frames, *right]):
-        return _first_right(module, graph, max(wrong), min([frames, *right])), None
-    port, axis = module.axes.first_time
-    return 1, LiftError(
-        f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
-        "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
-        "way at all lengths.",
-        id="branch-on-length",
-    )
-
-
-def _fewest(module: BatchFirst, graph: fx.GraphModule, tried: Sequence[int], frames: int) -> int:
-    """The length from which a graph is the model, judged by the lengths `tried` below `frames`."""
-    wrong = [n for n in tried if n < frames and is_right(module, graph, n) is False]
-    return _first_right(module, graph, max(wrong), frames) if wrong else 1
-
-
-def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: int) -> int:
-    """The first length at which a graph is the model, between `wrong` and `right`."""
-    while right - wrong > 1:
-        middle = (wrong + right) // 2
-        wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
-    return right
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:

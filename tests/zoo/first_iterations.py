@@ -200,15 +200,6 @@ def mean_of_some(s, x):
     return torch.stack(ys, 1)
 
 
-def every_third(s, x):
-    h, ys = x.new_zeros(x.shape[0], 4), []
-    for t, frame in enumerate(x.unbind(1)):
-        if t % 3 == 0:
-            h = torch.tanh(s.a(frame) + h)
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
 def looks_ahead_at_first(s, x):
     return with_all(x, lambda t, v, hs: torch.tanh(s.a(v) + s.r(hs[-1])) if hs else s.a(x[:, 1]))
 
@@ -260,6 +251,5 @@ TABLE = {
         "rows at first": loop(by_rows).refused(
             "rows-depend", "first_iterations.py", "): mul: the number of rows is used as a value"
         ),
-        "every third": loop(every_third, time_axis=1).refused("loop-body-unlike", AT, "aten.addmm.default"),
     },
 }

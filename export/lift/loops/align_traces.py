@@ -19,10 +19,11 @@ from rnn_export.export.lift.loops.value_references import Ref, only_takes, resol
 class Alignment:
     """The loops of the shorter of two graphs in order, the loop that owns each node, and the nodes' counterparts.
 
-    `counterparts` maps each node outside loops to the node of the longer graph that does the same.
+    `counterparts` maps each node outside loops to the node of the longer graph that does the same, which has `longer`.
     """
 
     loops: Sequence[Loop]
+    longer: Sequence[Loop]
     owners: Mapping[fx.Node, int]
     counterparts: Mapping[fx.Node, fx.Node]
 
@@ -34,7 +35,12 @@ class Alignment:
     def join_of(self, node: fx.Node) -> tuple[int, Join] | None:
         """The loop index and the value that `node` joins over all frames; None if it does something else."""
         joins = ((i, loop.join_of(node)) for i, loop in enumerate(self.loops))
-        return next(((i, join) for i, join in joins if join is not None), None)
+        found = next(((i, join) for i, join in joins if join is not None), None)
+        if found is None or not found[1].skipped:
+            return found
+        # The last frames alone are as many of a longer sequence.
+        there = self.longer[found[0]].join_of(self.counterparts[node]) if node in self.counterparts else None
+        return found if there is not None and there.skipped == found[1].skipped else None
 
 
 def cannot_roll(reason: str, *, id: str) -> LiftError:
@@ -77,7 +83,7 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
     for a, b in alike:
         _pair_inputs(a, b, counterparts, owners)
     _pair(results(short.graph), results(long.graph), counterparts, owners)
-    return Alignment([loop for loop, _ in pairs], owners, counterparts)
+    return Alignment([loop for loop, _ in pairs], [loop for _, loop in pairs], owners, counterparts)
 
 
 def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping[fx.Node, fx.Node]:

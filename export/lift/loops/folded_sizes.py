@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence, Set
 from typing import Any
 
@@ -85,3 +87,20 @@ def _joined(join: Any, value: Tensor, count: Any) -> Tensor:
     else:
         sizes[join.dim] *= count
     return value.new_empty(sizes)
+
+
+def by_steps(graph: fx.Graph, length: fx.Node, numbers: Sequence[int], short: int) -> Any:
+    """The number that is `numbers` from a length of `short` on, and goes on so, at the insertion point of a graph."""
+    period = len(numbers) - 1
+    if all(after - before == 1 for before, after in itertools.pairwise(numbers)):
+        return graph.call_function(operator.add, (length, numbers[0] - short)) if numbers[0] != short else length
+    total: Any = numbers[0]
+    for step, (before, after) in enumerate(itertools.pairwise(numbers), 1):
+        if before != after:
+            # More from `step` frames on, and then every `period`.
+            periods = graph.call_function(operator.add, (length, period - step - short))
+            periods = graph.call_function(operator.floordiv, (periods, period))
+            total = graph.call_function(
+                operator.add, (graph.call_function(operator.mul, (periods, after - before)), total)
+            )
+    return total

@@ -9,16 +9,18 @@ segments at the ends, which have fewer frames beside them, are computed like tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.ir.fx_nodes import args_of, aten
+from rnn_export.export.lift.ir.fx_nodes import END, args_of, aten
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.ir.takes import takes_of
 
-# Of nodes: whose frames are filled up, and which are cut, along the axis that is noted; which window one is, by number.
+# Of nodes: whose frames are filled up along the axis that is noted; which are cut along it, with the frames of a
+# period; which window one is, by number.
 FILLED, CUT, SEGMENT = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
 
 
@@ -26,7 +28,8 @@ FILLED, CUT, SEGMENT = "rnn_export.filled", "rnn_export.cut", "rnn_export.piece"
 class Window:
     """`period` frames of `source` along `axis`, with `behind` frames before and `ahead` after.
 
-    The source may have `more` frames than the sequence.
+    The source may have `more` frames than the sequence. Unless it `is_filled` up at both ends, windows are those that
+    fit into it, and begin -`behind` frames after its start.
     """
 
     source: fx.Node
@@ -35,6 +38,7 @@ class Window:
     behind: int = 0
     ahead: int = 0
     more: int = 0
+    is_filled: bool = True
 
     @property
     def size(self) -> int:
@@ -52,13 +56,28 @@ class Window:
     def of(self, write: NodeWriter, value: fx.Node, axis: int) -> fx.Node:
         """(..., segments, ..., size): the windows of a value with the source's frames along `axis`, zero-padded."""
         right = self.ahead - self.more
-        write.at = value
+        write.at = frames = value
         with value.graph.inserting_after(value):
-            others = [0, 0] * (write.value_of(value).dim() - axis - 1)
-            filled = write.call(aten.pad.default, value, [*others, self.behind, right])
-        filled.meta[FILLED] = axis, self.period, self.more, right
-        with value.graph.inserting_after(filled):
-            return write.call(aten.unfold.default, filled, axis, self.size, self.period)
+            if not self.is_filled:
+                frames = write.call(aten.slice.Tensor, value, axis, -self.behind, END)
+            elif self.period > 1 or self.behind or right:
+                others = [0, 0] * (write.value_of(value).dim() - axis - 1)
+                frames = write.call(aten.pad.default, value, [*others, self.behind, right])
+                frames.meta[FILLED] = axis, self.period, self.more, right
+        with value.graph.inserting_after(frames):
+            return write.call(aten.unfold.default, frames, axis, self.size, self.period)
+
+
+class Taken(NamedTuple):
+    """Frames that a node takes along an axis, which it drops if it takes one alone."""
+
+    node: fx.Node
+    start: int
+    end: int
+    drops_axis: bool
+
+    def is_part_of(self, period: int) -> bool:
+        return self.end - self.start < max(period, 2)
 
 
 def take_segments(write: NodeWriter, node: fx.Node, frames: int, period: int) -> bool:
@@ -67,54 +86,86 @@ def take_segments(write: NodeWriter, node: fx.Node, frames: int, period: int) ->
     `frames` is the length of the sequence, whole periods.
     """
     is_left = False
-    for axis, taken in _taken(node).items():
+    for axis, taken in taken_of(node).items():
         length = node.meta["val"].shape[axis]
-        for window in _windows(node, axis, {r for _, r in taken}, (frames, length, period)):
-            numbers = {window.range_of(k, length): k for k in range(frames // period) if window.is_whole(k, length)}
-            mine = [(user, numbers[r]) for user, r in taken if r in numbers]
-            taken = [(user, r) for user, r in taken if r not in numbers]
+        for window, numbers in _windows(node, axis, {(t.start, t.end) for t in taken}, (frames, length, period)):
+            mine = [(t, numbers[t.start, t.end]) for t in taken if (t.start, t.end) in numbers]
+            taken = [t for t in taken if (t.start, t.end) not in numbers]
             if mine:
                 _take(write, window, mine)
-                is_left |= len(numbers) < frames // period
+                if window.is_filled and len(numbers) < frames // period:
+                    is_left = True
+                    _take_by_frame(write, window, taken)
     return is_left
 
 
-def _taken(node: fx.Node) -> dict[int, list[tuple[fx.Node, tuple[int, int]]]]:
-    """By axis, the slices and split parts of `node`, and their start and end."""
+def taken_of(node: fx.Node) -> dict[int, list[Taken]]:
+    """By axis of a known size, the frames that nodes take of `node` from one number to another."""
     shape = getattr(node.meta.get("val"), "shape", ())
-    found: dict[int, list[tuple[fx.Node, tuple[int, int]]]] = {}
+    found: dict[int, list[Taken]] = {}
     for user, take in takes_of(node):
-        if isinstance(shape[take.axis], int) and take.bounds is not None and not take.drops_axis:
-            found.setdefault(take.axis, []).append((user, (take.start, min(take.end, shape[take.axis]))))
+        size = shape[take.axis]
+        if isinstance(size, int) and take.bounds is not None:
+            start = take.start + size if take.start < 0 else take.start
+            end = start + 1 if take.drops_axis else min(take.end, size)
+            found.setdefault(take.axis, []).append(Taken(user, start, end, take.drops_axis))
     return found
 
 
-def _windows(node: fx.Node, axis: int, ranges: set[tuple[int, int]], sizes: tuple[int, int, int]) -> Iterator[Window]:
-    """The windows of which every segment is taken, those of the fewest frames first."""
+def _windows(
+    node: fx.Node, axis: int, ranges: set[tuple[int, int]], sizes: tuple[int, int, int]
+) -> Iterator[tuple[Window, Mapping[tuple[int, int], int]]]:
+    """The windows of which every segment is taken, those of the fewest frames first, and their numbers by bounds.
+
+    They are filled up at both ends, or they are those that fit into the source.
+    """
     frames, length, period = sizes
-    if not isinstance(length, int) or length < frames or period < 2:
+    if not isinstance(length, int) or length < frames:
         return
     tried = {(k * period - start, end - (k + 1) * period) for k in range(frames // period) for start, end in ranges}
     for behind, ahead in sorted(tried, key=lambda pair: (sum(pair), pair[1])):
         window = Window(node, axis, period, behind, ahead, length - frames)
-        if min(behind, ahead) < 0 or ahead < length - frames or window.size > frames + length - frames:
+        fitting = range(0, length + behind - window.size + 1, period)
+        # Single frames from the first one on are a sequence as they are.
+        if window.size < 1 or len(fitting) < 2 or (window.size == 1 and (0, 1) in ranges):
             continue
-        if all(window.range_of(k, length) in ranges for k in range(frames // period)):
-            yield window
+        if min(behind, ahead) >= 0 and ahead >= length - frames:
+            bounds = [window.range_of(k, length) for k in range(frames // period)]
+            if all(found in ranges for found in bounds):
+                yield window, {found: k for k, found in enumerate(bounds) if window.is_whole(k, length)}
+                continue
+        bounds = [(start - behind, start - behind + window.size) for start in fitting]
+        if behind <= 0 and (window.size > period or period == 1) and all(found in ranges for found in bounds):
+            yield replace(window, is_filled=False), {found: k for k, found in enumerate(bounds)}
 
 
-def _take(write: NodeWriter, window: Window, taken: Sequence[tuple[fx.Node, int]]) -> None:
+def _take(write: NodeWriter, window: Window, taken: Sequence[tuple[Taken, int]]) -> None:
     node, axis = window.source, window.axis
     windows, rank = window.of(write, node, axis), len(node.meta["val"].shape)
     order, places = [*range(axis), rank - 1, *range(axis, rank - 1)], {n: i for i, n in enumerate(node.graph.nodes)}
-    for user, number in taken:
+    for (user, _, _, drops_axis), number in taken:
         write.at = user
         # Where all of them are taken at once, each belongs to the turn that uses it.
         with node.graph.inserting_before(min(user.users, key=lambda n: places.get(n, 0), default=user)):
             new = write.call(aten.select.int, windows, axis, number)
-            new = write.call(aten.permute.default, new, order)
+            if drops_axis:
+                new = write.call(aten.select.int, new, rank - 1, 0)
+            else:
+                new = write.call(aten.permute.default, new, order)
         new.meta[SEGMENT] = window, number
         user.replace_all_uses_with(new)
+
+
+def _take_by_frame(write: NodeWriter, window: Window, taken: Sequence[Taken]) -> None:
+    """Take the first frames of a loop that goes by single frames one by one, where they are fewer than a window."""
+    for user, start, end, _ in taken if window.period == 1 else ():
+        if end <= window.behind and end - start > 1:
+            write.at = user
+            with user.graph.inserting_before(user):
+                frames = [
+                    write.call(aten.slice.Tensor, window.source, window.axis, n, n + 1) for n in range(start, end)
+                ]
+                user.replace_all_uses_with(write.call(aten.cat.default, frames, window.axis))
 
 
 def joins_segments(node: fx.Node, frames: int, period: int) -> bool:
@@ -134,7 +185,7 @@ def cut(write: NodeWriter, node: fx.Node) -> fx.Node:
         sizes = [n if isinstance(n, int) else write.call(aten.sym_size.int, node, a) for a, n in enumerate(value.shape)]
     with node.graph.inserting_after(([node, *(n for n in sizes if isinstance(n, fx.Node))])[-1]):
         whole = write.call(aten.reshape.default, node, [*sizes[:dim], -1, *sizes[dim + 1 :]])
-    whole.meta[CUT] = dim
+    whole.meta[CUT] = dim, value.shape[dim] // len(args_of(node)[0])
     node.replace_all_uses_with(whole, lambda user: user is not whole and user.target is not aten.sym_size.int)
     return whole
 

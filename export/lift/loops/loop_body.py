@@ -28,6 +28,8 @@ from rnn_export.export.lift.loops.loop_prologue import Iteration, Taken, starts_
 from rnn_export.export.lift.loops.value_references import Path, Ref, node_at, value_at
 
 T = TypeVar("T")
+# What a body has values of behind an iteration.
+Made = BodyValue | Scan | Join
 # The memory that counts the iterations of a loop whose first ones are unlike the others.
 ITERATION = "iteration"
 # That of one with a number that grows with the iterations.
@@ -115,7 +117,7 @@ def body_module(
     Raises LiftError if the results of the first iterations are unknown.
     """
     body = _Body(loop, inputs, one_row)
-    values: list[BodyValue | Scan | Carry] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
+    values: list[Made] = [*results.joins, *results.last, *inputs.memory]
     after = {value: body.made(value) for value in values}
     if iterations:
         if any(value not in iteration.values for value in results.last for iteration in iterations):
@@ -150,8 +152,10 @@ class _Body:
             counts = any(isinstance(o, Counted) for o in loop.operands[j])
             self.nodes[j] = self._copy(node, leaves, TAKING[node.target] if counts else node.target)
 
-    def made(self, value: BodyValue | Scan | Carry) -> fx.Node:
-        """The node of a body value, of a frame, or of a state."""
+    def made(self, value: Made | Carry) -> fx.Node:
+        """The node of a body value, of a frame, of a state, or of what is joined."""
+        if isinstance(value, Join):
+            return self.made(value.value)
         if isinstance(value, Carry):
             return self.memory[value.value][value.depth - 1]
         return self.frames[value] if isinstance(value, Scan) else self._part(self.nodes[value.node], value.path)
@@ -215,9 +219,9 @@ class _Body:
 
     # --- first iterations
 
-    def first_values(self, iterations: Sequence[Iteration]) -> list[dict[BodyValue, fx.Node]]:
+    def first_values(self, iterations: Sequence[Iteration]) -> list[Mapping[Made, fx.Node]]:
         """The values of each first iteration in place of body values."""
-        found = []
+        found: list[Mapping[Made, fx.Node]] = []
         for iteration in iterations:
             own: list[fx.Node] = []
 
@@ -231,18 +235,17 @@ class _Body:
             found.append({value: taken(what) for value, what in iteration.values.items()})
         return found
 
-    def chosen(
-        self, value: BodyValue | Scan | Carry, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node
-    ) -> fx.Node:
+    def chosen(self, value: Made, firsts: Sequence[Mapping[Made, fx.Node]], node: fx.Node) -> fx.Node:
         """`node` from the first copy on, and before it the values of the first iterations."""
-        if not isinstance(value, BodyValue):
+        own = value.value if isinstance(value, Join) else value
+        if not isinstance(own, BodyValue):
             return node
         last = node
         for k in reversed(range(len(firsts))):
             # A value that is not known of an iteration is taken of none.
-            first = firsts[k].get(value, last)
+            first = firsts[k].get(value) or firsts[k].get(own, last)
             if first is not last:
-                node, last = self._where_before(k + 1, first, node, value), first
+                node, last = self._where_before(k + 1, first, node, own), first
         return node
 
     def _where_before(self, iteration: int, first: fx.Node, node: fx.Node, value: BodyValue) -> fx.Node:
@@ -259,9 +262,7 @@ class _Body:
 
     # --- the whole
 
-    def module(
-        self, after: Mapping[BodyValue | Scan | Carry, fx.Node], results: LoopResults, owner: nn.Module
-    ) -> RolledLoop:
+    def module(self, after: Mapping[Made, fx.Node], results: LoopResults, owner: nn.Module) -> RolledLoop:
         """The loop module, whose body gives `after` as its values."""
         memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
         if self.iteration.users:
@@ -273,7 +274,7 @@ class _Body:
             memory.append(self.graph.call_function(aten.add.Tensor, (self.count, 1)))
         else:
             self.graph.erase_node(self.count)
-        self.graph.output((*memory, *(after[j.value] for j in results.joins), *(after[v] for v in results.last)))
+        self.graph.output((*memory, *(after[value] for value in (*results.joins, *results.last))))
         self.graph.eliminate_dead_code()
         scans = [scan.frame for scan in self.inputs.scans]
         return RolledLoop(fx.GraphModule(owner, self.graph), scans, len(memory), results.joins)

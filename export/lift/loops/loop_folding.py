@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.ir.fx_nodes import aten, placeholders, results
+from rnn_export.export.lift.ir.fx_nodes import END, aten, placeholders, results
 from rnn_export.export.lift.loops.align_traces import (
     Alignment,
     align,
@@ -23,6 +23,7 @@ from rnn_export.export.lift.loops.align_traces import (
     results_of,
     unlike_frames,
 )
+from rnn_export.export.lift.loops.folded_sizes import by_steps
 from rnn_export.export.lift.loops.loop_body import COUNT, ITERATION, body_inputs, body_module
 from rnn_export.export.lift.loops.loop_iterations import Join, Loop
 from rnn_export.export.lift.loops.loop_operands import BodyValue, Scan
@@ -110,7 +111,9 @@ class _Emitter:
     def _node(self, node: fx.Node) -> fx.Node:
         if node not in self.emitted:
             if (join := self.alignment.join_of(node)) is not None:
-                self.emitted[node] = self._result(*join, node)
+                made = self._result(*join, node)
+                skip = (made, join[1].dim, join[1].skipped, END)
+                self.emitted[node] = self.new.call_function(aten.slice.Tensor, skip) if join[1].skipped else made
             else:
                 self._refuse_another(node)
                 args, kwargs = pytree.tree_map(self._argument, self._arguments(node), is_leaf=lambda x: x is None)
@@ -183,17 +186,9 @@ class _Emitter:
 
     def _by_steps(self, numbers: Sequence[int]) -> _Emitted:
         """The number that is `numbers` from the shorter length to the longer, and continues so."""
-        call, (short, long) = self.new.call_function, self.lengths
-        period = long - short
         source, axis = self.length_input
-        length = call(aten.sym_size.int, (self._node(placeholders(self.old.graph)[source]), axis))
-        total: Any = numbers[0]
-        for step, (before, after) in enumerate(itertools.pairwise(numbers), 1):
-            if before != after:
-                # One more from `step` frames on, and then every `period`.
-                periods = call(operator.floordiv, (call(operator.add, (length, period - step - short)), period))
-                total = call(operator.add, (call(operator.mul, (periods, after - before)), total))
-        return _Emitted(total)
+        length = self.new.call_function(aten.sym_size.int, (self._node(placeholders(self.old.graph)[source]), axis))
+        return _Emitted(by_steps(self.new, length, numbers, self.lengths[0]))
 
     def _size_of_taken(self, a: int, b: int, at: tuple[fx.Node, fx.Node]) -> _Emitted | None:
         """An argument's size plus a constant that is `a` and `b` at the two lengths; None if there is none."""

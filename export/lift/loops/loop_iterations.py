@@ -44,13 +44,15 @@ Copy = list[fx.Node | None]
 class Join:
     """A value of every copy, behind the earlier values `before`, joined by `torch.stack` or `torch.cat`.
 
-    A Carry is the value of `depth` iterations before, and `before` begins with its initial values.
+    A Carry is the value of `depth` iterations before, and `before` begins with its initial values. The `skipped` first
+    entries along `dim` are not joined.
     """
 
     value: BodyValue | Carry
     join: Callable[..., Any]
     dim: int
     before: tuple[Ref, ...] = ()
+    skipped: int = 0
 
     @property
     def depth(self) -> int:
@@ -91,8 +93,16 @@ class Loop:
             return None
         joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
         places = [self.places.get(ref.base) for ref in joined]
-        if len(joined) != self.first + len(self.copies) or (last := places[-1]) is None:
+        count = self.first + len(self.copies)
+        if len(joined) > count or not joined or (last := places[-1]) is None:
             return None
+        join, dim = JOINS[node.target], int(args_of(node)[1]) if len(node.args) > 1 else 0
+        if skipped := count - len(joined):
+            late = [Place(k, last.node) for k in range(len(self.copies))][-len(joined) :]
+            if len(joined) < 2 or places != late or len({ref.path for ref in joined}) > 1:
+                return None
+            size = 1 if join is torch.stack else value_at(joined[-1].base.meta["val"], joined[-1].path).shape[dim]
+            return Join(BodyValue(last.node, joined[-1].path), join, dim, (), skipped * size)
         # A list that began with some values may be joined without its last ones.
         depth = len(self.copies) - 1 - last.copy
         before, refs = joined[: self.first + depth], joined[self.first + depth :]
@@ -102,8 +112,8 @@ class Loop:
             return None
         if any(place is not None for place in places[: len(before)]):
             return None
-        value, dim = BodyValue(last.node, refs[-1].path), int(args_of(node)[1]) if len(node.args) > 1 else 0
-        return Join(Carry(value, depth, ()) if depth else value, JOINS[node.target], dim, tuple(before))
+        value = BodyValue(last.node, refs[-1].path)
+        return Join(Carry(value, depth, ()) if depth else value, join, dim, tuple(before))
 
 
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:

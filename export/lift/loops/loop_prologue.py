@@ -1,7 +1,8 @@
 """The prologue of a loop: its first iterations, if they do something else, each computed from its own frame.
 
 A previous value that is None at first, or a branch like `t - d < 0`, makes them unlike the body. The value that such an
-iteration gives in place of a body value is known if the loop joins it, or a later iteration takes it.
+iteration gives in place of a body value is known if the loop joins it, or a later iteration takes it. Where the two are
+not the same, the loop joins a value of its own.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ Taken = tuple[Operand, Path]
 class Iteration:
     """One of the first iterations: its own nodes in order, their arguments, and its values in place of body values.
 
-    A Local names one of these nodes, and a Carry a body value as of some iterations before.
+    A Local names one of these nodes, and a Carry a body value as of some iterations before. A value by Join is what the
+    iteration gives in its place to that join alone.
     """
 
     nodes: Sequence[fx.Node]
     operands: Sequence[Sequence[Taken]]
-    values: Mapping[BodyValue, Taken]
+    values: Mapping[BodyValue | Join, Taken]
 
 
 def starts_otherwise() -> LiftError:
@@ -44,21 +46,24 @@ def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, in
 
     Raises LiftError if one takes later frames, or gives two things for one value.
     """
-    given: list[dict[BodyValue, Ref]] = [{} for _ in range(loop.first)]
+    given: list[dict[BodyValue | Join, Ref]] = [{} for _ in range(loop.first)]
     depths: dict[BodyValue, int] = {}
-    for join in joins:
-        value = join.value.value if isinstance(join.value, Carry) else join.value
-        assert isinstance(value, BodyValue)
-        depths[value] = max(depths.get(value, 0), join.depth)
-        for k, ref in enumerate(join.before[join.depth :]):
-            if given[k].setdefault(value, ref) != ref:
-                raise starts_otherwise()
     for operand in [o for row in loop.operands for o in row]:
         if isinstance(operand, Carry) and isinstance(value := operand.value, BodyValue):
             depths[value] = max(depths.get(value, 0), operand.depth)
             for iteration, ref in enumerate(operand.initial, loop.first - operand.depth):
                 if iteration >= 0 and given[iteration].setdefault(value, ref) != ref:
                     raise starts_otherwise()
+    for join in joins:
+        value = join.value.value if isinstance(join.value, Carry) else join.value
+        assert isinstance(value, BodyValue)
+        depths[value] = max(depths.get(value, 0), join.depth)
+        for k, ref in enumerate(join.before[join.depth :]):
+            if given[k].setdefault(value, ref) != ref:
+                if join.depth:
+                    raise starts_otherwise()
+                # It gives something else than what it carries on.
+                given[k][join] = ref
     return [_Reader(loop, given, depths, grows, k).iteration() for k in range(loop.first)]
 
 
@@ -68,7 +73,7 @@ class _Reader:
     def __init__(
         self,
         loop: Loop,
-        given: Sequence[Mapping[BodyValue, Ref]],
+        given: Sequence[Mapping[BodyValue | Join, Ref]],
         depths: Mapping[BodyValue, int],
         grows: Callable[[Ref, int], bool],
         number: int,
@@ -105,7 +110,7 @@ class _Reader:
         for before in range(1, self.number + 1):
             for value, given in self.given[self.number - before].items():
                 inside = given.base is ref.base and ref.path[: len(given.path)] == given.path
-                if inside and self.depths.get(value, 0) >= before:
+                if inside and isinstance(value, BodyValue) and self.depths.get(value, 0) >= before:
                     return Carry(value, before, ()), ref.path[len(given.path) :]
         return None
 

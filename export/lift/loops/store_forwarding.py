@@ -5,6 +5,7 @@ Frames are stored by `out[:, t] = y` or `state[k] = h`, or joined behind initial
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ class _Written:
 def read_written_frames(graph: fx.Graph) -> None:
     """Let each reader of a tensor written frame by frame take the stored frame, or the value before it."""
     _see_through_views(graph)
+    _join_segments(graph)
     written: dict[fx.Node, _Written] = {}
     for node in list(graph.nodes):
         if node.target is aten.select.int and args_of(node)[0].target is aten.full.default:
@@ -85,6 +87,27 @@ def _see_through_views(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(moved.setdefault((source, back), node))
         elif (take := take_of(node)) is not None and take.drops_axis and take.source.target in WRITES:
             node.target, node.args = aten.select.int, (take.source, take.axis, take.start)
+
+
+def _join_segments(graph: fx.Graph) -> None:
+    """Join segments of several frames that are written one behind the other, and fill a tensor."""
+    for node in reversed(graph.nodes):
+        written, base, dim = dict[int, tuple[int, fx.Node]](), node, None
+        while base.target is aten.slice_scatter.default and len(args_of(base)) == 5:
+            base, segment, axis, start, end = args_of(base)
+            size = node.meta["val"].shape[axis]
+            known = type(start) is type(end) is type(size) is int
+            if not known or start in written or dim not in (None, axis):
+                break
+            dim, written[start] = axis, (min(end, size), segment)
+        if base.target is not aten.full.default or all(end - start < 2 for start, (end, _) in written.items()):
+            continue
+        bounds = sorted((start, end) for start, (end, _) in written.items())
+        if bounds[0][0] == 0 and bounds[-1][1] == size and all(a[1] == b[0] for a, b in itertools.pairwise(bounds)):
+            with graph.inserting_before(node):
+                joined = graph.call_function(aten.cat.default, ([written[start][1] for start, _ in bounds], dim))
+            joined.meta = dict(node.meta)
+            node.replace_all_uses_with(joined)
 
 
 def _axes_of(node: fx.Node) -> tuple[int, ...] | None:

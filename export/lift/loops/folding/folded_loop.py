@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from functools import cache
+
 from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.axes.batch_first import BatchFirst
-from rnn_export.export.lift.loops.align_traces import cannot_roll
+from rnn_export.export.lift.ir.fx_nodes import copied
+from rnn_export.export.lift.loops.align_traces import cannot_roll, unlike_frames
 from rnn_export.export.lift.loops.folded_sizes import know_sizes
 from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.trace_lengths import FAR, is_right
 from rnn_export.export.lift.loops.loop_body import counts_iterations
 from rnn_export.export.lift.loops.loop_folding import roll
+from rnn_export.export.lift.loops.periodic_loops import by_periods
 from rnn_export.export.lift.loops.tables.iteration_index import count_iterations
 from rnn_export.export.lift.loops.tables.table_rows import read_tables
 from rnn_export.export.lift.rewrite.flat_graph import fold, rewrite_over_time
@@ -36,36 +42,54 @@ def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, i
 
 def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> tuple[fx.GraphModule, bool]:
     """The rolled graph, and True if it reads counted sequences."""
+    first, (few, more) = module.axes.first_time, lengths
+    rows = module.axes.rows_in[first[0]]
 
-    def unrolled(frames: int) -> fx.GraphModule:
-        graph = fixed_graph(module, frames)
+    def as_it_is(graph: fx.GraphModule, frames: int) -> bool:
+        return True
+
+    def counted(graph: fx.GraphModule, frames: int) -> bool:
+        return count_iterations(graph, frames, rows, first)
+
+    def in_segments(graph: fx.GraphModule, frames: int) -> bool:
+        by_periods(graph, frames, more - few)
+        return True
+
+    @cache
+    def traced(frames: int) -> fx.GraphModule:
+        graph = short if frames == few else fixed_graph(module, frames)
         read_tables(graph, frames, rows, first)
-        if counts:
-            count_iterations(graph, frames, rows, first)
         return graph
 
-    first, (few, more), counts = module.axes.first_time, lengths, False
-    rows = module.axes.rows_in[first[0]]
-    samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    read_tables(short, few, rows, first)
-    long = unrolled(more)
-    try:
-        rolled = roll(short, long, samples, lengths, first)
-    except LiftError:
-        counted = [count_iterations(graph, n, rows, first) for graph, n in ((short, few), (long, more))]
-        if not all(counted):
-            raise
-        rolled, counts = roll(short, long, samples, lengths, first), True
-    frames = range(few + 1, more)
-    tried = frames[:: -(-len(frames) // TRIED_BETWEEN) or 1]
-    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in tried):
-        return rolled, counts
-    # Numbers that follow from the length by steps are those of each length between.
-    between = [(unrolled(n), module.sample(ROWS, n)) for n in frames]
-    try:
-        return roll(short, long, samples, lengths, first, between), counts
-    except LiftError:
-        return rolled, counts
+    reason = unlike_frames()
+    for prepare in (as_it_is, counted, in_segments):
+
+        def unrolled(frames: int, prepare: Callable[[fx.GraphModule, int], bool] = prepare) -> fx.GraphModule | None:
+            graph = copied(traced(frames))
+            return graph if prepare(graph, frames) else None
+
+        short_one, long = map(unrolled, lengths)
+        if short_one is None or long is None:
+            continue
+        samples = module.sample(ROWS, few), module.sample(ROWS, more)
+        try:
+            rolled = roll(short_one, long, samples, lengths, first)
+        except LiftError as error:
+            reason = error if prepare is as_it_is else reason
+            continue
+        frames = range(few + 1, more)
+        tried = frames[:: -(-len(frames) // TRIED_BETWEEN) or 1]
+        is_right_between = all(is_right(module, rolled, n) is not False for n in tried)
+        if prepare is in_segments and not is_right_between:
+            continue
+        if len(frames) >= MOST_BETWEEN or is_right_between:
+            return rolled, prepare is counted
+        # Numbers that follow from the length by steps are those of each length between.
+        between = [(graph, module.sample(ROWS, n)) for n in frames if (graph := unrolled(n)) is not None]
+        with contextlib.suppress(LiftError):
+            rolled = roll(short_one, long, samples, lengths, first, between)
+        return rolled, prepare is counted
+    raise reason
 
 
 def rewrite_for_any_length(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:

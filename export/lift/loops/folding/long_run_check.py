@@ -1,4 +1,7 @@
-"""Checks a folded loop on a long run, where the code may do something else: `if t % 300 == 299`, `gain[t]`."""
+"""Checks a graph at other lengths: long ones, where the code may do something else, and those that are too short.
+
+`if t % 300 == 299` and `gain[t]` are of the first kind.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from rnn_export.errors import BoundedAxis, first_line
+from rnn_export.errors import BoundedAxis, LiftError, first_line
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.branches.counter_constants import CountedNumber, counted_numbers
 from rnn_export.export.lift.ir.source_location import at_line, line_of, source_line
-from rnn_export.export.lift.loops.folding.trace_lengths import WORK, is_right
+from rnn_export.export.lift.loops.folding.trace_lengths import WORK, is_right, lengths_tried
 
 # The most frames that a loop is run over.
 MOST = 4096
@@ -85,3 +88,34 @@ def _otherwise(right: int, numbers: Sequence[CountedNumber]) -> str:
         "" if nearest is None else f"{at_line(nearest.file, nearest.line)}: {source_line(nearest.file, nearest.line)}; "
     )
     return f"the loop does something else than before ({where}{COUNT})"
+
+
+def other_branch(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
+    """The fewest frames at which the graph of `frames` is the model, and an error if it fails at more."""
+    known = {n: is_right(module, graph, n) for n in lengths_tried(module) if n != frames}
+    wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
+    if not wrong:
+        return 1, None
+    if max(wrong) < min([frames, *right]):
+        return _first_right(module, graph, max(wrong), min([frames, *right])), None
+    port, axis = module.axes.first_time
+    return 1, LiftError(
+        f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
+        "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
+        "way at all lengths.",
+        id="branch-on-length",
+    )
+
+
+def fewest(module: BatchFirst, graph: fx.GraphModule, tried: Sequence[int], frames: int) -> int:
+    """The length from which a graph is the model, judged by the lengths `tried` below `frames`."""
+    wrong = [n for n in tried if n < frames and is_right(module, graph, n) is False]
+    return _first_right(module, graph, max(wrong), frames) if wrong else 1
+
+
+def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: int) -> int:
+    """The first length at which a graph is the model, between `wrong` and `right`."""
+    while right - wrong > 1:
+        middle = (wrong + right) // 2
+        wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
+    return right

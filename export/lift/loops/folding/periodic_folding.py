@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -26,15 +26,24 @@ LONGEST, BEGINNING, SEEN = 16, 4, 4
 MANY = 12
 
 
-def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
-    """The number of frames after which a loop repeats; None if every frame does, or none.
+def periods_of(module: BatchFirst, thorough: bool = True) -> Iterator[int]:
+    """The numbers of frames after which a loop repeats, by its operators, and if `thorough` by its integers too.
 
-    Unless `thorough`, None if the first `SEEN` frames are alike, or add different numbers of output frames.
+    None of a loop that does the same at every frame, and unless `thorough` of one whose first `SEEN` frames are alike,
+    or that gives different numbers of frames.
     """
+    by_operators = _period_of(module, thorough, False)
+    if by_operators is not None:
+        yield by_operators
+    if thorough and (period := _period_of(module, thorough, True)) not in (None, by_operators):
+        yield period
+
+
+def _period_of(module: BatchFirst, thorough: bool, with_integers: bool) -> int | None:
     added: list[Counter[str]] = []
-    last = _done(module, BEGINNING)
+    last = _done(module, BEGINNING, with_integers)
     for frames in range(BEGINNING + 1, BEGINNING + 3 * LONGEST + 1):
-        if last is None or (here := _done(module, frames)) is None:
+        if last is None or (here := _done(module, frames, with_integers)) is None:
             return None
         added.append(here - last)
         last = here
@@ -50,10 +59,10 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     return period if period > 1 else None
 
 
-def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
+def _done(module: BatchFirst, frames: int, with_integers: bool = False) -> Counter[str] | None:
     """The number of calls of each operator in a run, and of frames of each output; None if the model fails."""
     try:
-        found = operators(module, frames, with_numbers=True)
+        found = operators(module, frames, with_floats=True, with_integers=with_integers)
         with torch.no_grad():
             results = module(*module.sample(2, frames))
     except Exception:  # the user's code may raise anything; a loop without a period is told elsewhere
@@ -94,7 +103,7 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
                 break
             if _is_right(module, rolled, (few, more)):
                 return rolled, few
-            end_short(rolled)
+            end_short(rolled, _grown(module, (few, more), iterations[0]), few)
             if _is_right(module, rolled, (few, more)):
                 return rolled, few
             reason = cannot_roll(
@@ -110,11 +119,28 @@ def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, in
     return all(is_right(module, rolled, n) for n in range(few, few + 3 * (more - few) + 1))
 
 
+def _grown(module: BatchFirst, lengths: tuple[int, int], frames: int) -> Mapping[int, Sequence[int]]:
+    """The frames of outputs from one length to another, less those before the loop, by those that are added.
+
+    Empty where outputs with as many differ, or the loop does not go over all `frames`.
+    """
+    few, more = lengths
+    done = [{k: n for k, n in (_done(module, n) or Counter()).items() if k.isdecimal()} for n in range(few, more + 1)]
+    found = {tuple(counts.get(name, 0) for counts in done) for name in done[0]} if frames == few else set()
+    several = Counter(numbers[-1] - numbers[0] for numbers in found)
+    periods = few // (more - few)
+    by_count = {numbers[-1] - numbers[0]: numbers for numbers in found}
+    return {
+        count: [n - numbers[0] + periods * count for n in numbers]
+        for count, numbers in by_count.items()
+        if several[count] == 1 and count
+    }
+
+
 def _lengths(traced: Callable[[int], fx.GraphModule], period: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
     """Two lengths a period apart, and the frames that the loop takes of both."""
     if period <= LONGEST and (found := _whole_periods(traced, period)) is not None:
         yield found
-        return
     # Of few pieces, each may have fewer frames before it than the usual one.
     for copies in (COPIES, MANY):
         few, more = copies * period, (copies + 1) * period

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
+from rnn_export.export.lift.ir.fx_nodes import aten
 from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.ir.source_location import line_of
 from rnn_export.export.lift.loops.unrolled_graph import COPIES
@@ -295,10 +296,11 @@ def _longest(module: BatchFirst, frames: int) -> int:
     return right
 
 
-def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:
-    """The number of calls of each operator with each weight in a run of `frames` frames, and each float if asked.
+def operators(module: BatchFirst, frames: int, with_floats: bool = False, with_integers: bool = False) -> Counter[str]:
+    """The number of calls of each operator with each weight in a run of `frames` frames, and each number if asked.
 
-    Operators that make tables of the length are left out. Raises LiftError if the model fails.
+    Integers are those that are computed with, and entries of axes with at most `DEEP`. Operators that make tables of
+    the length are left out. Raises LiftError if the model fails.
     """
     weights = {
         p.untyped_storage().data_ptr(): name.removeprefix("flat.model.") for name, p in module.named_parameters()
@@ -311,7 +313,11 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
                 return super().see(func, args, kwargs)
             memories = (a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor))
             taken = [weights[memory] for memory in memories if memory in weights]
-            taken += [str(a) for a in args if with_numbers and isinstance(a, float)]
+            taken += [str(a) for a in args if with_floats and isinstance(a, float)]
+            if with_integers and (
+                torch.Tag.pointwise in func.tags or (func is aten.select.int and args[0].shape[args[1]] <= DEEP)
+            ):
+                taken += [str(a) for a in args if type(a) is int]
             found[" with ".join([str(func), *taken])] += 1
             return super().see(func, args, kwargs)
 
