@@ -1,7 +1,6 @@
 """Loops by their parameters: a prologue of k iterations, a period of p, a window of w frames, and what rests of them.
 
-Each row is one loop with a state of some shape; the states, periods and windows are combined so that no two rows share
-more than one of them.
+Each row is one loop with a state of some shape. The last rows are loops as they are written.
 """
 
 import torch
@@ -170,7 +169,7 @@ class Net(nn.Module):
         return torch.cat(given, 1)
 
     def one(self, i, v):
-        """What an iteration does, and the value that it takes."""
+        """The work of an iteration by name, and the value that it takes."""
         if i < self.first_ones:
             does = {"other": self.a(v).relu(), "each": v * (0.5 + i)}
             return self.first, does.get(self.first, v)
