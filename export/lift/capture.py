@@ -35,6 +35,7 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     lengths_of,
     longer_example,
     many_frames,
+    output_frames,
     refuse_changes_by_length,
     segment_of,
     unrollings,
@@ -287,7 +288,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
         try:
             with tables_kept(flat.model):
-                few = 0 in _windows(module, frames)
+                few = 0 in output_frames(module, frames)
         except LiftError:
             raise
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
@@ -359,18 +360,11 @@ def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bo
 
     The next one is that with more windows than `frames`, if outputs have any.
     """
-    few = _windows(module, frames)
+    few = output_frames(module, frames)
     for more in (n for n in lengths_of(module) if n > frames):
         right = is_right(module, graph, more)
         if right is False:
             return False
-        if right and not (few and _windows(module, more) == few):
+        if right and not (few and output_frames(module, more) == few):
             return True
     return True
-
-
-def _windows(module: BatchFirst, frames: int) -> list[int]:
-    """The frames of each output with time, given `frames`."""
-    with torch.no_grad():
-        results = module(*module.sample(2, frames))
-    return [y.shape[t] for y, t in zip(results, module.axes.time_out, strict=False) if t is not None]

@@ -14,7 +14,7 @@ from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.ir.fx_nodes import copied
 from rnn_export.export.lift.loops.align_traces import cannot_roll, unlike_frames
 from rnn_export.export.lift.loops.folding.fixed_length_graph import ROWS, fixed_graph
-from rnn_export.export.lift.loops.folding.trace_lengths import is_right, operators
+from rnn_export.export.lift.loops.folding.trace_lengths import is_right, operators, output_frames, runs
 from rnn_export.export.lift.loops.loop_folding import roll
 from rnn_export.export.lift.loops.periodic_loops import by_periods, end_short, loops_of
 from rnn_export.export.lift.loops.ragged_last_chunk import leave_out_filled
@@ -122,11 +122,12 @@ def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, in
 def _grown(module: BatchFirst, lengths: tuple[int, int], frames: int) -> Mapping[int, Sequence[int]]:
     """The frames of outputs from one length to another, less those before the loop, by those that are added.
 
-    Empty where outputs with as many differ, or the loop does not go over all `frames`.
+    Outputs that differ with as many are left out. Empty if the loop does not go over all `frames`.
     """
     few, more = lengths
-    done = [{k: n for k, n in (_done(module, n) or Counter()).items() if k.isdecimal()} for n in range(few, more + 1)]
-    found = {tuple(counts.get(name, 0) for counts in done) for name in done[0]} if frames == few else set()
+    if frames != few or not all(runs(module, n) for n in range(few, more + 1)):
+        return {}
+    found = set(zip(*(output_frames(module, n) for n in range(few, more + 1)), strict=True))
     several = Counter(numbers[-1] - numbers[0] for numbers in found)
     periods = few // (more - few)
     by_count = {numbers[-1] - numbers[0]: numbers for numbers in found}

@@ -61,7 +61,7 @@ def lengths_of(module: BatchFirst) -> tuple[int, ...]:
     most = module.flat.max_frames
     usual = LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
     own = _own_lengths(module)
-    if not own or any(_runs(module, n) for n in usual) or not _runs(module, own[0]):
+    if not own or any(runs(module, n) for n in usual) or not runs(module, own[0]):
         return usual
     return tuple(n for n in own if most is None or n <= most)
 
@@ -92,10 +92,18 @@ def longer_example(module: BatchFirst) -> list[int]:
 
 def shortest_length(module: BatchFirst) -> int:
     """The shortest length that the model takes, of those that it is exported at."""
-    return next((n for n in lengths_of(module) if _runs(module, n)), many_frames(module)) if module.axes.has_time else 1
+    return next((n for n in lengths_of(module) if runs(module, n)), many_frames(module)) if module.axes.has_time else 1
 
 
-def _runs(module: BatchFirst, frames: int) -> bool:
+def output_frames(module: BatchFirst, frames: int) -> list[int]:
+    """The frames of each output with time, given `frames`."""
+    with torch.no_grad():
+        results = module(*module.sample(2, frames))
+    return [y.shape[t] for y, t in zip(results, module.axes.time_out, strict=False) if t is not None]
+
+
+def runs(module: BatchFirst, frames: int) -> bool:
+    """True if the model takes so many frames, and gives something of them."""
     if frames not in module.runs:
         try:
             with torch.no_grad():
@@ -149,7 +157,7 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
 
     Later ones are multiples of the chunk, beyond the first iterations with other operators, and far beyond.
     """
-    shortest = next((n for n in range(1, FAR + 1) if _runs(module, n)), None)
+    shortest = next((n for n in range(1, FAR + 1) if runs(module, n)), None)
     if shortest is None:
         raise LiftError(
             f"the model loops over time in Python, and it runs on no sequence of up to {FAR} frames, of which the loop "
@@ -180,15 +188,9 @@ def _steady_from(module: BatchFirst, least: int, stride: int) -> int:
 
 def _stride(module: BatchFirst, shortest: int) -> int:
     """The number of frames that add a frame to every output."""
-
-    def lengths(frames: int) -> list[int]:
-        with torch.no_grad():
-            outputs = module(*module.sample(2, frames))
-        return [y.shape[t] for y, t in zip(outputs, module.axes.time_out, strict=False) if t is not None]
-
-    fewest = lengths(shortest)
-    more = (n for n in range(1, 65) if _runs(module, shortest + n))
-    found = (n for n in more if all(a > b for a, b in zip(lengths(shortest + n), fewest, strict=True)))
+    fewest = output_frames(module, shortest)
+    more = (n for n in range(1, 65) if runs(module, shortest + n))
+    found = (n for n in more if all(a > b for a, b in zip(output_frames(module, shortest + n), fewest, strict=True)))
     return next(found, 1)
 
 
@@ -210,7 +212,7 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     An operator or two come and go with the length without a loop: over a single window, or one that is cut. If the
     model takes fewer than `least` longer lengths, no loop is seen.
     """
-    beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
+    beyond = (n for n in lengths_of(module) if n > frames and runs(module, n))
     counts: list[int] = []
     for n in beyond:
         if n > frames * FARTHER:
@@ -226,8 +228,8 @@ def has_segments(module: BatchFirst, frames: int) -> bool:
     A trace of that for any length takes minutes, and still has a fixed number of segments.
     """
     here = operators(module, frames)
-    next_one = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), frames)
-    some = [n for n in lengths_of(module) if frames < n < many_frames(module) and _runs(module, n)]
+    next_one = next((n for n in lengths_of(module) if n > frames and runs(module, n)), frames)
+    some = [n for n in lengths_of(module) if frames < n < many_frames(module) and runs(module, n)]
     if not some or operators(module, next_one) != here or operators(module, some[-1]) == here:
         return False
     return has_loop(module, max((n for n in some if n < some[-1] // FARTHER), default=frames), 2)
@@ -289,10 +291,10 @@ def doubles(module: BatchFirst) -> bool:
 
 def _longest(module: BatchFirst, frames: int) -> int:
     """The most frames below `frames` that the model takes, if it takes no longer sequence; 0 for none."""
-    right, wrong = next((n for n in range(1, frames) if _runs(module, n)), 0), frames
+    right, wrong = next((n for n in range(1, frames) if runs(module, n)), 0), frames
     while right and wrong - right > 1:
         middle = (wrong + right) // 2
-        right, wrong = (middle, wrong) if _runs(module, middle) else (right, middle)
+        right, wrong = (middle, wrong) if runs(module, middle) else (right, middle)
     return right
 
 
