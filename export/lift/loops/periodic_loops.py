@@ -8,9 +8,9 @@ or a loop over segments:
     for start in range(0, x.shape[1], 4):
         y, h = gru(x[:, start : start + 4], h)
 
-In the unrolled graph frames are taken from windows of one period each, and joined by period first: over these windows
-it is a loop like any other. The last period of a sequence may be short: its padding comes after all frames, and the
-results of the padding are cut off.
+In the unrolled graph frames, and segments of several, are taken from windows of one period each. Results, any number
+for each period, are joined by period first. Over these windows it is a loop like any other. The last period of a
+sequence may be short: its padding comes after all frames, and the results of the padding are cut off.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ def loops_of(module: fx.GraphModule) -> Counter[int]:
 
 
 def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
-    """Let a graph unrolled over `frames` frames, whole periods, take and join them by period, in place."""
+    """Let a graph unrolled over `frames` frames, whole periods, take and join them by period, in place.
+
+    With a `period` of one frame only windows that overlap and several results of a frame are rewritten.
+    """
     read_written_frames(module.graph)
     write, joins, is_left = NodeWriter(module, "period"), list[fx.Node](), False
     for node in list(module.graph.nodes):
