@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
     while onward := {a for a, b in moved if b in read and a not in read}:
         read.update(dict.fromkeys(sorted(onward, key=str)))
-    read.update(dict.fromkeys(numbers.read))
+    asked = asked_numbers(before, {path: numbers.seen[path] for path in numbers.changes}, arguments)
+    read.update(dict.fromkeys(asked))
     differs = any(done != history.done[0] for done in history.done)
     if differs:
         read.update(dict.fromkeys(path for path, changes in numbers.changes.items() if changes == 1))
@@ -82,8 +83,6 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
-    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1}
-    read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
     if numbers.changes:
         read.update(dict.fromkeys(_neighbours(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
@@ -191,63 +190,18 @@ def _place(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-class _Watched(int):
-    """A number that calls change: arithmetic on it stays watched, use of its value counts as reading."""
-
-    readers: dict[AttributePath, None]
-    path: AttributePath
-
-    def __new__(cls, value: int, path: AttributePath, readers: dict[AttributePath, None]) -> _Watched:
-        made = super().__new__(cls, value)
-        made.path, made.readers = path, readers
-        return made
-
-
-def _arithmetic(name: str) -> Callable[..., Any]:
-    def method(self: _Watched, *others: Any) -> Any:
-        result = getattr(int, name)(self, *map(_plain, others))
-        return _Watched(result, self.path, self.readers) if type(result) is int else result
-
-    return method
-
-
-def _asking(name: str) -> Callable[..., Any]:
-    def method(self: _Watched, *others: Any) -> Any:
-        self.readers[self.path] = None
-        return getattr(int, name)(self, *map(_plain, others))
-
-    return method
-
-
-def _plain(value: Any) -> Any:
-    return int.__int__(value) if isinstance(value, _Watched) else value
-
-
-ARITHMETIC = "add radd sub rsub mul rmul mod floordiv neg and or"
-ASKING = "eq ne lt le gt ge bool index int float truediv rtruediv rmod pow rpow"
-for _names, _made in ((ARITHMETIC, _arithmetic), (ASKING, _asking)):
-    for _name in _names.split():
-        setattr(_Watched, f"__{_name}__", _made(f"__{_name}__"))
-setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
-
-
 class _Numbers:
-    """Counts in `changes` the calls that change each number; `read` are the whole ones that were used."""
+    """Counts in `changes` the calls that change each number, which are `seen` so after the last one."""
 
     def __init__(self) -> None:
-        self.read: dict[AttributePath, None] = {}
         self.changes = Counter[AttributePath]()
         self.seen: dict[AttributePath, int | float] = {}
 
     def watch(self, model: nn.Module) -> None:
-        for path, value in list(attributes(model)):
-            number = _plain(value)
-            if not isinstance(number, int | float) or self.seen.setdefault(path, number) == number:
-                continue
-            self.changes[path] += 1
-            self.seen[path] = number
-            if type(number) is int:
-                path.put(model, _Watched(number, path, self.read))
+        for path, number in attributes(model):
+            if isinstance(number, int | float) and self.seen.setdefault(path, number) != number:
+                self.changes[path] += 1
+                self.seen[path] = number
 
 
 def _tensors(model: nn.Module) -> list[tuple[AttributePath, Tensor]]:
