@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.ir.compare import CLOSED_LOOP
+from rnn_export.export.lift.ir.fx_nodes import copied
 from rnn_export.export.lift.ir.source_location import busiest_place
 from rnn_export.export.lift.loops.align_traces import cannot_roll
 from rnn_export.export.lift.loops.folding.fixed_length_graph import OTHER_ROWS, ROWS, fixed_graph
@@ -83,7 +84,8 @@ class Capture:
     """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk.
 
     `frames` is a length that the model takes. `refusal` is the error if the graph is not the model at all lengths,
-    raised if no other is. `shortest` is the fewest frames at which the graph is the model.
+    raised if no other is. `shortest` is the fewest frames at which the graph is the model. With `for_any_chunk` it is
+    the same for steps of any number of frames.
     """
 
     module: fx.GraphModule
@@ -92,6 +94,11 @@ class Capture:
     frames: int = 0
     refusal: LiftError | None = None
     shortest: int = 1
+    for_any_chunk: bool = False
+
+    def copied(self) -> Capture:
+        """The capture with a graph of its own."""
+        return replace(self, module=copied(self.module))
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
@@ -135,7 +142,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    return _rolled_up(module, chunk)
+    rolled = _rolled_up(module, chunk)
+    return replace(rolled, for_any_chunk=rolled.dynamic_time and module.flat.context is None)
 
 
 def _rolled_up(module: BatchFirst, chunk: int) -> Capture:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -30,6 +30,7 @@ from rnn_export.export.lift.axes.axis_probe import Assignment
 from rnn_export.export.lift.axes.batch_first import BatchFirst
 from rnn_export.export.lift.axes.input_rates import rated_inputs
 from rnn_export.export.lift.branches.resolve_branches import resolve_branch
+from rnn_export.export.lift.capture import Capture
 from rnn_export.export.lift.loops.folding.trace_lengths import many_frames, shortest_length
 from rnn_export.export.lift.model.decisions import with_unused_assumptions
 from rnn_export.export.lift.model.flat_model import FlatModel
@@ -46,11 +47,15 @@ STAGES = ("memory", "axes", "capture", "streaming", "contract")
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """A copy of a model with module state as states and recurrent layers as opaque operators, along given axes."""
+    """A copy of a model with module state as states and recurrent layers as opaque operators, along given axes.
+
+    `captures` has those for steps of any number of frames, by why there is one row.
+    """
 
     flat: FlatModel
     axes: Axes
     states: tuple[LiftedState, ...]
+    captures: dict[str, Capture] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
