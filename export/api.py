@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 from rnn_export.bundle import Bundle
@@ -65,6 +66,7 @@ def export(
     force: bool = False,
     report: bool = True,
     progress: Progress = None,
+    recurrent_form: Mapping[FunctionType, FunctionType] | None = None,
 ) -> Bundle:
     """Lift `model` into one pure step, write it as `targets`, verify each in a closed loop, write the bundle `path`.
 
@@ -120,6 +122,9 @@ def export(
         report: write report.html into the bundle, what it is and how it was verified on one page.
         progress: called with the name of each stage. None shows a bar on a terminal, a line in a notebook, and
             elsewhere logs each stage at INFO; False shows and logs nothing.
+        recurrent_form: {chunkwise: recurrent} for functions of the model's code that take many frames at once and give
+            no state, and functions of the same arguments and results that go over single frames: a stream is made of
+            these, and held to the model with its own.
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. Notes on the bundle, and the
     reason if this user can have no record, are warnings of the logger "rnn_export.export". In a process there is one

@@ -18,7 +18,7 @@ from rnn_export.runtime.replay.figures import Accept
 ONLY_OF = {
     "a PyTorch module": (
         "time_axis", "input_names", "output_names", "sequence_only", "assume", "max_frames", "max_context",
-        "pack_states",
+        "pack_states", "recurrent_form",
     ),
     "an ONNX file": ("fixed", "shapes"),
 }  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -39,22 +39,22 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     output_frames,
     refuse_changes_by_length,
     segment_of,
+    shortest_length,
     unrollings,
 )
 from rnn_export.export.lift.loops.higher_order_loops import roll_operators
-from rnn_export.export.lift.loops.recurrences.associative_scans import sequential_scans
-from rnn_export.export.lift.loops.recurrences.autograd_scans import parallel_functions
-from rnn_export.export.lift.loops.recurrences.chunkwise import chunkwise_functions
-from rnn_export.export.lift.loops.recurrences.parallel_scans import fold_parallel_scans
+from rnn_export.export.lift.loops.sequence_functions import as_loops
 from rnn_export.export.lift.loops.tables.length_tables import tables_of_length
 from rnn_export.export.lift.loops.tables.python_tables import tables_of_numbers
 from rnn_export.export.lift.model.module_attributes import tables_kept
 from rnn_export.export.lift.model.sample_inputs import SCALES
 from rnn_export.export.lift.model.torch_driver import inputs_of, torch_driver
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph, fold
+from rnn_export.export.lift.rewrite.recurrences import find_recurrences, has_running
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.trace.call_profiler import calls_of
 from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -69,7 +69,7 @@ PASSES = (
 )
 SEQUENTIAL = (
     "Give the model's own form of one frame after the other, which gives the same (often called recurrent, sequential "
-    "or step), or let the loop go frame by frame."
+    "or step), in place of a function by recurrent_form={chunkwise: recurrent}, or let the loop go frame by frame."
 )
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
@@ -101,17 +101,18 @@ class Capture:
         return replace(self, module=copied(self.module))
 
 
-def capture(module: BatchFirst, chunk: int) -> Capture:
+def capture(
+    module: BatchFirst, chunk: int, recurrent_form: Mapping[FunctionType, FunctionType] | None = None
+) -> Capture:
     """Export `module` and roll up a Python loop over time; raises LiftError if neither can be done.
 
-    A recurrence computed in parallel becomes the recurrence in the graph.
+    A recurrence computed in parallel becomes the recurrence in the graph. `recurrent_form` has functions of the user's
+    code, and those that go over single frames in their place.
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
 
-    def call() -> Any:
-        return module(*sample)
-
-    with parallel_functions(call), chunkwise_functions(call), sequential_scans(call), tables_of_numbers(call):
+    calls = calls_of(lambda: module(*sample))
+    with as_loops(calls, recurrent_form or {}), tables_of_numbers(calls):
         try:
             captured = _capture(module, chunk)
         except BoundedAxis as error:
@@ -123,8 +124,8 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
                 "row is a stream, whose results hang on no other. Let it do the same for any number of rows.",
                 id="batch-rows-bounded",
             ) from error
-    if captured.dynamic_time:
-        fold_parallel_scans(captured.module)
+    if captured.dynamic_time and has_running(captured.module.graph):
+        find_recurrences(captured.module, module.sample(ROWS, shortest_length(module)))
     return captured
 
 

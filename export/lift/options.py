@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rnn_export.contract import option_checks as check
@@ -41,6 +42,7 @@ class LiftOptions:
     max_frames: int | None = None
     max_context: int | None = None
     pack_states: bool = False
+    recurrent_form: Mapping[FunctionType, FunctionType] | None = None
     progress: Callable[[str], None] = lambda stage: None
 
     error: ClassVar[type[RnnExportError]] = LiftError
@@ -57,6 +59,7 @@ class LiftOptions:
         "max_frames": check.optional(check.count(FRAMES)),
         "max_context": check.optional(check.count(CONTEXT)),
         "pack_states": check.flag,
+        "recurrent_form": check.optional(check.functions),
         "progress": check.function,
     }
 

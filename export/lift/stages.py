@@ -149,7 +149,9 @@ def _in_chunks(flat: FlatModel, probed: Probed, options: LiftOptions) -> Streami
     first, chunk = {s.name: s.initial for s in probed.states}, options.frames
     probed = replace(probed, flat=probed.flat.replace(chunk=chunk))
     options.progress("capture")
-    captured = probed.captures.get(probed.axes.one_row) or capture(BatchFirst(probed.flat, probed.axes, first), chunk)
+    captured = probed.captures.get(probed.axes.one_row)
+    if captured is None:
+        captured = capture(BatchFirst(probed.flat, probed.axes, first), chunk, options.recurrent_form)
     if captured.for_any_chunk:
         probed.captures[probed.axes.one_row], captured = captured, captured.copied()
     end_stage("capture", captured.module, is_normal)

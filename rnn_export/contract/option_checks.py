@@ -7,6 +7,7 @@ import contextlib
 import math
 import reprlib
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 Check = Callable[[Any], str]
@@ -94,6 +95,12 @@ def word(value: object) -> str:
 
 def function(value: object) -> str:
     return "" if callable(value) else "must be a function"
+
+
+def functions(value: object) -> str:
+    """Functions by functions of the same arguments."""
+    fits = isinstance(value, Mapping) and all(isinstance(f, FunctionType) for pair in value.items() for f in pair)
+    return "" if fits else "must be a dict of functions by functions, {chunkwise: recurrent}"
 
 
 def anything(value: object) -> str:

@@ -123,6 +123,63 @@ def limited_in_each(a, x):
     return x
 
 
+def in_place(a, x):
+    """Pairs of frames at distances that double, up and down again, written into one tensor."""
+    frames = x.shape[1]
+    size = 1 << (frames - 1).bit_length()
+    a, x = (F.pad(v, (0, 0, 0, size - frames)).clone() for v in (a, x))
+    reaches = [1 << i for i in range(size.bit_length() - 1)]
+    for first, reach in [(2, r) for r in reaches] + [(3, r) for r in reversed(reaches[:-1])]:
+        for i in range(first * reach - 1, size, 2 * reach):
+            x[:, i] += a[:, i] * x[:, i - reach]
+            a[:, i] *= a[:, i - reach]
+    return x[:, :frames]
+
+
+def by_matrices(a, x):
+    """h[t] = a[t] @ h[t - 1] + x[t] for vectors h, by any operator's prefixes."""
+
+    def after(left, right):
+        return right[0] @ left[0], right[0] @ left[1] + right[1]
+
+    return prefixes([a, x[..., None]], after)[1][..., 0]
+
+
+def by_vectors(a, x):
+    def after(left, right):
+        return right[0] @ left[0], torch.einsum("btij,btj->bti", right[0], left[1]) + right[1]
+
+    return prefixes([a, x], after)[1]
+
+
+def prefixes(values, combine):
+    """The combination of all frames up to each, in passes."""
+    reach = 1
+    while reach < values[0].shape[1]:
+        later = combine([v[:, :-reach] for v in values], [v[:, reach:] for v in values])
+        values = [torch.cat([v[:, :reach], new], 1) for v, new in zip(values, later, strict=True)]
+        reach *= 2
+    return values
+
+
+def rotating(s, x):
+    """The complex recurrence of a linear recurrent unit."""
+    factor = torch.polar(torch.sigmoid(s.a.bias), s.b.bias).expand(*x.shape[:2], 5)
+    return doubled(factor, torch.complex(s.a(x), s.b(x))).real
+
+
+def from_a_state(s, x):
+    """A frame more, which holds the first state."""
+    first = s.b.bias.expand(x.shape[0], 1, 5)
+    return doubled(F.pad(torch.sigmoid(s.a(x)), (0, 0, 1, 0)), torch.cat([first, s.b(x)], 1))[:, 1:]
+
+
+def of_signs(s, x):
+    """Logarithms of values of both signs, which are complex."""
+    sums = -F.softplus(s.a(x)).cumsum(1)
+    return (sums + (s.b(x).to(torch.complex64).log() - sums).logcumsumexp(1)).exp().real
+
+
 def combined(a, x):
     """By torch's own."""
     from torch._higher_order_ops import associative_scan
@@ -130,11 +187,15 @@ def combined(a, x):
     return associative_scan(after, (a, x), dim=1, combine_mode="generic")[1]
 
 
+def two():
+    return {"a": nn.Linear(4, 5), "b": nn.Linear(4, 5)}
+
+
 def scan(forward, **expected):
     def one_state(lifted):
         return len([s for s in lifted.spec.states if s.name != "iteration"]) == 1
 
-    model = (lambda: Call(forward, a=nn.Linear(4, 5), b=nn.Linear(4, 5))) if callable(forward) else forward[0]
+    model = (lambda: Call(forward, **two())) if callable(forward) else forward[0]
     return case(model, X, time_axis=1).streams(holds=one_state, **expected)
 
 
@@ -219,6 +280,25 @@ def chunkwise_limited(x, y, initial_state=None, output_final_state=False, chunk_
     return torch.cat(parts, 1), state if output_final_state else None
 
 
+def chunks(q, k, v, decay, s0=None, want=False, block=8):
+    return chunkwise_attention(q, k, v, decay, s0, want, block)
+
+
+def chunks_and_state(q, k, v, decay, memory, block=8):
+    return chunkwise_attention(q, k, v, decay, memory, True, block)
+
+
+def chunks_of_heads(q, k, v, decay):
+    """Axes (B, T, H, D), whose heads are rows of a function within."""
+    rows = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v, decay)]
+    return chunkwise_attention(*rows, chunk_size=4)[0].unflatten(0, (len(q), -1)).transpose(1, 2)
+
+
+def of_heads(s, x):
+    parts = [t.unflatten(-1, (2, 2)) for t in s.parts(x).chunk(3, -1)]
+    return chunks_of_heads(*parts, 0.9 * s.gate(x).sigmoid().expand(-1, -1, 2) + 0.05).flatten(2)
+
+
 def forgets(s, x):
     """Linear attention that forgets, chunk by chunk."""
     return chunkwise_attention(*s.parts(x).chunk(3, -1), s.gate(x).sigmoid().squeeze(-1))[0]
@@ -291,6 +371,12 @@ TABLE = {
         "a sum of logarithms and its exponential": scan(
             lambda s, x: (a := F.logsigmoid(x + 2).cumsum(1)).exp() * (x * (-a).exp()).cumsum(1), **SOME
         ),
+        "logarithms of values of both signs": scan(of_signs, **SOME),
+        "a product held above a number": case(
+            lambda: Call(lambda s, x: (p := s.a(x).sigmoid().cumprod(1).clamp(1e-2)) * (s.b(x) / p).cumsum(1), **two()),
+            X,
+            time_axis=1,
+        ).streams(states=["product", "sum"]),
         "an inverse, written twice": scan(
             lambda s, x: (x * (x + 2).sigmoid().cumprod(1).reciprocal()).cumsum(1) * (x + 2).sigmoid().cumprod(1),
             **SOME,
@@ -300,6 +386,22 @@ TABLE = {
         "doubled": passes(doubled),
         "halved": passes(halved),
         "filled up": passes(filled_up),
+        "in place": scan(lambda s, x: in_place(s.a(x).sigmoid(), s.b(x))),
+        "from a state": scan(from_a_state),
+        "a factor for all entries": scan(lambda s, x: doubled(s.a(x).sigmoid()[..., :1], s.b(x))),
+        "complex": scan(rotating),
+        "of matrices": scan(lambda s, x: by_matrices(s.a(x)[..., :4].tanh().unflatten(-1, (2, 2)), s.b(x)[..., :2])),
+        "of matrices and vectors": scan(
+            lambda s, x: by_vectors(s.a(x)[..., :4].tanh().unflatten(-1, (2, 2)), s.b(x)[..., :2])
+        ),
+        "of an operator that is not linear": case(
+            lambda: Call(
+                lambda s, x: prefixes([s.a(x), s.b(x)], lambda a, b: (torch.maximum(a[0], b[0]), a[1] + b[1]))[0],
+                **two(),
+            ),
+            X,
+            time_axis=1,
+        ).streams(),
     },
     "a limit of a scan stays": {
         "behind doubling": limited(DoublingLimited.apply),
@@ -313,6 +415,15 @@ TABLE = {
     },
     "a chunkwise function goes frame by frame": {
         "attention": in_chunks(forgets),
+        "parameters of any names": in_chunks(
+            lambda s, x: chunks(*s.parts(x).chunk(3, -1), s.gate(x).sigmoid()[..., 0])[0]
+        ),
+        "a state given and returned": in_chunks(
+            lambda s, x: chunks_and_state(
+                *s.parts(x).chunk(3, -1), s.gate(x).sigmoid()[..., 0], x.new_zeros(len(x), 4, 4)
+            )[0]
+        ),
+        "heads as rows": in_chunks(of_heads),
         "two states, time last": in_chunks(lambda s, x: chunkwise_with_normaliser(*s.parts(x).mT.chunk(3, 1)[:2]).mT),
     },
     "what computes no recurrence is refused": {

@@ -45,6 +45,9 @@ MEMORY = Tolerance(rtol=1e-5, atol=1e-6, equal_nan=True)
 START = Tolerance(rtol=1e-5, atol=1e-6)
 """Whether the model, called without its states, starts from the values that stand in for them."""
 
+SCANS = Tolerance(rtol=1e-4, atol=1e-5, smallest_scale=0.0)
+"""Whether a parallel scan is the recurrence frame by frame: its products and its sums of logarithms round more."""
+
 CLOSED_LOOP = Tolerance(rtol=1e-3, atol=1e-4)
 """Whether several calls of one frame equal one call of several frames: rounding adds up over the frames, but a state
 that moves once per call is off by far more."""

@@ -13,6 +13,7 @@ from torch import fx
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.ir.dependence.axis_table import MOVING
 from rnn_export.export.lift.ir.fx_nodes import aten, named_args, overloads
+from rnn_export.export.lift.ir.recurrence_operators import LINEAR, MATRIX
 from rnn_export.export.lift.ir.source_location import place_of
 from rnn_export.export.lift.ir.takes import take_of
 from rnn_export.export.lift.rewrite.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
@@ -272,6 +273,22 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     return Pair(re, write.add(along(a.re, sin), along(a.im, cos)))
 
 
+def _recurrence(write: PairWriter, node: fx.Node) -> Any:
+    """A complex factor is the matrix [[re, -im], [im, re]]."""
+    a, x, dim = write.pair(node.args[0]), write.pair(node.args[1]), node.args[2]
+    if a.im is None:
+        return Pair(*(None if part is None else write.call(LINEAR, a.re, part, dim) for part in (x.re, x.im)))
+
+    def joined(re: Any, im: Any) -> fx.Node:
+        return write.call(aten.stack.default, [re, im], -1)
+
+    re, im = write.real(a), write.imag(a)
+    factor = write.call(aten.stack.default, [joined(re, write.neg(im)), joined(im, re)], -2)
+    term = write.call(aten.unsqueeze.default, joined(write.real(x), write.imag(x)), -1)
+    h = write.call(aten.squeeze.dim, write.call(MATRIX, factor, term, dim), -1)
+    return Pair(*(write.call(aten.select.int, h, -1, part) for part in (0, 1)))
+
+
 def _rules() -> Mapping[Any, Rule]:
     def on(names: str, rule: Rule) -> dict[Any, Rule]:
         return dict.fromkeys(overloads(names), rule)
@@ -309,6 +326,7 @@ def _rules() -> Mapping[Any, Rule]:
         **on("eq.Scalar eq.Tensor ne.Scalar ne.Tensor", _compared),
         **on("isnan isinf", _tested(aten.logical_or.default)),
         **on("isfinite", _tested(aten.logical_and.default)),
+        LINEAR: _recurrence,
         **on("fft_fft fft_ifft fft_rfft fft_irfft", _fourier),
     }
 

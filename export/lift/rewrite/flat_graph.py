@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,6 +26,7 @@ from rnn_export.export.lift.rewrite.complex_pairs import has_complex
 from rnn_export.export.lift.rewrite.complex_rules import make_real
 from rnn_export.export.lift.rewrite.decomposition_table import DECOMPOSITIONS, WINDOWS
 from rnn_export.export.lift.rewrite.ragged.data_dependent_sizes import make_axes_ragged
+from rnn_export.export.lift.rewrite.recurrences import find_recurrences, has_running
 from rnn_export.export.lift.rewrite.redundant_nodes import REDUNDANT, has_no_guards
 from rnn_export.export.lift.rewrite.resampling import RESAMPLING
 from rnn_export.export.lift.trace.functionalize import functional
@@ -40,7 +42,7 @@ class Flattening:
     """A traced graph on its way to a flat one, with the inputs it was traced on.
 
     `context` bounds causal attention, and a step has `chunk` frames. `counts` are states that begin at zero or above,
-    by the indices of placeholder and next value.
+    by the indices of placeholder and next value. `frames` is the one length of a graph in which recurrences are found.
     """
 
     module: fx.GraphModule
@@ -48,6 +50,7 @@ class Flattening:
     context: Context | None = None
     chunk: int = 1
     counts: Sequence[tuple[int, int]] = ()
+    frames: int | None = None
 
     @cached_property
     def equal(self) -> Mapping[Any, Any]:
@@ -70,6 +73,7 @@ def flat_graph(
     context: Context | None = None,
     chunk: int = 1,
     counts: Sequence[tuple[int, int]] = (),
+    frames: int | None = None,
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, no in-place operators, no checks of sizes.
 
@@ -83,7 +87,7 @@ def flat_graph(
     assert isinstance(traced, fx.GraphModule)
     traced.graph.set_codegen(CodeGen())
     passes = [*FLAT, *([FOLDED] if fold_weights else []), RAGGED]
-    run_passes("flat", passes, Flattening(traced, args, context, chunk, counts))
+    run_passes("flat", passes, Flattening(traced, args, context, chunk, counts, frames))
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(traced, traced.graph)
 
@@ -152,12 +156,18 @@ def _fed(program: torch.export.ExportedProgram) -> list[fx.Node]:
 
 
 def _settle_sizes(subject: Flattening) -> None:
-    """Replace a size that is always the same number, as rows // rows, by that number."""
-    numbers, equal = dict[fx.Node, int](), subject.equal
+    """Replace a size that is always the same number, as rows // rows, by that number, and one size by one node."""
+    numbers, equal, first = dict[fx.Node, int](), subject.equal, dict[Any, fx.Node]()
     for node in subject.module.graph.nodes:
         if numbers and not numbers.keys().isdisjoint(node.all_input_nodes):
             node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: numbers.get(n, n))
         value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, torch.SymInt):
+            times, factors = value.node.expr.as_coeff_mul()
+            if node.target is aten.sym_size.int and len(factors) == 1 and factors[0] in first and times.is_Integer:
+                # A value may have several rows for each of the batch.
+                node.target, node.args = operator.mul, (first[factors[0]], int(times))
+            node.replace_all_uses_with(first.setdefault(value.node.expr, node))
         if node.op == "call_function" and (number := _number(value, equal)) is not None:
             numbers[node] = number
         if node.target is aten.reshape.default:
@@ -254,6 +264,13 @@ def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor],
         node.replace_all_uses_with(folded)
 
 
+def _find_recurrences(subject: Flattening) -> None:
+    graph = subject.module.graph
+    # Complex running sums have no form in pairs; real ones stay until they are held to the model, which may overflow.
+    if subject.frames is not None or (has_running(graph) and has_complex(graph)):
+        find_recurrences(subject.module, subject.args, subject.frames)
+
+
 def _flatten_results(subject: Flattening) -> None:
     output = subject.module.graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
@@ -289,6 +306,7 @@ FLAT: Sequence[Pass[Flattening]] = (
     Pass("results", _flatten_results, ensures=(has_flat_results,)),
     rules("decompositions", DECOMPOSITIONS),
     *OVER_TIME,
+    Pass("recurrences", _find_recurrences, requires=(has_no_guards,)),
     Pass("real pairs", _make_real, requires=(has_flat_results,), ensures=(is_real,)),
 )
 FOLDED: Pass[Flattening] = Pass("folded weights", lambda s: fold(s.module), ensures=(is_normal,))

@@ -20,6 +20,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
 PRODUCTS, PARTS = overloads("mul.Tensor mul.Scalar"), overloads("slice.Tensor select.int narrow index_select")
+PADS = overloads("pad constant_pad_nd")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
@@ -78,6 +79,8 @@ def _same(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     first = args[0] if args and isinstance(args[0], fx.Node) else None
     if node.target in SAME:
         return first
+    if node.target in PADS:
+        return first if all(isinstance(n, int) and n == 0 for n in named_args(node)["pad"]) else None
     if node.target in CONVERTS and first is not None:
         return first if first.meta["val"].dtype == node.meta["val"].dtype else None
     if node.target in ROUNDED:
@@ -107,7 +110,7 @@ def _is_whole(bounds: Sequence[Any]) -> bool:
 
 REDUNDANT: Mapping[Any, Rule] = {
     **dict.fromkeys((*SAME, *CONVERTS, *ROUNDED, operator.getitem), _same),
-    **dict.fromkeys((aten.slice.Tensor, aten.slice_scatter.default, aten.copy.default), _same),
+    **dict.fromkeys((*PADS, aten.slice.Tensor, aten.slice_scatter.default, aten.copy.default), _same),
     **dict.fromkeys(SQUEEZES, _squeeze_ones),
     **dict.fromkeys((*GUARDS, "_guards_fn"), erase),
     **dict.fromkeys((aten.type_as.default, aten.to.other), _typed),

@@ -106,11 +106,12 @@ def _put(holder: Any, name: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def standing_in(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[None]:
-    """Let each of these functions, under all of its names, call the other one; none may be a closure."""
+    """Let each of these functions, under all of its names, call the other one."""
     before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in others}
     try:
         for function, other in others.items():
-            function.__defaults__, function.__kwdefaults__, function.__code__ = None, None, _code_of(other)
+            function.__defaults__, function.__kwdefaults__ = None, None
+            function.__code__ = _code_of(other).replace(co_freevars=function.__code__.co_freevars)
         yield
     finally:
         for function, (code, defaults, named) in before.items():
@@ -119,7 +120,8 @@ def standing_in(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[N
 
 def as_it_is(function: FunctionType) -> FunctionType:
     """A copy of `function` that keeps its present code."""
-    copy = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    own = (function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    copy = FunctionType(function.__code__, *own)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 

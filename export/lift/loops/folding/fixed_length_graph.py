@@ -13,10 +13,13 @@ from rnn_export.export.lift.rewrite.flat_graph import flat_graph
 ROWS, OTHER_ROWS = 3, 2
 
 
-def fixed_graph(module: BatchFirst, frames: int) -> fx.GraphModule:
-    """`module` over `frames` frames, for any batch; tables that it makes of the length are looked up."""
+def fixed_graph(module: BatchFirst, frames: int, recurrences: bool = False) -> fx.GraphModule:
+    """`module` over `frames` frames, for any batch; tables that it makes of the length are looked up.
+
+    With `recurrences` operators replace passes that compute such.
+    """
     sample = module.sample(ROWS, frames)
-    graph = flat_graph(module, sample, module.dynamic(False), False)
+    graph = flat_graph(module, sample, module.dynamic(False), False, frames=frames if recurrences else None)
     _leave_out_empty(graph)
     look_up_tables(graph, module.tables, sample)
     return graph

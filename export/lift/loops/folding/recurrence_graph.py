@@ -6,11 +6,11 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.axes.batch_first import BatchFirst
+from rnn_export.export.lift.ir.recurrence_operators import LINEAR, LOG_LINEAR, MATRIX
 from rnn_export.export.lift.loops.folding.fixed_length_graph import ROWS, fixed_graph
 from rnn_export.export.lift.loops.folding.folded_loop import rewrite_for_any_length
 from rnn_export.export.lift.loops.folding.trace_lengths import MANY_FRAMES, is_right, lengths_tried
 from rnn_export.export.lift.loops.loop_folding import roll
-from rnn_export.export.lift.loops.recurrences.detect_recurrence import find_scans
 from rnn_export.export.lift.rewrite.flat_graph import fold
 from rnn_export.export.lift.rewrite.last_window_padding import filled_up
 
@@ -24,8 +24,8 @@ def by_found_scans(module: BatchFirst) -> fx.GraphModule | None:
     try:
         for frames in SCANNED:
             samples.append(module.sample(ROWS, frames))
-            graphs.append(fixed_graph(module, frames))
-            if not find_scans(graphs[-1], samples[-1], frames):
+            graphs.append(fixed_graph(module, frames, recurrences=True))
+            if not any(n.target in (LINEAR, MATRIX, LOG_LINEAR) for n in graphs[-1].graph.nodes):
                 return None
         graph = roll(graphs[0], graphs[1], (samples[0], samples[1]), SCANNED, module.axes.first_time)
     except LiftError:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import dis
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnn_export.export.lift.ir.dependence.length_runs import UNIT
-from rnn_export.export.lift.trace.call_profiler import watching
+from rnn_export.export.lift.trace.call_profiler import Called
 from rnn_export.export.lift.trace.patches import as_it_is, standing_in
 
 # Sizes at which a function is called, first few frames and then many.
@@ -48,47 +48,26 @@ class _TableCall:
 
 
 @contextlib.contextmanager
-def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
-    """Let the tables that `call` makes by loops be looked up in the block, if their size is symbolic."""
-    rows = {call: found for call in _used(call) if (found := _rows_of_call(call)) is not None}
+def tables_of_numbers(calls: Sequence[Called]) -> Iterator[None]:
+    """Let the tables among the results of `calls` be looked up in the block, if their size is symbolic."""
+    tables = dict.fromkeys(table for called in calls if (table := _table_of(called)) is not None)
+    rows = {call: found for call in tables if (found := _rows_of_call(call)) is not None}
     others = {function: _looked_up(function, rows) for function in {call.function for call in rows}}
     with standing_in(others):
         yield
 
 
-def _used(call: Callable[[], Any]) -> list[_TableCall]:
-    """The calls of functions of modules that take plain values, loop, and give a table as large as one of them."""
-    begun, found = dict[FrameType, dict[str, Any]](), dict[_TableCall, None]()
-
-    def look(frame: FrameType, event: str, given: Any) -> None:
-        if event == "call" and _is_plain(frame):
-            begun[frame] = _arguments(frame)
-        elif event == "return" and frame in begun:
-            arguments = begun.pop(frame)
-            if isinstance(given, Tensor) and given.dim() == 2 and given.shape[0] == given.shape[1] > 1:
-                sizes = tuple(n for n, v in arguments.items() if type(v) is int and v == len(given))
-                others = tuple((n, v) for n, v in arguments.items() if n not in sizes)
-                if sizes:
-                    found[_TableCall(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
-
-    with watching(look), torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
-        call()
-    return list(found)
-
-
-def _is_plain(frame: FrameType) -> bool:
-    """True if a call is of a module-level function with loops, and of plain values alone."""
-    code, function = frame.f_code, frame.f_globals.get(frame.f_code.co_name)
-    own = isinstance(function, FunctionType) and function.__code__ is code and not code.co_freevars
-    if not own or str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "rnn_export"):
-        return False
-    is_fixed = not code.co_flags & 0x0C and bool(code.co_argcount + code.co_kwonlyargcount)
-    return is_fixed and all(isinstance(v, PLAIN) for v in _arguments(frame).values()) and _loops(code) > 0
-
-
-def _arguments(frame: FrameType) -> dict[str, Any]:
-    code = frame.f_code
-    return {name: frame.f_locals[name] for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+def _table_of(called: Called) -> _TableCall | None:
+    """The call as one of a function that takes plain values, loops, and gives a table as large as one of them."""
+    table, given = called.result, called.arguments
+    if not isinstance(table, Tensor) or table.dim() != 2 or not table.shape[0] == table.shape[1] > 1:
+        return None
+    sizes = tuple(n for n, v in given.items() if type(v) is int and v == len(table))
+    others = tuple((n, v) for n, v in given.items() if n not in sizes)
+    if not sizes or not all(isinstance(v, PLAIN) for v in given.values()) or not _loops(called.code):
+        return None
+    is_fixed = not called.code.co_flags & 0x0C and not called.code.co_freevars
+    return _TableCall(called.function, sizes, others) if is_fixed and called.function is not None else None
 
 
 def _loops(code: Any) -> int:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.fx_nodes import aten, name_of, named_args
+from rnn_export.export.lift.ir.recurrence_operators import LINEAR, LOG_LINEAR, MATRIX
 from rnn_export.export.lift.loops.loop_body import RolledLoop
 from rnn_export.export.lift.loops.loop_iterations import Join
 from rnn_export.export.lift.loops.loop_operands import BodyValue
-from rnn_export.export.lift.loops.recurrences.linear_recurrences import log_recurrence, recurrence
 from rnn_export.export.lift.loops.value_references import Part
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.framewise_rule import general
@@ -128,6 +128,11 @@ def linear(factor: Any, x: Any, h: Any) -> Any:
     return h, h
 
 
+def matrix_linear(factor: Any, x: Any, h: Any) -> Any:
+    h = aten.add.Tensor(aten.matmul.default(factor, h), x)
+    return h, h
+
+
 def log_linear(log_factor: Any, log_x: Any, log_h: Any) -> Any:
     """The log of factor * h + x, whose parts may be numbers that a float cannot hold."""
     kept = aten.add.Tensor(log_h, log_factor)
@@ -157,8 +162,9 @@ EXTREMES: dict[Any, tuple[Scan, Scan]] = {
     ),
 }
 RECURRENCES: dict[Any, Scan] = {
-    recurrence._opoverload: Scan(linear, (Carried("h", zero),), "what a scan carries"),
-    log_recurrence._opoverload: Scan(log_linear, (Carried("log_h", lowest),), "the log of what a scan carries"),
+    LINEAR: Scan(linear, (Carried("h", zero),), "what a scan carries"),
+    MATRIX: Scan(matrix_linear, (Carried("h", zero),), "what a scan of matrices carries"),
+    LOG_LINEAR: Scan(log_linear, (Carried("log_h", lowest),), "the log of what a scan carries"),
 }
 
 
