@@ -43,10 +43,10 @@ from rnn_export.export.lift.loops.folding.trace_lengths import (
     unrollings,
 )
 from rnn_export.export.lift.loops.higher_order_loops import roll_operators
-from rnn_export.export.lift.loops.sequence_functions import as_loops
+from rnn_export.export.lift.loops.sequence_functions import sequence_loops
 from rnn_export.export.lift.loops.tables.length_tables import tables_of_length
 from rnn_export.export.lift.loops.tables.python_tables import tables_of_numbers
-from rnn_export.export.lift.model.module_attributes import tables_kept
+from rnn_export.export.lift.model.module_attributes import as_before, tables_kept
 from rnn_export.export.lift.model.sample_inputs import SCALES
 from rnn_export.export.lift.model.torch_driver import inputs_of, torch_driver
 from rnn_export.export.lift.rewrite.flat_graph import flat_graph, fold
@@ -55,6 +55,7 @@ from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.rule_context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.trace.call_profiler import calls_of
+from rnn_export.export.lift.trace.patches import standing_in
 from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -111,8 +112,10 @@ def capture(
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
 
-    calls = calls_of(lambda: module(*sample))
-    with as_loops(calls, recurrent_form or {}), tables_of_numbers(calls):
+    with as_before(module.flat.model), tables_kept(module.flat.model):
+        calls = calls_of(lambda: module(*sample))
+        loops = sequence_loops(calls, recurrent_form or {})
+    with standing_in(loops), tables_of_numbers(calls):
         try:
             captured = _capture(module, chunk)
         except BoundedAxis as error:

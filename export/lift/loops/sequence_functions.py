@@ -8,10 +8,9 @@ chunkwise form gives the same frame by frame if each call is given the state tha
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import CodeType, FunctionType, MethodType
@@ -27,7 +26,7 @@ from rnn_export.export.lift.ir.compare import BRANCH_TOLERANCE, same
 from rnn_export.export.lift.ir.op_recorder import CountsOperators
 from rnn_export.export.lift.ir.recurrence_operators import LOUD
 from rnn_export.export.lift.trace.call_profiler import Called
-from rnn_export.export.lift.trace.patches import as_it_is, standing_in
+from rnn_export.export.lift.trace.patches import as_it_is
 
 # Lengths at which a loop is tried, beside that of the call, and how many times as long a call shows its chunks.
 FEW, LONGER = (1, 2, 7), 9
@@ -36,11 +35,10 @@ TRIES = 3
 Loop = Callable[..., Any]
 
 
-@contextlib.contextmanager
-def as_loops(calls: Sequence[Called], declared: Mapping[FunctionType, FunctionType]) -> Iterator[None]:
-    """Let the sequence functions among `calls` go frame by frame in the block, and torch's associative scan.
+def sequence_loops(calls: Sequence[Called], declared: Mapping[FunctionType, FunctionType]) -> dict[FunctionType, Loop]:
+    """The sequence functions among `calls`, those `declared` and torch's associative scan, each with its loop.
 
-    `declared` are those that the user knows. Raises LiftError if the model does not call one of them.
+    Trials leave what they will in the model. Raises LiftError if the model does not call one of those declared.
     """
     called_code = {called.code for called in calls}
     if idle := next((f for f in declared if calls and f.__code__ not in called_code), None):
@@ -64,8 +62,7 @@ def as_loops(calls: Sequence[Called], declared: Mapping[FunctionType, FunctionTy
                 found.add(called.code)
         if called.code in found or not known.isdisjoint(called.inside):
             known.add(called)
-    with standing_in(loops):
-        yield
+    return loops
 
 
 def _same(given: Any, want: Any) -> bool:
@@ -89,16 +86,17 @@ def _fold_of(called: Called) -> Loop | None:
         return None
     loud = [[*elements[:i], n * x, *elements[i + 1 :]] for n in LOUD for i, x in enumerate(elements)]
 
-    def agrees(dim: int, values: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+    def agrees(dim: int, values: Sequence[Tensor], want: Sequence[Tensor] | None = None) -> bool:
         try:
+            want = tree_leaves(own(**given | {sequence: values})) if want is None else want
             pairs = zip(_fold(given[operator], values, dim), want, strict=True)
             return all(_same(a, b) or not bool(b.isfinite().all()) for a, b in pairs)
-        except Exception:  # an axis that the operator does not take
+        except Exception:  # an axis or values that it does not take
             return False
 
     dims = (d for d in range(min(e.dim() for e in elements)) if elements[0].shape[d] > 2)
     dim = next((d for d in dims if agrees(d, elements, results)), None)
-    if dim is None or not all(agrees(dim, v, tree_leaves(own(**given | {sequence: v}))) for v in loud):
+    if dim is None or not all(agrees(dim, values) for values in loud):
         return None
     signature, axis = inspect.signature(own), dim
 
