@@ -216,8 +216,8 @@ class _Chunkwise:
             result = self.own(**{**frame, **dict(zip(self.starts, states, strict=True))})
             states = _states(result)
             outputs.append(_first(result))
-        leaves, spec = tree_flatten(self.result)
-        rest = [next(kept) if isinstance(v, Tensor) else v for kept in [iter(states)] for v in leaves[1:]]
+        (leaves, spec), left = tree_flatten(self.result), iter(states)
+        rest = [next(left) if isinstance(v, Tensor) else v for v in leaves[1:]]
         return tree_unflatten([torch.cat(outputs, self.axis), *rest], spec)
 
     def is_right(self) -> bool:

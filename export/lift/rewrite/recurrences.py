@@ -9,7 +9,7 @@ lies between them. The factors are numbers, real or complex, or matrices.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,7 +28,6 @@ RUNNING = (aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default)
 NEAR, SEEN = 1e-5, 1e-2
 # Values of a graph and entries of each that are looked through, and the fewest frames that tell.
 MOST, ENTRIES, FEWEST = 512, 256, 4
-Values = Mapping[fx.Node, Any]
 # Factors that one is tried with, beside its own: the greater ones, and the least. Products of such show their limits.
 GREAT, FAINT = 4.0, 0.05
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-OURS = {"torch", "rnn_export", "numpy", "sympy", "onnx", *sys.stdlib_module_names}
+from rnn_export.export.lift.model.outside_values import FOREIGN
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Called:
     """A call of a function of the user's: its arguments by name, its result, and the calls in it."""
 
@@ -54,12 +54,12 @@ def calls_of(run: Callable[[], Any]) -> list[Called]:
     begun, found = list[tuple[FrameType, Called]](), list[Called]()
 
     def look(frame: FrameType, event: str, given: Any) -> None:
-        if event == "call" and str(frame.f_globals.get("__name__")).partition(".")[0] not in OURS:
+        if event == "call" and str(frame.f_globals.get("__name__")).partition(".")[0] not in FOREIGN:
             if all(called.code is not frame.f_code for _, called in begun):
                 begun.append((frame, Called(frame.f_code, _arguments(frame), frame.f_globals)))
         elif event == "return" and begun and begun[-1][0] is frame:
             called = begun.pop()[1]
-            object.__setattr__(called, "result", given)
+            called.result = given
             found.append(called)
             if begun:
                 begun[-1][1].inside.append(called)
