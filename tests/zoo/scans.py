@@ -22,6 +22,12 @@ def of_valid(s, x, stride=1):
     return (y.cumsum(2) / torch.arange(1, y.shape[2] + 1)).mT
 
 
+def variance(s, x):
+    """Values of one axis alone, the counts, stand beside two running sums."""
+    counts = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+    return x.square().cumsum(1) / counts - (x.cumsum(1) / counts).square()
+
+
 def periodic(s, x):
     return x * (numbers(x) % 3 == 0)[:, None]
 
@@ -348,6 +354,7 @@ TABLE = {
         "sum in chunks of a late value": sums(late, ["c.frames", "delay", "sum", "warm_up"], chunk=4),
         "sum of ones": sums(lambda s, x: x / torch.ones_like(x).cumsum(1), ["frame"]),
         "mean": sums(lambda s, x: x.cumsum(1) / (numbers(x) + 1)[:, None], ["frame", "sum"], chunk=3),
+        "mean and variance, by counts in fp32": sums(variance, ["frame", "sum", "call1.sum"]),
         "mean, time first": case(
             Call(lambda s, x: x.cumsum(0) / torch.arange(1, x.shape[0] + 1).view(-1, 1, 1)),
             X.transpose(0, 1),

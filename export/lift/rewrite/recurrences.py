@@ -45,7 +45,7 @@ class Row:
         wide = self.value.to(torch.complex128 if self.value.is_complex() else torch.float64)
         wide = ((self.sign * wide).exp() if self.sign else wide).movedim(axis, 0)
         wide = torch.cat([torch.zeros_like(wide[:1]), wide]) if len(wide) < shape[axis] else wide
-        return wide.expand(shape[axis], *shape[:axis], *shape[axis + 1 :]).flatten(1)
+        return wide.expand(shape[axis], *shape[:axis], *shape[axis + 1 :]).unsqueeze(-1).flatten(1)
 
     def times(self, scale: float) -> Tensor:
         return self.value + self.sign * math.log(scale) if self.sign else self.value * scale
@@ -83,6 +83,7 @@ def has_running(graph: fx.Graph) -> bool:
     return sum(node.target in RUNNING for node in graph.nodes) > 1
 
 
+@torch.no_grad()
 def find_recurrences(module: fx.GraphModule, sample: Sequence[Tensor], frames: int | None = None) -> None:
     """Let each linear recurrence be one operator, in place.
 
