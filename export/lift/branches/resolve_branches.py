@@ -20,7 +20,7 @@ from rnn_export.export.lift.ir.source_location import is_foreign
 from rnn_export.export.lift.model.decisions import Decisions, Seen
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.sample_inputs import Noise
-from rnn_export.export.lift.states.hidden_state import History
+from rnn_export.export.lift.trace.dataflow import Dataflow
 from rnn_export.export.lift.trace.tracing import export_program
 from rnn_export.runtime.replay.levels import LOUD, QUIET
 
@@ -176,12 +176,11 @@ def _run(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor]) -> tuple[
 
 def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor], here: tuple[str, int]) -> bool:
     """True if the tensors asked at `here` hold values computed from the inputs or states."""
-    history, given = History(), [t.clone() for t in fed]
-    history.begin(given)
+    given = [t.clone() for t in fed]
     decisions = replace(decisions, seen=Seen())
-    with history:
+    with (flow := Dataflow(enumerate(given))):
         _run(flat, decisions, given)
-    return any(history.filled(t) for t in decisions.seen.tensors.get(here, []))
+    return any(flow.names_of(t) for t in decisions.seen.tensors.get(here, []))
 
 
 def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> Iterator[str]:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.ir.compare import MEMORY, same
-from rnn_export.export.lift.ir.fx_nodes import SHAPE_ONLY, aten
-from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.module_attributes import AttributePath, attributes
 from rnn_export.export.lift.states.counter_uses import asked_numbers
+from rnn_export.export.lift.trace.dataflow import OVERWRITING, Dataflow, place_of
 
 # A memory in a list may be read only some calls later.
 CALLS = 4
-# These write over all of their first argument without reading it.
-OVERWRITING = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Hidden:
 def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     """The memory that calls of `flat`, which must be a copy, read of earlier ones, all with `arguments`."""
     model, before = flat.model, copy.deepcopy(flat)
-    history, numbers = History(), _Numbers()
+    history, numbers = _History(), _Numbers()
     read: dict[AttributePath, None] = {}
     sizes: list[Counter[AttributePath]] = []
     moved: set[tuple[AttributePath, AttributePath]] = set()
@@ -52,22 +48,22 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         history.begin(given, [t for _, t in held])
         with torch.no_grad(), history:
             results = flat(*given)
-        history.give(results)
+        history.take(results)
         given_before = given_before or results
         differ = differ or not all(same(a, b, MEMORY) for a, b in zip(results, given_before, strict=True))
-        read.update((path, None) for path, t in held if _place(t) in history.read)
+        read.update((path, None) for path, t in held if place_of(t) in history.read)
         # A counter is made of no argument, and moves all the same.
         left = _tensors(model)
         history.fill([t for path, t in left if not same(t, values.get(path, t))])
         values = {path: t.clone() for path, t in left}
-        filled = [(path, t) for path, t in left if history.filled(t)]
+        filled = [(path, t) for path, t in left if history.names_of(t)]
         passed = _moved(held, left)
         moved |= passed
         if number:
             # What calls read and replace is memory, whatever filled it, and however many calls ago.
             replaced = {b for _, b in passed}
             replaced |= {path for (path, _), t in zip(held, contents, strict=True) if not same(values.get(path, t), t)}
-            read.update((path, None) for path, t in held if path in replaced and _place(t) in history.read_held)
+            read.update((path, None) for path, t in held if path in replaced and place_of(t) in history.read_held)
         sizes.append(Counter(path.root for path, _ in left))
     used = {path.root for path, _ in filled}
     grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
@@ -96,8 +92,8 @@ def _moved(
     """The pairs of paths of which a call put what the one held into the other."""
     sources = defaultdict[int, list[AttributePath]](list)
     for path, t in held:
-        sources[_place(t)].append(path)
-    return {(a, b) for b, t in left for a in sources[_place(t)] if b not in sources[_place(t)]}
+        sources[place_of(t)].append(path)
+    return {(a, b) for b, t in left for a in sources[place_of(t)] if b not in sources[place_of(t)]}
 
 
 def _neighbours(
@@ -113,8 +109,8 @@ def _neighbours(
     ]
 
 
-class History(SeesOperators):
-    """The operators of calls, and the storages of values computed from the arguments of any.
+class _History(Dataflow):
+    """The operators of calls, and the numbers of the calls that filled each storage.
 
     Attributes:
         done: by call, each operator on values computed from its arguments, with these, as shapes if tensors.
@@ -126,68 +122,42 @@ class History(SeesOperators):
         super().__init__()
         self.done: list[list[str]] = []
         self.read: set[int] = set()
-        self._before: set[int] = set()
-        self._now: set[int] = set()
         self.read_held: set[int] = set()
         self._of_model: set[int] = set()
-        # While one is held, no other storage has its address.
-        self._held: list[StorageWeakRef] = []
 
-    def begin(self, arguments: Sequence[Tensor], held: Sequence[Tensor] = ()) -> None:
+    def begin(self, arguments: Sequence[Tensor], held: Sequence[Tensor]) -> None:
         """Begin a call with `arguments`; `held` are tensors of the model."""
-        self._before |= self._now
-        self._now, self.read_held, self._of_model = set(), set(), {_place(t) for t in held}
-        self.fill(arguments)
+        self.read_held, self._of_model = set(), {place_of(t) for t in held}
         self.done.append([])
+        self.fill(arguments)
+
+    def fill(self, tensors: Sequence[Tensor], names: set[Hashable] | None = None) -> None:
+        """Note that this call filled `tensors`, from whatever."""
+        super().fill(tensors, {len(self.done)})
+
+    def forget(self, tensor: Tensor) -> None:
+        super().forget(tensor)
+        self._of_model.discard(place_of(tensor))
+
+    def meet(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         given = leaves_of((args, kwargs))
         first = func._schema.arguments[0].alias_info if given else None
-        if func in OVERWRITING and _is_whole(given[0]):
-            self._before.discard(_place(given[0]))
-            self._of_model.discard(_place(given[0]))
         # A view is no reading yet, and what is written over is none.
-        taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
         if first is None or first.is_write:
-            self.read |= taken & self._before
-            self.read_held |= taken & self._of_model
-        results = func(*args, **kwargs)
-        # The sets grow with every operator of a loop: no union of them.
-        if not (taken.isdisjoint(self._now) and taken.isdisjoint(self._before)) and func not in SHAPE_ONLY:
-            self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
-            self.fill([*leaves_of(results), *_written(func, args, kwargs)])
-        return results
+            self.take(given[1:] if func in OVERWRITING else given)
+        return super().see(func, args, kwargs)
 
-    def give(self, results: Sequence[Tensor]) -> None:
-        """End a call with `results`: earlier storages in it are read."""
-        given = {_place(t) for t in results}
-        self.read |= given & self._before
-        self.read_held |= given & self._of_model
-
-    def filled(self, tensor: Tensor) -> bool:
-        """True if a tensor holds values computed from the arguments of any call."""
-        return _place(tensor) in self._now or _place(tensor) in self._before
-
-    def fill(self, tensors: Sequence[Tensor]) -> None:
-        """Note that this call filled `tensors`."""
-        self._now |= {_place(t) for t in tensors}
-        self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
-
-
-def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The arguments that an operator writes to."""
-    schema = func._schema.arguments
-    given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
-    return leaves_of([given.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write])
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    """True if a tensor is all of its storage."""
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    def take(self, tensors: Sequence[Tensor]) -> None:
+        """Note that this call reads `tensors`, or gives them."""
+        for tensor in tensors:
+            place = place_of(tensor)
+            if self.names_of(tensor) - {len(self.done)}:
+                self.read.add(place)
+            if place in self._of_model:
+                self.read_held.add(place)
 
 
 class _Numbers:

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.ir.compare import EXACT, MEMORY, START, Tolerance, same
-from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.model.call.complex_parts import parts_of
 from rnn_export.export.lift.model.call.pytree import leaves_of
 from rnn_export.export.lift.model.flat_model import FlatModel
 from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, separate_entries
 from rnn_export.export.lift.model.sample_inputs import SCALES, Noise
 from rnn_export.export.lift.model.script.script_modules import unscripted
-from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, History, hidden_memory
+from rnn_export.export.lift.states.hidden_state import CALLS, Hidden, hidden_memory
 from rnn_export.export.lift.states.other_memory import changed_by_calls, refuse_other_memory
 from rnn_export.export.lift.states.undefined_initial import why_nan
 from rnn_export.export.lift.states.unread_counters import unread_counters
+from rnn_export.export.lift.trace.dataflow import Dataflow
 from rnn_export.platform.last_resort import failing_at
 
 # How often what is found leads to more.
@@ -223,19 +223,16 @@ def _start_of(before: Any, after: Tensor) -> Tensor | None:
         return None
 
 
-class _Unfed(SeesOperators):
+class _Unfed(Dataflow):
     """The tensors that a call makes of weights and constants alone: possible initial values."""
 
     def __init__(self, fed: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__(enumerate(fed))
         self.made: list[Tensor] = []
-        self._history = History()
-        self._history.begin(fed)
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        with self._history:
-            results = func(*args, **kwargs)
-        self.made += [t.clone() for t in leaves_of(results) if not self._history.filled(t)]
+        results = super().see(func, args, kwargs)
+        self.made += [t.clone() for t in leaves_of(results) if not self.names_of(t)]
         return results
 
 

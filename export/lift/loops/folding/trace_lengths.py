@@ -23,7 +23,7 @@ from rnn_export.export.lift.ir.op_recorder import SeesOperators
 from rnn_export.export.lift.ir.source_location import line_of
 from rnn_export.export.lift.loops.unrolled_graph import COPIES
 from rnn_export.export.lift.model.call.pytree import leaves_of
-from rnn_export.export.lift.trace.input_dependence import SeesMoving
+from rnn_export.export.lift.trace.dataflow import Dataflow
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
@@ -309,7 +309,7 @@ def operators(module: BatchFirst, frames: int, with_floats: bool = False, with_i
     }
     found = Counter[str]()
 
-    class Counting(SeesMoving):
+    class Counting(Dataflow):
         def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             if module.tables and not any(map(self.moves, leaves_of((args, kwargs)))):
                 return super().see(func, args, kwargs)
@@ -326,7 +326,7 @@ def operators(module: BatchFirst, frames: int, with_floats: bool = False, with_i
     sample = module.sample(3, frames)
     try:
         # What bounds attention looks at scores of many frames alone.
-        with torch.no_grad(), patch.object(module.flat, "context", None), Counting(sample):
+        with torch.no_grad(), patch.object(module.flat, "context", None), Counting(enumerate(sample)):
             module(*sample)
     except LiftError:
         raise

@@ -7,7 +7,7 @@ frame index in every graph of a fixed length, before loops are searched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from rnn_export.export.lift.ir.fx_nodes import aten, depends_on, is_drawn, place
 from rnn_export.export.lift.ir.node_writer import NodeWriter
 from rnn_export.export.lift.loops.tables.python_tables import FAR, SIZES, is_table_of, rows_of, table_of
 from rnn_export.export.lift.model.call.pytree import leaves_of
-from rnn_export.export.lift.trace.input_dependence import SeesMoving
+from rnn_export.export.lift.trace.dataflow import Dataflow
 
 # Frames over which it is seen whether there are any at all.
 FEW = (13, 17)
@@ -26,15 +26,15 @@ FEW = (13, 17)
 MOST = 1 << 25
 
 
-class _Met(SeesMoving):
+class _Met(Dataflow):
     """`found` are the distinct square tables that meet input values."""
 
     def __init__(self, inputs: Sequence[Tensor], weights: set[int]) -> None:
-        super().__init__(inputs)
+        super().__init__(enumerate(inputs))
         self.weights, self.found = weights, list[Tensor]()
 
-    def meet(self, given: Sequence[Tensor]) -> None:
-        for value in given:
+    def meet(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        for value in leaves_of((args, kwargs)):
             if self.moves(value) or value.numel() > MOST or value.untyped_storage().data_ptr() in self.weights:
                 continue
             if (square := _square(value)) is not None and not any(map(square.equal, self.found)):
@@ -49,9 +49,8 @@ class _MetByFunctions(TorchFunctionMode):
         self.met = met
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = leaves_of((args, kwargs or {}))
-        if any(map(self.met.moves, given)):
-            self.met.meet(given)
+        if any(map(self.met.moves, leaves_of((args, kwargs or {})))):
+            self.met.meet(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 
