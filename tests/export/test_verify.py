@@ -295,7 +295,6 @@ def test_a_model_that_makes_large_differences_of_small_ones_is_said_to(tmp_path)
 FLAGGED = {
     "dict": (lambda: outside_nets.Gained({}), "'flags'"),
     "set": (lambda: outside_nets.InSet(set()), "'flags'"),
-    "slots": (lambda: outside_nets.InSlots(outside_nets.Slots()), "'flags'"),
     "array": (lambda: outside_nets.InArray(np.zeros(1)), "'flags'"),
     "global": (outside_nets.InGlobal, "'FLAGS'"),
     "class": (outside_nets.InClass, "'shared'"),

@@ -11,13 +11,6 @@ FLAGS: dict[str, int] = {}
 calls = 0
 
 
-class Slots:
-    __slots__ = ("flag",)
-
-    def __init__(self) -> None:
-        self.flag = 0
-
-
 class Gained(nn.Module):
     """A decaying sum, louder since the first loud frame; the flag is in `flags`."""
 
@@ -42,14 +35,6 @@ class Gained(nn.Module):
 class InSet(Gained):
     def note(self) -> None:
         self.flags.add("loud")
-
-
-class InSlots(Gained):
-    def note(self) -> None:
-        self.flags.flag = 1
-
-    def noted(self) -> float:
-        return float(self.flags.flag)
 
 
 class InArray(Gained):

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,21 @@ def counting(s, x):
     return x / s.n
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    level: Any = None
+
+
+def in_a_frozen_object(s, x):
+    s.kept = replace(s.kept, level=0.5 * s.kept.level + x)
+    return s.kept.level
+
+
+def late_in_a_slot(s, x):
+    object.__setattr__(s.kept, "level", s.kept.level + 1)
+    return x * (2 if s.kept.level > 400 else 1)
+
+
 @dataclass
 class Holder:
     """An object of a user's, passed along."""
@@ -265,13 +280,6 @@ def kept(model, states, x=FRAME, kinds=("buffer",), **parts):
     return case(Call(model, **parts) if parts else model, x).streams(states=states, kinds={*kinds}, end=False)
 
 
-class Slotted:
-    __slots__ = ("n",)
-
-    def __init__(self):
-        self.n = 0
-
-
 def nested(depth):
     kept = Holder(0)
     for _ in range(depth):
@@ -289,11 +297,6 @@ def innermost(kept):
 def one_more(held):
     held.append(1)
     return len(held)
-
-
-def one_more_slotted(held):
-    held.n += 1
-    return held.n
 
 
 def along_a_list(held):
@@ -405,6 +408,8 @@ TABLE = {
             lambda s, x: delayed(s, x).clamp(min=1e4) + x, zeros("line.0", "line.1"), line=[ZERO] * 2
         ),
         "an object": attribute(in_an_object, zeros("kept.level"), kept=Holder(ZERO)),
+        "an object with slots": attribute(in_a_frozen_object, zeros("kept.level"), kept=Slotted(ZERO)),
+        "a count in a slot": attribute(late_in_a_slot, [("kept.level", (), "zeros")], kept=Slotted(0)),
         "modules in a list": attribute(
             Call(through, parts_of_it=[LEAK, nn.Identity()]),
             zeros("parts_of_it.0.level", "parts_of_it.0.seen"),
@@ -475,7 +480,6 @@ TABLE = {
         "in a set": late_by(lambda held: held.add(len(held)) or len(held), set()),
         "in a counter": late_by(next, itertools.count()),
         "in an iterator": late_by(next, iter(range(10**6))),
-        "in a slot": late_by(one_more_slotted, Slotted()),
         "deep in objects": late_by(innermost, nested(7)),
         "in an array of numpy": late_by(lambda held: held.__iadd__(1)[0], np.zeros(1)),
         "in a global": late_by(one_more_outside, None, "'TOLD'"),

@@ -55,7 +55,7 @@ class AttributePath:
         value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
         with contextlib.suppress(KeyError, IndexError, TypeError):
             for key in self.keys:
-                value = _inside(value)[key]
+                value = parts_of(value)[key]
             yield value
 
     def put(self, model: nn.Module, value: Any) -> None:
@@ -108,24 +108,17 @@ def as_before(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for holder, content in before:
-            now = _content(holder)
-            if len(now) != len(content) or any(a is not b for a, b in zip(_flat(now), _flat(content), strict=True)):
+            if not _is_same(content, _content(holder)):
                 _refill(holder, content)
 
 
 def replace_inside(model: nn.Module, write: Callable[[Any], Any]) -> None:
     """Replace each value in the lists, dicts and attributes of `model` by `write(value)`, in place."""
-    for holder in [holder for holder in _holders(model, DEPTH, set()) if not isinstance(holder, set)]:
-        content = _content(holder)
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        written = {key: new for key, value in pairs if (new := write(value)) is not value}
+    for holder in [holder for holder in _holders(model, DEPTH, set()) if not isinstance(holder, set | tuple)]:
+        content = parts_of(holder)
+        written = {key: new for key, value in content.items() if (new := write(value)) is not value}
         if written:
-            _refill(
-                holder,
-                {**content, **written}
-                if isinstance(content, dict)
-                else [written.get(key, value) for key, value in enumerate(content)],
-            )
+            _refill(holder, {**content, **written})
 
 
 def separate_entries(model: nn.Module) -> None:
@@ -140,66 +133,77 @@ def separate_entries(model: nn.Module) -> None:
 
 
 def _holders(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    """The containers in `value`, and the attributes of objects, each once; a module restarts `depth`."""
-    if id(value) in seen or depth < 0 or isinstance(value, NO_CONTAINERS):
+    """The containers and objects in `value`, each once; a module restarts `depth`."""
+    if id(value) in seen or depth < 0 or not (isinstance(value, set) or _has_parts(value)):
         return
     seen.add(id(value))
-    if isinstance(value, dict | list | deque | set):
-        yield value
-    elif slots := _Slots.of(value):
-        yield slots
-    if isinstance(value, dict | list | deque | set | tuple):
-        inside = list(value.values()) if isinstance(value, dict) else list(value)
-    else:
-        inside = [vars(value)] if hasattr(value, "__dict__") else []
-        inside += slots_of(value).values()
-    for part in inside:
+    yield value
+    for part in _content(value).values():
         if not isinstance(part, PLAIN):
             yield from _holders(part, DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
 
 
-def slots_of(value: Any) -> dict[str, Any]:
+def parts_of(value: Any) -> dict[Any, Any]:
+    """The entries of a dict, a list, a tuple or a deque, or the attributes of another object, by key."""
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, list | tuple | deque):
+        return dict(enumerate(value))
+    slots = {name: getattr(value, name) for name in _slots(value) if hasattr(value, name)}
+    return {**getattr(value, "__dict__", {}), **slots}
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple | deque):
+        return True
+    return not isinstance(value, NO_CONTAINERS) and (hasattr(value, "__dict__") or bool(_slots(value)))
+
+
+def _slots(value: Any) -> list[str]:
     """The attributes of an object that its class names in `__slots__`."""
-    slots = _Slots.of(value)
-    return _content(slots) if slots else {}
+    members = (item for kind in type(value).__mro__ if "__slots__" in vars(kind) for item in vars(kind).items())
+    return [name for name, member in members if isinstance(member, MemberDescriptorType)]
 
 
-class _Slots:
-    """The attributes of an object that its class names in `__slots__`."""
-
-    def __init__(self, owner: Any, names: list[str]) -> None:
-        self.owner, self.names = owner, names
-
-    @staticmethod
-    def of(value: Any) -> _Slots | None:
-        members = (vars(cls).items() for cls in type(value).__mro__ if "__slots__" in vars(cls))
-        names = [name for pairs in members for name, member in pairs if isinstance(member, MemberDescriptorType)]
-        return _Slots(value, names) if names else None
+def _content(holder: Any) -> dict[Any, Any]:
+    return dict(enumerate(holder)) if isinstance(holder, set) else parts_of(holder)
 
 
-def _content(holder: Any) -> Any:
-    if isinstance(holder, _Slots):
-        return {name: getattr(holder.owner, name) for name in holder.names if hasattr(holder.owner, name)}
-    return dict(holder) if isinstance(holder, dict) else set(holder) if isinstance(holder, set) else list(holder)
+def _is_same(before: dict[Any, Any], now: dict[Any, Any]) -> bool:
+    """True if two contents have the same objects in one order."""
+    pairs = zip(before.items(), now.items(), strict=False)
+    return len(before) == len(now) and all(
+        a is b or (type(a) is type(b) is int and a == b) for pair in pairs for a, b in zip(*pair, strict=True)
+    )
 
 
-def _flat(content: Any) -> Iterator[Any]:
-    return (x for pair in content.items() for x in pair) if isinstance(content, dict) else iter(content)
-
-
-def _refill(holder: Any, content: Any) -> None:
-    if isinstance(holder, _Slots):
-        for name in holder.names:
-            if name in content:
-                object.__setattr__(holder.owner, name, content[name])
-            elif hasattr(holder.owner, name):
-                object.__delattr__(holder.owner, name)
+def _refill(holder: Any, content: dict[Any, Any]) -> None:
+    if isinstance(holder, tuple):
         return
-    holder.clear()
-    if isinstance(holder, dict | set):
-        holder.update(content)
+    if isinstance(holder, dict | list | deque | set):
+        holder.clear()
+        fill = holder.extend if isinstance(holder, list | deque) else holder.update
+        fill(content if isinstance(holder, dict) else content.values())
+        return
+    slots = _slots(holder)
+    if hasattr(holder, "__dict__"):
+        vars(holder).clear()
+        vars(holder).update({name: value for name, value in content.items() if name not in slots})
+    for name in slots:
+        if name in content:
+            object.__setattr__(holder, name, content[name])
+        elif hasattr(holder, name):
+            object.__delattr__(holder, name)
+
+
+def _set(holder: Any, key: Any, value: Any) -> None:
+    """Set a part of a value; of an object without calling what its class does then."""
+    if isinstance(holder, dict | list | deque):
+        holder[key] = value
+    elif key in _slots(holder):
+        object.__setattr__(holder, key, value)
     else:
-        holder.extend(content)
+        vars(holder)[key] = value
 
 
 def _own(module: nn.Module) -> dict[str, Any]:
@@ -225,7 +229,7 @@ def _with(value: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
     """A copy of `value`, with other values under some keys."""
     if () in leaves:
         return leaves[()]
-    inside = _inside(value)
+    inside = parts_of(value)
     parts = {
         first: _with(inside[first], {keys[1:]: v for keys, v in leaves.items() if keys[0] == first})
         for first in dict.fromkeys(keys[0] for keys in leaves)
@@ -234,9 +238,8 @@ def _with(value: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
         listed = [parts.get(i, part) for i, part in enumerate(value)]
         return type(value)(*listed) if hasattr(value, "_fields") else type(value)(listed)
     made = copy.copy(value)
-    holder = _inside(made)
     for key, part in parts.items():
-        holder[key] = part
+        _set(made, key, part)
     return made
 
 
@@ -245,10 +248,11 @@ def _below(
 ) -> Iterator[tuple[AttributePath, Any]]:
     """Yield `value` and the values in it; reference cycles are not followed."""
     yield path, value
-    if not depth or not _is_container(value) or id(value) in around:
+    if not depth or not _has_parts(value) or id(value) in around:
         return
-    inside = _inside(value)
-    for key, inner in list(inside.items() if isinstance(inside, dict) else enumerate(inside)):
+    if _slots(value) and hasattr(type(value), "__copy__"):  # which may give the object itself: nothing is put there
+        return
+    for key, inner in parts_of(value).items():
         if isinstance(value, nn.Module) and key == "_parameters":
             continue
         yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1, (*around, id(value)))
@@ -265,14 +269,3 @@ def _attributes(module: nn.Module, name: str) -> dict[str, Any]:
     if isinstance(module, torch.jit.ScriptModule):
         return {name: getattr(module, name)}
     return module._buffers if name in module._buffers else vars(module)
-
-
-def _is_container(value: Any) -> bool:
-    if isinstance(value, dict | list | tuple | deque):
-        return True
-    return hasattr(value, "__dict__") and not isinstance(value, NO_CONTAINERS)
-
-
-def _inside(value: Any) -> Any:
-    """The container of the parts of a value, by key."""
-    return value if isinstance(value, dict | list | tuple | deque) else vars(value)

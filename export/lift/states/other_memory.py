@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.model.flat_model import FlatModel
-from rnn_export.export.lift.model.module_attributes import AttributePath, attributes, slots_of
+from rnn_export.export.lift.model.module_attributes import OWN, AttributePath, attributes, parts_of
 from rnn_export.export.lift.model.outside_values import places_of
 
 # Of the example: what only loud values change is changed as well.
@@ -127,15 +127,13 @@ def _size_of(value: Any) -> Any:
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
     """The parts of an object, by key: items, attributes, and what it would be pickled as."""
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, list | tuple | deque):
-        return list(enumerate(value))
-    if isinstance(value, nn.Module):
-        return [(k, v) for k, v in vars(value).items() if k not in ("_parameters", "_modules", "_buffers")]
     if isinstance(value, Set | GeneratorType):
         return []
-    held = [*(vars(value).items() if hasattr(value, "__dict__") else ()), *slots_of(value).items()]
+    held = list(parts_of(value).items())
+    if isinstance(value, nn.Module):
+        return [(key, part) for key, part in held if key not in OWN]
+    if isinstance(value, dict | list | tuple | deque):
+        return held
     if not held or any("__reduce__" in vars(kind) for kind in type(value).__mro__[:-1]):
         # An iterator, a fraction, a generator of random numbers.
         with contextlib.suppress(Exception):
