@@ -335,7 +335,7 @@ TABLE = {
     },
     "the last window of a pool is given at the end": {
         "max, padded": pool(nn.MaxPool1d(4, 3, 1, ceil_mode=True), 2, 3, function=late),
-        "mean, padding counted": pool(nn.AvgPool1d(4, 3, 2, ceil_mode=True), 3, 3, function=late),
+        "mean, padding counted": pool(nn.AvgPool1d(4, 3, 2, ceil_mode=True), 2, 3, function=late),
         "max": pool(nn.MaxPool1d(3, 2, ceil_mode=True), 1),
         "max of a convolution": ends(lambda s, x: F.max_pool1d(s.c(x), 3, 2, 1), 2, 1, 2),
         "max, dilated": pool(nn.MaxPool1d(3, 2, 1, dilation=2, ceil_mode=True), 1),

@@ -290,7 +290,7 @@ TABLE = {
         ),
     },
     "steps of other frames than a chunk": {
-        "parts of chunks": steps_of(6, 12),
+        "parts of chunks": steps_of(6, 6),
         "two chunks": steps_of(8, 0),
         "a frame": steps_of(1, 6),
     },

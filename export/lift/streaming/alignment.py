@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor, fx
@@ -104,7 +105,7 @@ def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, fr
     if frames > 0 and (info.lag or 0) > 0:
         filled = fill_missing(context, args_of(node)[0], fill, node)
         node.update_arg(0, filled)
-        info = replace(context.timed(filled).by_entry(), history=0)
+        info = context.timed(filled).by_entry()
     if info.lag is None and fill == 0 and frames <= 0:
         return info
     return replace(info, lag=(info.lag or 0) - frames)
@@ -125,12 +126,37 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
 
 def fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of frames that do not exist yet."""
-    with_padding = delay_to_step(context, value, before)
-    info, runs = context.timed(with_padding), context.runs
+    info, call = context.timed(value), context.graph.call_function
+    behind = (info.lag or 0) + info.history
     with context.graph.inserting_before(before):
-        ready = context.states.after_frames(info.input_lag, 2)
-        ready = context.states.for_each_row(
-            ready, with_padding, runs.base[with_padding], runs.other_batch[with_padding]
-        )
-        filled = context.graph.call_function(aten.where.ScalarOther, (ready, with_padding, fill))
-    return context.annotate(filled, with_padding, info)
+        first = first_number(context, value, behind)
+        entry, size = entry_numbers(context, value), info.layout.inner
+        here = entry if size == 1 else call(aten.floor_divide.default, (entry, size))
+        exists = call(aten.ge.Scalar, (call(aten.add.Tensor, (here, first)), 0))
+        filled = call(aten.where.ScalarOther, (exists, value, fill))
+    return context.annotate(filled, value, info)
+
+
+def first_number(context: StreamingContext, value: fx.Node, behind: int, exact: int = 0) -> fx.Node:
+    """The number in the sequence of the first frame of a step, which is `behind` frames late, by row of `value`.
+
+    Up to `exact` it is that number; beyond, one that is no smaller. At the insertion point.
+    """
+    rate, runs, call = context.timed(value).rate, context.runs, context.graph.call_function
+    fed = context.states.seen_frames(Fraction(math.ceil((behind + exact) / rate)))
+    if rate.numerator != 1:
+        fed = call(aten.mul.Scalar, (fed, float(rate.numerator)))
+    if rate.denominator != 1:
+        fed = call(aten.div.Scalar, (fed, float(rate.denominator)))
+    number = call(aten._to_copy.default, (call(aten.sub.Scalar, (fed, float(behind))),), {"dtype": torch.int64})
+    return context.states.for_each_row(number, value, runs.base[value], runs.other_batch[value])
+
+
+def entry_numbers(context: StreamingContext, value: fx.Node) -> fx.Node:
+    """The numbers from 0 on of the entries of a step, along their axis; at the insertion point."""
+    call, axis, one = context.graph.call_function, context.timed(value).layout.axis, value
+    for other in (a for a in range(context.rank(value)) if a != axis):
+        one = call(aten.slice.Tensor, (one, other, 0, 1))
+    # Not arange: of a sequence of any length its size would follow from values.
+    ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
+    return call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))

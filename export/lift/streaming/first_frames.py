@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.ir.fx_nodes import END, aten
-from rnn_export.export.lift.streaming.alignment import delay_to, trim
+from rnn_export.export.lift.streaming.alignment import delay_to, entry_numbers, first_number, trim
 from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import FirstFrames, TimeAxisInfo
 
@@ -53,17 +53,13 @@ def _kept_frames(
     context: StreamingContext, node: fx.Node, value: fx.Node, own: fx.Node, frames: Sequence[int]
 ) -> fx.Node:
     """The frames of `value` at the indices `frames`: from the step if it brings them, else from `own`."""
-    info, runs, call = context.timed(value), context.runs, context.graph.call_function
+    info, call = context.timed(value), context.graph.call_function
     axis, lag = info.layout.axis, info.lag or 0
     shape = [-1 if a == axis else 1 for a in range(context.rank(value))]
     wanted = context.constant(torch.tensor(list(frames)).reshape(shape), node)
     with context.graph.inserting_before(node):
-        fed = context.states.seen_frames(Fraction(math.ceil((frames[-1] + 1 + lag) / info.rate)))
-        base = call(aten.sub.Scalar, (call(aten.mul.Scalar, (fed, float(info.rate))), float(lag)))
-        base = call(aten._to_copy.default, (base,), {"dtype": torch.int64})
-        base = context.states.for_each_row(base, value, runs.base[value], runs.other_batch[value])
-        place = call(aten.sub.Tensor, (wanted, base))
-        newest = _newest(context, value, axis)
+        place = call(aten.sub.Tensor, (wanted, first_number(context, value, lag, frames[-1] + 1)))
+        newest = call(aten.slice.Tensor, (entry_numbers(context, value), axis, -1, END))
         is_here = call(
             aten.logical_and.default, (call(aten.ge.Scalar, (place, 0)), call(aten.le.Tensor, (place, newest)))
         )
@@ -71,17 +67,6 @@ def _kept_frames(
         zeros = call(aten.zeros_like.default, (own,), {"dtype": torch.int64})
         taken = call(aten.gather.default, (value, axis, call(aten.add.Tensor, (source, zeros))))
         return call(aten.where.self, (is_here, taken, own))
-
-
-def _newest(context: StreamingContext, value: fx.Node, axis: int) -> fx.Node:
-    """The index of the last frame of a chunk; at the insertion point."""
-    call, one = context.graph.call_function, value
-    for other in (a for a in range(context.rank(value)) if a != axis):
-        one = call(aten.slice.Tensor, (one, other, 0, 1))
-    # Not its size: of a sequence of any length that would be a value that follows from it.
-    ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
-    counted = call(aten.cumsum.default, (ones, axis))
-    return call(aten.sub.Scalar, (call(aten.slice.Tensor, (counted, axis, -1, END)), 1))
 
 
 # --- states that start from them

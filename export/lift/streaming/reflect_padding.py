@@ -14,6 +14,7 @@ one of a single frame.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -21,22 +22,21 @@ import torch
 from torch import fx
 
 from rnn_export.export.lift.ir.fx_nodes import END, aten
-from rnn_export.export.lift.streaming.alignment import keep_history, trim
+from rnn_export.export.lift.streaming.alignment import entry_numbers, first_number, keep_history, trim
 from rnn_export.export.lift.streaming.ends import is_own
 from rnn_export.export.lift.streaming.rule_context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import Reflections, TimeAxisInfo
 
 
-def mirrored(
-    context: StreamingContext, value: fx.Node, size: int, stride: int, before: fx.Node
-) -> tuple[fx.Node, TimeAxisInfo]:
-    """`value` with a window's history and its boundary padding filled in, and the info of the window's result."""
+def mirrored(context: StreamingContext, value: fx.Node, size: int, stride: int, before: fx.Node) -> fx.Node:
+    """`value` with the history of a window of `size` frames, every `stride`, its boundary padding filled in."""
     info = context.timed(value)
     reflections = info.reflections
     assert reflections is not None
     plain = replace(info, reflections=None)
-    early, late = (max(reflections.reach(n) + 1 - size, 0) if n else 0 for n in (reflections.right, reflections.left))
-    result, history = plain.windowed(size + late, stride)
+    early = max(reflections.reach(reflections.right) + 1 - size, 0) if reflections.right else 0
+    late = _wait(plain, reflections, size, stride, context.chunk * plain.rate)
+    _, history = plain.windowed(size + late, stride)
     history += early
     value = trim(context, context.alias(value, plain, before), min(history, 0), before)
     if history > 0:
@@ -49,37 +49,43 @@ def mirrored(
         value = _at_end(context, value, reflections, before)
     if early or late:
         axis, entries = plain.layout.axis, plain.layout.inner
-        value = context.insert(
-            before, aten.slice.Tensor, value, axis, early * entries, -late * entries if late else END
-        )
-    return value, result
+        end = -late * entries if late else END
+        cut = context.insert(before, aten.slice.Tensor, value, axis, early * entries, end)
+        info = replace(plain, lag=(plain.lag or 0) + late, history=history - early - late)
+        value = context.annotate(cut, value, info)
+    return value
+
+
+def _wait(info: TimeAxisInfo, reflections: Reflections, size: int, stride: int, step: Fraction) -> int:
+    """The fewest frames to wait for, so that windows over the padding before the sequence find what it repeats.
+
+    A step has `step` frames. It brings windows whose last frame is there; the frames that they repeat may be later.
+    """
+    late = 0
+    for first in range(0, reflections.left, stride):
+        while True:
+            result, _ = info.windowed(size + late, stride)
+            number = math.ceil((first // stride + 1 + (result.lag or 0)) * stride / step)  # of steps, this one included
+            if first + reflections.reach(reflections.left - first) < number * step - (info.lag or 0):
+                break
+            late += 1
+    return late
 
 
 def with_padding(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
     """`value` with its boundary padding filled in, if any."""
     if context.timed(value).reflections is None:
         return value
-    filled, info = mirrored(context, value, 1, 1, before)
-    return context.annotate(filled, value, info)
+    return mirrored(context, value, 1, 1, before)
 
 
 def _at_start(context: StreamingContext, value: fx.Node, reflections: Reflections, before: fx.Node) -> fx.Node:
     """`value` with the padding before the sequence, once the repeated frames are there."""
-    info, runs, call = context.timed(value), context.runs, context.graph.call_function
+    info, call = context.timed(value), context.graph.call_function
     axis, behind = info.layout.axis, (info.lag or 0) + info.history
     with context.graph.inserting_before(before):
-        # Of frame i of this piece, i + base is its number in the sequence.
-        fed = context.states.seen_frames(Fraction(reflections.left + behind) / info.rate)
-        base = call(aten.sub.Scalar, (call(aten.mul.Scalar, (fed, float(info.rate))), float(behind)))
-        base = call(aten._to_copy.default, (base,), {"dtype": torch.int64})
-        base = context.states.for_each_row(base, value, runs.base[value], runs.other_batch[value])
-        one = value
-        for other in (a for a in range(context.rank(value)) if a != axis):
-            one = call(aten.slice.Tensor, (one, other, 0, 1))
-        # Not arange: of a sequence of any length its size would follow from values.
-        ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
-        entry = call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))
-        size = info.layout.inner
+        base = first_number(context, value, behind, reflections.left)
+        entry, size = entry_numbers(context, value), info.layout.inner
         here = entry if size == 1 else call(aten.floor_divide.default, (entry, size))
         number = call(aten.add.Tensor, (here, base))
         is_before = call(aten.lt.Scalar, (number, reflections.left))

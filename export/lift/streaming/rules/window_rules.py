@@ -92,9 +92,9 @@ def slide(
     info = context.timed(value)
     # A window over entries of which a frame has several reads no whole frames.
     if info.reflections is not None and info.layout.inner == 1 and not (window.left or window.right):
-        value, result = mirrored(context, value, window.size, window.stride, node)
+        value = mirrored(context, value, window.size, window.stride, node)
         node.update_arg(0, value)
-        return result
+        return context.timed(value).windowed(window.size, window.stride)[0]
     value = with_padding(context, value, node)
     entries = context.timed(value).by_entry()
     value = context.alias(value, entries if window.right else entries.moving(), node)
@@ -145,7 +145,14 @@ def _transposed_reach(node: fx.Node) -> Reach:
     return _largest(node, [Reach(-(-(window.span - 1) // window.stride)) for window in _traced_windows(node)])
 
 
-@rule(*overloads("conv_transpose1d conv_transpose2d.input"), reach=_transposed_reach)
+def _first_taken(node: fx.Node, axis: int) -> int:
+    """The first index along `axis` of the result of `node` that is used, where all users are cuts along it."""
+    cuts = [args_of(user) for user in node.users if user.target is aten.slice.Tensor]
+    starts = [start for _, along, start, *_ in cuts if along % node.meta["val"].dim() == axis and type(start) is int]
+    return max(min(starts), 0) if starts and len(starts) == len(node.users) else 0
+
+
+@rule(*overloads("conv_transpose1d conv_transpose2d.input"), reach=_transposed_reach, takes_reflections=True)
 def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Each frame makes several: those of a step are added to what the steps before make of the same frames."""
     value, given, windows = args_of(node)[0], named_args(node), context.windows(node)
@@ -160,17 +167,24 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
             node, f"its window of {size} frames is smaller than its stride of {stride}.", id="window-below-stride"
         )
     numbers["padding"][place] = numbers["output_padding"][place] = 0
-    info = context.timed(value).by_entry()
     history = (size - 1) // stride
-    value = trim(context, context.alias(value, as_late_as_known(context, value, info), node), 0, node)
+    if context.timed(value).reflections is not None:
+        # Frames that no window of `history` more frames makes are cut off: the padding is filled in where one reads it.
+        whole = _first_taken(node, context.timed(value).layout.axis) + cut >= history * stride
+        value = mirrored(context, value, history + 1 if whole else 1, 1, node)
+    info = context.timed(value).by_entry()
+    value = context.alias(value, as_late_as_known(context, value, info), node)
     if size > stride:
         # Nothing before the first frames and behind the last ones adds to what these make.
         value = fill_after_end(context, value, 0.0, node)
         if (context.timed(value).lag or 0) > 0:
             value = fill_missing(context, value, 0.0, node)
     result = replace(context.timed(value), layout=info.layout).expanded(stride, cut)
-    if history:
-        value = keep_history(context, value, history, node, "frames", f"the {history} frames that add to the next")
+    if history > context.timed(value).history:
+        why = f"the {history} frames that add to the next"
+        value = keep_history(context, trim(context, value, 0, node), history, node, "frames", why)
+    else:
+        value = trim(context, value, history, node)
     expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
     expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
     end = stride - size if size > stride else END
